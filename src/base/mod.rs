@@ -1,0 +1,6 @@
+//! What every layer shares: identifiers, quantities and deadlines as types of their own.
+//!
+//! Knows nothing of the wire, of rooms or of threads.
+
+pub mod ids;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Options: flags, environment and a TOML file, validated once.

@@ -1,0 +1,1 @@
+//! The registry of rooms: which shard holds each, who is in it, and what changed.

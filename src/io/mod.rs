@@ -1,0 +1,1 @@
+//! The edge: sockets, threads, locks, channels and the clock.

@@ -1,0 +1,3 @@
+//! The `shardcast` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What happens to media between two transports: sequence numbers and timestamps, retransmission, reports.

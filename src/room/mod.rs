@@ -1,0 +1,1 @@
+//! Rooms: peers, the tracks they publish, and the subscriptions that copy them.

@@ -1,0 +1,1 @@
+//! The running server: starts and joins its threads.

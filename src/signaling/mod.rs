@@ -1,0 +1,1 @@
+//! Signaling: the wire protocol, one connection's session, and offer/answer negotiation.
