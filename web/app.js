@@ -1,0 +1,2 @@
+import { connect } from "./sdk/shardcast.js";
+connect;
