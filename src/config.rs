@@ -1,1 +1,0 @@
-//! Options: flags, environment and a TOML file, validated once.

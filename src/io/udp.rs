@@ -1,0 +1,722 @@
+//! UDP in batches: up to 64 datagrams a system call.
+//!
+//! The only file with `unsafe` code: `recvmmsg` and `sendmmsg` take arrays of pointers. Elsewhere
+//! than on Linux the same is done one datagram a call. Knows nothing of what is in a datagram.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::AddAssign;
+
+use bytes::BytesMut;
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
+
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(not(target_os = "linux"))]
+use portable as platform;
+
+/// The most datagrams moved by one system call. More gain nothing: the cost of the call is spread
+/// thin enough (measured, DESIGN.md §3).
+pub const BATCH_MAX: usize = 64;
+
+/// The longest datagram received, in bytes; WebRTC clients send at most 1500. Longer ones are dropped
+/// and counted.
+pub const DATAGRAM_MAX: usize = 2048;
+
+/// The kernel buffers asked for, each way, in bytes: about 50 ms at 500 Mbit/s. The kernel may give
+/// less (`net.core.rmem_max`, `net.core.wmem_max`).
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A non-blocking UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: mio::net::UdpSocket,
+    local: SocketAddr,
+    buffer_sizes: BufferSizes,
+    tx: platform::SendArrays,
+}
+
+/// How large the kernel made a socket's buffers, in bytes as it accounts them (Linux counts its own
+/// bookkeeping too and reports twice what was asked for).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// For datagrams that wait to be received.
+    pub receive: usize,
+    /// For datagrams that wait to be sent.
+    pub send: usize,
+}
+
+/// What became of the datagrams given to [`UdpSocket::send_batch`]. Each is counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendReport {
+    /// The kernel took them.
+    pub sent: u64,
+    /// Dropped, because the kernel's buffer was full.
+    pub dropped_full: u64,
+    /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
+    pub failed: u64,
+}
+
+impl AddAssign for SendReport {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.dropped_full += other.dropped_full;
+        self.failed += other.failed;
+    }
+}
+
+impl UdpSocket {
+    /// Binds a socket. `::` takes IPv4 too, and stands for `0.0.0.0` where there is no IPv6. Port 0
+    /// is any free port.
+    ///
+    /// # Errors
+    /// What the system says: the port is taken, the address is not of this machine.
+    pub fn bind(ip: IpAddr, port: u16) -> io::Result<Self> {
+        bind_or_fall_back(SocketAddr::new(ip, port), Self::bind_at)
+    }
+
+    fn bind_at(address: SocketAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!is_every_address(address))?;
+        }
+        // What was got is reported; a smaller buffer is no reason not to start.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        let buffer_sizes = BufferSizes {
+            receive: socket.recv_buffer_size()?,
+            send: socket.send_buffer_size()?,
+        };
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let socket = mio::net::UdpSocket::from_std(socket.into());
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket,
+            buffer_sizes,
+            tx: platform::SendArrays::default(),
+        })
+    }
+
+    /// Where the socket is bound: the port is the real one, the address may be unspecified.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// How large the kernel's buffers are.
+    #[must_use]
+    pub fn buffer_sizes(&self) -> BufferSizes {
+        self.buffer_sizes
+    }
+
+    /// Receives up to [`BATCH_MAX`] datagrams into `batch`, which must have been drained. Says how
+    /// many were taken from the kernel, those too long and thus dropped included: 0 means that none
+    /// is left and the poll will tell of the next one.
+    ///
+    /// # Errors
+    /// A broken socket. Errors that tell of an earlier datagram's fate (ICMP) are skipped.
+    pub fn recv_batch(&mut self, batch: &mut RecvBatch) -> io::Result<usize> {
+        for _ in 0..RECV_ERRORS_MAX {
+            match platform::recv(&self.socket, batch) {
+                Ok(received) => return Ok(received),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if is_about_another(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(0)
+    }
+
+    /// Sends `datagrams` in order, up to [`BATCH_MAX`] a system call, and never blocks or allocates.
+    /// What does not fit the kernel's buffer is dropped: media that waits is worth less than the media
+    /// behind it.
+    pub fn send_batch<'a>(
+        &mut self,
+        datagrams: impl IntoIterator<Item = (SocketAddr, &'a [u8])>,
+    ) -> SendReport {
+        let is_ipv6 = self.local.is_ipv6();
+        let mut report = SendReport::default();
+        let mut sendable = datagrams
+            .into_iter()
+            .filter_map(|(to, datagram)| {
+                let to = for_family(to, is_ipv6);
+                report.failed += u64::from(to.is_none());
+                Some((to?, datagram))
+            })
+            .peekable();
+        let mut transmitted = SendReport::default();
+        while sendable.peek().is_some() {
+            transmitted += self.tx.send(&self.socket, &mut sendable);
+        }
+        drop(sendable);
+        report += transmitted;
+        report
+    }
+}
+
+impl Source for UdpSocket {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.socket.register(registry, token, interest)
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.socket.reregister(registry, token, interest)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)
+    }
+}
+
+/// Received datagrams, and the memory to receive more.
+///
+/// The kernel writes into one reused block; each datagram is then copied to the end of a shared chunk.
+/// The copy costs less than handing out slots of full length would: a voice packet kept for
+/// retransmission would hold 2 KiB.
+#[derive(Debug)]
+pub struct RecvBatch {
+    scratch: Vec<u8>,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "() there"))]
+    arrays: platform::RecvArrays,
+    chunk: BytesMut,
+    datagrams: Vec<(SocketAddr, BytesMut)>,
+    truncated: u64,
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        Self {
+            scratch: vec![0; BATCH_MAX * DATAGRAM_MAX],
+            arrays: platform::RecvArrays::default(),
+            chunk: BytesMut::with_capacity(CHUNK),
+            datagrams: Vec::with_capacity(BATCH_MAX),
+            truncated: 0,
+        }
+    }
+}
+
+impl RecvBatch {
+    /// Every datagram with where it came from, in the order of arrival; an IPv4 address is always an
+    /// IPv4 address.
+    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {
+        self.datagrams.drain(..)
+    }
+
+    /// How many datagrams longer than [`DATAGRAM_MAX`] were dropped since this was last asked.
+    pub fn take_truncated(&mut self) -> u64 {
+        std::mem::take(&mut self.truncated)
+    }
+
+    /// Takes over one datagram of `len` bytes from a slot of the scratch block.
+    fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
+        if self.chunk.capacity() < len {
+            // Takes the chunk back if every datagram in it is gone, allocates otherwise.
+            self.chunk.reserve(CHUNK);
+        }
+        let start = slot * DATAGRAM_MAX;
+        self.chunk
+            .extend_from_slice(&self.scratch[start..start + len]);
+        self.datagrams.push((canonical(from), self.chunk.split()));
+    }
+}
+
+/// How much memory is allocated at a time for received datagrams, in bytes: some 50 video packets.
+/// One datagram that is kept holds its whole chunk.
+const CHUNK: usize = 64 << 10;
+
+/// How many errors that tell of other datagrams are skipped before a receive gives up its turn.
+const RECV_ERRORS_MAX: usize = 16;
+
+/// An address as a socket of one family takes it; `None` if it cannot.
+fn for_family(to: SocketAddr, is_ipv6: bool) -> Option<SocketAddr> {
+    match (to, is_ipv6) {
+        (SocketAddr::V4(v4), true) => {
+            let mapped = v4.ip().to_ipv6_mapped();
+            Some(SocketAddr::new(mapped.into(), v4.port()))
+        }
+        (SocketAddr::V6(v6), false) => {
+            let ip = v6.ip().to_ipv4_mapped()?;
+            Some(SocketAddr::new(ip.into(), v6.port()))
+        }
+        _ => Some(to),
+    }
+}
+
+/// IPv4 addresses as such, however the socket tells them.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    match from {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
+            None => from,
+        },
+        SocketAddr::V4(_) => from,
+    }
+}
+
+/// Whether an error says nothing of this call: an interruption, or the late fate of a datagram sent
+/// before (ICMP).
+fn is_about_another(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Sends `count` messages with `send`, which tries those from an offset on and says how many it sent.
+fn transmit(count: usize, mut send: impl FnMut(usize) -> io::Result<usize>) -> SendReport {
+    let mut report = SendReport::default();
+    let mut offset = 0;
+    let mut retried = None;
+    while offset < count {
+        match send(offset) {
+            Ok(sent) if sent > 0 => {
+                let sent = sent.min(count - offset);
+                report.sent += sent as u64;
+                offset += sent;
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || error.raw_os_error() == Some(libc::ENOBUFS) =>
+            {
+                report.dropped_full += (count - offset) as u64;
+                return report;
+            }
+            // Such an error is gone once it was told; should it stay, it is this message's.
+            Err(error) if is_about_another(&error) && retried != Some(offset) => {
+                retried = Some(offset);
+            }
+            // The error is that of the first message: step over it.
+            Ok(_) | Err(_) => {
+                report.failed += 1;
+                offset += 1;
+            }
+        }
+    }
+    report
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fmt;
+    use std::io;
+    use std::mem::{self, size_of};
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+    use std::os::fd::AsRawFd;
+    use std::ptr;
+
+    use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
+
+    pub(super) type RecvArrays = Arrays;
+    pub(super) type SendArrays = Arrays;
+
+    /// A socket address as the kernel reads and writes it.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    union Name {
+        family: libc::sa_family_t,
+        v4: libc::sockaddr_in,
+        v6: libc::sockaddr_in6,
+    }
+
+    /// What `recvmmsg` and `sendmmsg` take, allocated once.
+    pub(in crate::io::udp) struct Arrays {
+        names: Box<[Name]>,
+        iovecs: Box<[libc::iovec]>,
+        headers: Box<[libc::mmsghdr]>,
+    }
+
+    // SAFETY: the pointers in `iovecs` and `headers` are written anew before every system call and
+    // never followed otherwise, so what they held when the arrays moved to another thread is not used.
+    unsafe impl Send for Arrays {}
+
+    impl Default for Arrays {
+        fn default() -> Self {
+            // SAFETY: all three are plain C structs (and a union of such) of integers and pointers,
+            // for which all bytes zero is a valid value.
+            let (name, iovec, header) = unsafe {
+                (
+                    mem::zeroed::<Name>(),
+                    mem::zeroed::<libc::iovec>(),
+                    mem::zeroed::<libc::mmsghdr>(),
+                )
+            };
+            Self {
+                names: vec![name; BATCH_MAX].into(),
+                iovecs: vec![iovec; BATCH_MAX].into(),
+                headers: vec![header; BATCH_MAX].into(),
+            }
+        }
+    }
+
+    impl fmt::Debug for Arrays {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Arrays").finish_non_exhaustive()
+        }
+    }
+
+    impl Arrays {
+        /// Points message `index` at `len` bytes at `data` and at a name of `name_len` bytes.
+        fn point(&mut self, index: usize, data: *mut u8, len: usize, name_len: usize) {
+            self.iovecs[index] = libc::iovec {
+                iov_base: data.cast(),
+                iov_len: len,
+            };
+            let header = &mut self.headers[index];
+            header.msg_len = 0;
+            header.msg_hdr.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            header.msg_hdr.msg_namelen = name_len as libc::socklen_t;
+            header.msg_hdr.msg_iov = ptr::from_mut(&mut self.iovecs[index]);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_flags = 0;
+        }
+
+        /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
+        pub(in crate::io::udp) fn send<'a>(
+            &mut self,
+            socket: &mio::net::UdpSocket,
+            datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
+        ) -> SendReport {
+            let mut count = 0;
+            for (to, datagram) in datagrams.take(BATCH_MAX) {
+                let name_len = write_name(&mut self.names[count], to);
+                // The kernel does not write to what it sends.
+                let data = datagram.as_ptr().cast_mut();
+                self.point(count, data, datagram.len(), name_len);
+                count += 1;
+            }
+            let fd = socket.as_raw_fd();
+            let headers = &mut self.headers[..count];
+            transmit(count, |offset| {
+                let rest = &mut headers[offset..];
+                // SAFETY: `rest` are `rest.len()` initialised headers. Each points at one name of
+                // the length it says, in `self.names`, and at one iovec in `self.iovecs`, whose
+                // bytes are borrowed for 'a; all of it outlives this call. There is no control data.
+                let sent =
+                    unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
+                usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+            })
+        }
+    }
+
+    /// One `recvmmsg`.
+    pub(super) fn recv(socket: &mio::net::UdpSocket, batch: &mut RecvBatch) -> io::Result<usize> {
+        let arrays = &mut batch.arrays;
+        for (index, slot) in batch.scratch.chunks_exact_mut(DATAGRAM_MAX).enumerate() {
+            arrays.point(index, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
+        }
+        // SAFETY: there are `BATCH_MAX` initialised headers. Each points at a name of the length it
+        // says, in `arrays.names`, and at one iovec with a slot of the scratch block of its own; all
+        // of it outlives the call. There is no control data, and no timeout.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                arrays.headers.as_mut_ptr(),
+                BATCH_MAX as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for index in 0..received {
+            let header = &batch.arrays.headers[index];
+            let len = header.msg_len as usize;
+            let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            match read_name(&batch.arrays.names[index]) {
+                Some(from) if !is_truncated => batch.take(from, index, len),
+                _ => batch.truncated += 1,
+            }
+        }
+        Ok(received)
+    }
+
+    fn write_name(name: &mut Name, to: SocketAddr) -> usize {
+        match to {
+            SocketAddr::V4(v4) => {
+                name.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                    },
+                    sin_zero: [0; 8],
+                };
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                name.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: v6.ip().octets(),
+                    },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                size_of::<libc::sockaddr_in6>()
+            }
+        }
+    }
+
+    fn read_name(name: &Name) -> Option<SocketAddr> {
+        // SAFETY: every variant is made of integers, for which any bytes are valid, and all bytes of
+        // the union were initialised at first; the kernel wrote the variant that `family`, the first
+        // field of each, names.
+        unsafe {
+            match libc::c_int::from(name.family) {
+                libc::AF_INET => Some(SocketAddr::V4(SocketAddrV4::new(
+                    Ipv4Addr::from(name.v4.sin_addr.s_addr.to_ne_bytes()),
+                    u16::from_be(name.v4.sin_port),
+                ))),
+                libc::AF_INET6 => Some(SocketAddr::V6(SocketAddrV6::new(
+                    Ipv6Addr::from(name.v6.sin6_addr.s6_addr),
+                    u16::from_be(name.v6.sin6_port),
+                    0,
+                    name.v6.sin6_scope_id,
+                ))),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// One datagram a call, for systems without `recvmmsg`. Also built for tests, so that it stays whole.
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable {
+    use std::io;
+    use std::net::SocketAddr;
+
+    use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
+
+    /// Nothing has to be kept between calls.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) type RecvArrays = ();
+
+    /// Nothing has to be kept between calls.
+    #[derive(Debug, Default)]
+    pub(in crate::io::udp) struct SendArrays;
+
+    impl SendArrays {
+        /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
+        pub(in crate::io::udp) fn send<'a>(
+            &mut self,
+            socket: &mio::net::UdpSocket,
+            datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
+        ) -> SendReport {
+            let mut report = SendReport::default();
+            for (to, datagram) in datagrams.take(BATCH_MAX) {
+                report += transmit(1, |_| socket.send_to(datagram, to).map(|_| 1));
+            }
+            report
+        }
+    }
+
+    /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one
+    /// of exactly [`DATAGRAM_MAX`] bytes counts as too long here.
+    pub(super) fn recv(socket: &mio::net::UdpSocket, batch: &mut RecvBatch) -> io::Result<usize> {
+        let mut received = 0;
+        while received < BATCH_MAX {
+            let start = received * DATAGRAM_MAX;
+            match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
+                Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
+                Ok((len, from)) => batch.take(from, received, len),
+                // What was received comes first; the error, if it stays, comes with the next call.
+                Err(_) if received > 0 => return Ok(received),
+                Err(error) => return Err(error),
+            }
+            received += 1;
+        }
+        Ok(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1";
+
+    fn socket(ip: &str) -> UdpSocket {
+        UdpSocket::bind(ip.parse().unwrap(), 0).unwrap()
+    }
+
+    /// Containers often have no IPv6, not even its loopback address.
+    fn has_ipv6() -> bool {
+        std::net::UdpSocket::bind("[::1]:0").is_ok()
+    }
+
+    fn loopback(socket: &UdpSocket, ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().unwrap(), socket.local_addr().port())
+    }
+
+    /// Receives until `count` datagrams were taken from the kernel, which on loopback takes no time.
+    fn receive(
+        socket: &mut UdpSocket,
+        count: usize,
+        recv: impl Fn(&mut UdpSocket, &mut RecvBatch) -> io::Result<usize>,
+    ) -> (Vec<(SocketAddr, BytesMut)>, u64) {
+        let mut batch = RecvBatch::default();
+        let (mut taken, mut datagrams) = (0, Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while taken < count && Instant::now() < deadline {
+            taken += recv(socket, &mut batch).unwrap_or(0);
+            datagrams.extend(batch.drain());
+        }
+        (datagrams, batch.take_truncated())
+    }
+
+    #[test]
+    fn batches_larger_than_a_call_arrive_whole_and_in_order() {
+        for (from_ip, to_ip) in [(LOOPBACK, LOOPBACK), ("::", LOOPBACK), ("::1", "::1")] {
+            if to_ip == "::1" && !has_ipv6() {
+                continue;
+            }
+            let (mut a, mut b) = (socket(from_ip), socket(to_ip));
+            let to = loopback(&b, to_ip);
+            let payloads: Vec<Vec<u8>> = (0..150u8).map(|n| vec![n; 1 + usize::from(n)]).collect();
+            let report = a.send_batch(payloads.iter().map(|p| (to, &p[..])));
+            assert_eq!((report.sent, report.failed), (150, 0));
+            let (datagrams, truncated) = receive(&mut b, 150, UdpSocket::recv_batch);
+            assert_eq!(truncated, 0);
+            assert!(datagrams.iter().map(|(_, d)| &d[..]).eq(payloads.iter()));
+            let from = loopback(&a, to_ip);
+            assert!(datagrams.iter().all(|(f, _)| *f == from), "{from_ip}");
+            assert_eq!(b.recv_batch(&mut RecvBatch::default()).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn a_dual_stack_socket_tells_ipv4_addresses_as_such() {
+        if !has_ipv6() {
+            return;
+        }
+        let (mut dual, mut v4, mut v6) = (socket("::"), socket(LOOPBACK), socket("::1"));
+        v4.send_batch([(loopback(&dual, LOOPBACK), &b"4"[..])]);
+        v6.send_batch([(loopback(&dual, "::1"), &b"6"[..])]);
+        let (mut datagrams, _) = receive(&mut dual, 2, UdpSocket::recv_batch);
+        datagrams.sort();
+        let sources: Vec<SocketAddr> = datagrams.iter().map(|(from, _)| *from).collect();
+        assert_eq!(sources, [v4.local_addr(), v6.local_addr()]);
+        let report = dual.send_batch(datagrams.iter().map(|(from, d)| (*from, &d[..])));
+        assert_eq!(report.sent, 2);
+        assert_eq!(receive(&mut v4, 1, UdpSocket::recv_batch).0[0].1, b"4"[..]);
+        assert_eq!(receive(&mut v6, 1, UdpSocket::recv_batch).0[0].1, b"6"[..]);
+    }
+
+    #[test]
+    fn too_long_datagrams_are_dropped_and_counted() {
+        type Recv = fn(&mut UdpSocket, &mut RecvBatch) -> io::Result<usize>;
+        let cases: [(Recv, usize); 2] = [
+            (UdpSocket::recv_batch, DATAGRAM_MAX),
+            (
+                |s, batch| portable::recv(&s.socket, batch),
+                DATAGRAM_MAX - 1,
+            ),
+        ];
+        for (recv, longest) in cases {
+            let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+            let to = b.local_addr();
+            let payload = [7; DATAGRAM_MAX + 1];
+            let datagrams = [&payload[..], &payload[..longest], &[], &payload[..3]];
+            assert_eq!(a.send_batch(datagrams.map(|d| (to, d))).sent, 4);
+            let (received, truncated) = receive(&mut b, 4, recv);
+            let lengths: Vec<usize> = received.iter().map(|(_, d)| d.len()).collect();
+            assert_eq!((lengths, truncated), (vec![longest, 0, 3], 1));
+        }
+    }
+
+    #[test]
+    fn a_poisoned_datagram_does_not_stop_the_others() {
+        let too_long = vec![0; 70_000];
+        let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+        let to = b.local_addr();
+        let datagrams = [
+            (to, &b"first"[..]),
+            (to, &too_long[..]),
+            ("[2001:db8::1]:9".parse().unwrap(), &b"other family"[..]),
+            (to, &b"last"[..]),
+        ];
+        let expected = SendReport {
+            sent: 2,
+            dropped_full: 0,
+            failed: 2,
+        };
+        assert_eq!(a.send_batch(datagrams), expected);
+        let report = portable::SendArrays.send(&a.socket, &mut datagrams[..2].iter().copied());
+        assert_eq!((report.sent, report.failed), (1, 1));
+        let (received, _) = receive(&mut b, 3, UdpSocket::recv_batch);
+        let texts: Vec<&[u8]> = received.iter().map(|(_, d)| &d[..]).collect();
+        assert_eq!(texts, [&b"first"[..], b"last", b"first"]);
+    }
+
+    #[test]
+    fn sending_resumes_steps_over_and_drops() {
+        let full = Err(libc::EAGAIN);
+        // (answers in turn, offsets asked for, sent, dropped, failed) of five messages.
+        type Case<'a> = (&'a [Result<usize, i32>], &'a [usize], u64, u64, u64);
+        let cases: [Case<'_>; 7] = [
+            (&[Ok(5)], &[0], 5, 0, 0),
+            (&[Ok(2), Ok(3)], &[0, 2], 5, 0, 0),
+            (&[Ok(2), full], &[0, 2], 2, 3, 0),
+            (&[Err(libc::ENOBUFS)], &[0], 0, 5, 0),
+            (&[Ok(1), Err(libc::EINVAL), Ok(3)], &[0, 1, 2], 4, 0, 1),
+            (&[Err(libc::ECONNREFUSED), Ok(5)], &[0, 0], 5, 0, 0),
+            (
+                &[Err(libc::ECONNREFUSED), Err(libc::ECONNREFUSED), Ok(4)],
+                &[0, 0, 1],
+                4,
+                0,
+                1,
+            ),
+        ];
+        for (answers, offsets, sent, dropped_full, failed) in cases {
+            let mut asked = Vec::new();
+            let mut answers = answers.iter();
+            let report = transmit(5, |offset| {
+                asked.push(offset);
+                let answer = *answers.next().expect("no call more than expected");
+                answer.map_err(io::Error::from_raw_os_error)
+            });
+            let expected = SendReport {
+                sent,
+                dropped_full,
+                failed,
+            };
+            assert_eq!((report, &asked[..]), (expected, offsets));
+        }
+    }
+
+    #[test]
+    fn memory_is_shared_between_datagrams_and_used_again() {
+        let mut batch = RecvBatch::default();
+        let from = "192.0.2.1:1".parse().unwrap();
+        let before = batch.chunk.as_ptr();
+        // Ten chunks' worth, none kept: the first chunk is taken back every time.
+        for _ in 0..10 * CHUNK / 1000 {
+            batch.take(from, 0, 1000);
+            batch.drain().for_each(drop);
+        }
+        let offset = (batch.chunk.as_ptr() as usize).wrapping_sub(before as usize);
+        assert!(offset <= CHUNK, "{offset}");
+    }
+}
