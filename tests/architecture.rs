@@ -442,24 +442,19 @@ impl Crate {
 impl File {
     /// The file, and the names of the modules it declares for tests in files of their own.
     fn parse(name: &str, source: &str) -> (Self, Vec<String>) {
-        let tokens = lex(source);
+        let mut rest = lex(source);
         let (mut kept, mut test_tokens, mut test_modules) = (Vec::new(), Vec::new(), Vec::new());
-        let mut tokens = tokens.into_iter().peekable();
-        while tokens.peek().is_some() {
-            let rest: Vec<Token> = tokens.by_ref().collect();
-            let Some(start) = find_test_module(&rest) else {
-                kept.extend(rest);
-                break;
-            };
+        while let Some(start) = find_test_module(&rest) {
             let end = item_end(&rest, start);
             if rest[end].text == ";" {
                 test_modules.push(rest[end - 1].text.clone());
             }
-            let mut rest = rest.into_iter();
-            kept.extend(rest.by_ref().take(start));
-            test_tokens.extend(rest.by_ref().take(end + 1 - start));
-            tokens = rest.collect::<Vec<_>>().into_iter().peekable();
+            let behind = rest.split_off(end + 1);
+            test_tokens.extend(rest.drain(start..));
+            kept.append(&mut rest);
+            rest = behind;
         }
+        kept.append(&mut rest);
         let code_lines = kept.iter().map(|t| t.line).collect();
         let (imports, uses) = imports(name, &kept);
         let file = Self {
@@ -543,7 +538,8 @@ fn imports(name: &str, tokens: &[Token]) -> (Vec<Import>, Vec<Import>) {
                 uses.push(Import { path, line });
             }
         }
-        if next != "::" || before == "::" {
+        // `pub(in crate::x)` is a visibility.
+        if next != "::" || matches!(before, "::" | "in") {
             continue;
         }
         let prefix = match text {
@@ -842,6 +838,7 @@ fn the_checkers_find_super_and_folder_imports() {
     assert_eq!(go("room/mod.rs", "use crate::room::peer::Peer;"), 0);
     assert_eq!(go("shard/mod.rs", "use crate::room::Room;"), 0);
     assert_eq!(go("room/peer.rs", "pub(super) fn f() {}"), 0);
+    assert_eq!(go("room/peer.rs", "pub(in crate::room) fn f() {}"), 0);
     let source = "#[cfg(test)]\nmod tests { use super::*; }";
     assert_eq!(go("room/peer.rs", source), 0);
     let source = "#[cfg(test)]\nmod tests { use super::*; }\nfn f() { super::g() }";

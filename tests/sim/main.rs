@@ -1,0 +1,3 @@
+//! Whole rooms on a virtual clock.
+#[path = "../support/mod.rs"]
+mod support;
