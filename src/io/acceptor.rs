@@ -21,7 +21,8 @@ use crate::io::connection::Connection;
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
 use crate::io::http::{Response, Status};
 use crate::io::mailbox::Mailbox;
-use crate::io::signaling_thread::{self, Backend, Limits, Shared, Stats};
+use crate::io::signaling_thread::{self, Backend, Limits, Shared};
+use crate::io::stats::Stats;
 use crate::signaling::session::SessionConfig;
 
 const LISTENER: Token = Token(0);

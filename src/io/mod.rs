@@ -4,11 +4,15 @@ pub mod acceptor;
 mod assets;
 mod connection;
 mod dual_stack;
+pub mod file_limit;
 mod http;
 pub mod interfaces;
 pub mod mailbox;
 pub mod signaling_thread;
+mod stats;
 #[cfg(test)]
 mod testing;
 pub mod udp;
+#[cfg(any(not(target_os = "linux"), test))]
+mod udp_portable;
 mod websocket;

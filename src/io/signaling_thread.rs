@@ -5,7 +5,6 @@
 //! the client, the registry of rooms and the shards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -15,6 +14,7 @@ use crate::control::{Changes, Command, JoinRefused, JoinRequest, Joined, Revisio
 use crate::io::connection::{Arrival, Connection, Waiter};
 use crate::io::http::{self, Answer, Head, Response, Status};
 use crate::io::mailbox::{Mail, Mailbox};
+use crate::io::stats::Stats;
 use crate::io::websocket::{Flushed, Incoming, Link, SendError};
 use crate::signaling::session::{Output, Session, SessionConfig};
 
@@ -71,76 +71,6 @@ pub(in crate::io) struct Shared {
     pub session_config: Arc<SessionConfig>,
     pub limits: Limits,
     pub stats: Stats,
-}
-
-/// Counters of connections.
-#[derive(Debug, Default)]
-pub(in crate::io) struct Stats {
-    pub accepted: AtomicU64,
-    pub refused: AtomicU64,
-    pub ended: AtomicU64,
-    pub requests: AtomicU64,
-    pub websockets: AtomicU64,
-    pub slow_consumers: AtomicU64,
-}
-
-impl Stats {
-    /// One more.
-    pub fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Prometheus' text format.
-    fn render(&self) -> String {
-        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let open = value(&self.accepted).saturating_sub(value(&self.ended));
-        let rows = [
-            (
-                "connections",
-                "gauge",
-                "Connections, HTTP and WebSocket.",
-                open,
-            ),
-            (
-                "connections_accepted_total",
-                "counter",
-                "Connections that were given a thread.",
-                value(&self.accepted),
-            ),
-            (
-                "connections_refused_total",
-                "counter",
-                "Connections answered with 503, because there were too many.",
-                value(&self.refused),
-            ),
-            (
-                "http_requests_total",
-                "counter",
-                "Requests that were answered, whatever with.",
-                value(&self.requests),
-            ),
-            (
-                "websockets_total",
-                "counter",
-                "Connections that became WebSockets.",
-                value(&self.websockets),
-            ),
-            (
-                "slow_consumers_total",
-                "counter",
-                "Connections ended because the client did not read.",
-                value(&self.slow_consumers),
-            ),
-        ];
-        rows.iter()
-            .map(|(name, kind, help, value)| {
-                format!(
-                    "# HELP shardcast_{name} {help}\n# TYPE shardcast_{name} {kind}\n\
-                     shardcast_{name} {value}\n"
-                )
-            })
-            .collect()
-    }
 }
 
 /// Serves a connection until it ends.

@@ -15,10 +15,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
 
+#[cfg(not(target_os = "linux"))]
+use crate::io::udp_portable as platform;
 #[cfg(target_os = "linux")]
 use linux as platform;
-#[cfg(not(target_os = "linux"))]
-use portable as platform;
 
 /// The most datagrams moved by one system call. More gain nothing: the cost of the call is spread
 /// thin enough (measured, DESIGN.md §3).
@@ -192,12 +192,12 @@ impl Source for UdpSocket {
 /// retransmission would hold 2 KiB.
 #[derive(Debug)]
 pub struct RecvBatch {
-    scratch: Vec<u8>,
+    pub(in crate::io) scratch: Vec<u8>,
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "() there"))]
     arrays: platform::RecvArrays,
     chunk: BytesMut,
     datagrams: Vec<(SocketAddr, BytesMut)>,
-    truncated: u64,
+    pub(in crate::io) truncated: u64,
 }
 
 impl Default for RecvBatch {
@@ -225,7 +225,7 @@ impl RecvBatch {
     }
 
     /// Takes over one datagram of `len` bytes from a slot of the scratch block.
-    fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
+    pub(in crate::io) fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
         if self.chunk.capacity() < len {
             // Takes the chunk back if every datagram in it is gone, allocates otherwise.
             self.chunk.reserve(CHUNK);
@@ -282,7 +282,10 @@ fn is_about_another(error: &io::Error) -> bool {
 }
 
 /// Sends `count` messages with `send`, which tries those from an offset on and says how many it sent.
-fn transmit(count: usize, mut send: impl FnMut(usize) -> io::Result<usize>) -> SendReport {
+pub(in crate::io) fn transmit(
+    count: usize,
+    mut send: impl FnMut(usize) -> io::Result<usize>,
+) -> SendReport {
     let mut report = SendReport::default();
     let mut offset = 0;
     let mut retried = None;
@@ -498,61 +501,12 @@ mod linux {
     }
 }
 
-/// One datagram a call, for systems without `recvmmsg`. Also built for tests, so that it stays whole.
-#[cfg(any(not(target_os = "linux"), test))]
-mod portable {
-    use std::io;
-    use std::net::SocketAddr;
-
-    use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
-
-    /// Nothing has to be kept between calls.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) type RecvArrays = ();
-
-    /// Nothing has to be kept between calls.
-    #[derive(Debug, Default)]
-    pub(in crate::io::udp) struct SendArrays;
-
-    impl SendArrays {
-        /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
-        pub(in crate::io::udp) fn send<'a>(
-            &mut self,
-            socket: &mio::net::UdpSocket,
-            datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
-        ) -> SendReport {
-            let mut report = SendReport::default();
-            for (to, datagram) in datagrams.take(BATCH_MAX) {
-                report += transmit(1, |_| socket.send_to(datagram, to).map(|_| 1));
-            }
-            report
-        }
-    }
-
-    /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one
-    /// of exactly [`DATAGRAM_MAX`] bytes counts as too long here.
-    pub(super) fn recv(socket: &mio::net::UdpSocket, batch: &mut RecvBatch) -> io::Result<usize> {
-        let mut received = 0;
-        while received < BATCH_MAX {
-            let start = received * DATAGRAM_MAX;
-            match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
-                Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
-                Ok((len, from)) => batch.take(from, received, len),
-                // What was received comes first; the error, if it stays, comes with the next call.
-                Err(_) if received > 0 => return Ok(received),
-                Err(error) => return Err(error),
-            }
-            received += 1;
-        }
-        Ok(received)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::io::udp_portable as portable;
 
     const LOOPBACK: &str = "127.0.0.1";
 
