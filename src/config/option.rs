@@ -1,9 +1,6 @@
 //! The table of options: what `--help` says, and every name by which an option can be given.
 
-use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, value_parser};
-
-use crate::config::error::ConfigError;
 
 /// One option as people see it.
 pub(in crate::config) struct OptionRow {
@@ -148,13 +145,4 @@ pub(in crate::config) fn command() -> clap::Command {
                 .help(help),
         )
     })
-}
-
-/// What clap has to say instead of matches.
-pub(in crate::config) fn from_clap(error: clap::Error) -> ConfigError {
-    let text = error.render().to_string();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ConfigError::Information(text),
-        _ => ConfigError::Usage(text),
-    }
 }

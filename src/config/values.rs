@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use crate::config::error::{ConfigError, Source};
-use crate::config::option::{CONFIG_OPTION, OPTIONS, OptionRow, command, from_clap, variable};
+use crate::config::option::{CONFIG_OPTION, OPTIONS, OptionRow, command, variable};
 
 /// One thing an option was given: text, or in the file also a table.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl Values {
         env: impl Fn(&str) -> Option<OsString>,
         read_file: impl Fn(&Path) -> std::io::Result<String>,
     ) -> Result<Self, ConfigError> {
-        let matches = command().try_get_matches_from(args).map_err(from_clap)?;
+        let matches = command().try_get_matches_from(args)?;
         let file = match from_flags(&matches, CONFIG_OPTION) {
             Some(paths) => paths.into_iter().next(),
             None => from_env(&env, CONFIG_OPTION)?,

@@ -13,6 +13,7 @@ mod stats;
 #[cfg(test)]
 mod testing;
 pub mod udp;
+mod udp_batch;
 #[cfg(any(not(target_os = "linux"), test))]
 mod udp_portable;
 mod websocket;

@@ -5,17 +5,13 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
-
-/// Nothing has to be kept between calls.
-#[cfg(not(target_os = "linux"))]
-pub(in crate::io) type RecvArrays = ();
+use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
 
 /// Nothing has to be kept between calls.
 #[derive(Debug, Default)]
-pub(in crate::io) struct SendArrays;
+pub(in crate::io) struct Arrays;
 
-impl SendArrays {
+impl Arrays {
     /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
     pub fn send<'a>(
         &mut self,
@@ -28,25 +24,26 @@ impl SendArrays {
         }
         report
     }
-}
 
-/// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one of
-/// exactly [`DATAGRAM_MAX`] bytes counts as too long here.
-pub(in crate::io) fn recv(
-    socket: &mio::net::UdpSocket,
-    batch: &mut RecvBatch,
-) -> io::Result<usize> {
-    let mut received = 0;
-    while received < BATCH_MAX {
-        let start = received * DATAGRAM_MAX;
-        match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
-            Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
-            Ok((len, from)) => batch.take(from, received, len),
-            // What was received comes first; the error, if it stays, comes with the next call.
-            Err(_) if received > 0 => return Ok(received),
-            Err(error) => return Err(error),
+    /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one of
+    /// exactly [`DATAGRAM_MAX`] bytes counts as too long here.
+    pub fn recv(
+        &mut self,
+        socket: &mio::net::UdpSocket,
+        batch: &mut RecvBatch,
+    ) -> io::Result<usize> {
+        let mut received = 0;
+        while received < BATCH_MAX {
+            let start = received * DATAGRAM_MAX;
+            match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
+                Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
+                Ok((len, from)) => batch.take(from, received, len),
+                // What was received comes first; the error, if it stays, comes with the next call.
+                Err(_) if received > 0 => return Ok(received),
+                Err(error) => return Err(error),
+            }
+            received += 1;
         }
-        received += 1;
+        Ok(received)
     }
-    Ok(received)
 }
