@@ -19,7 +19,7 @@ import { displayName } from "./tiles.js";
 
 /** @import { Room } from "./sdk/shardcast.js" */
 /** @import { DeviceKind } from "./media.js" */
-/** @import { RemotePeer } from "./sdk/types.js" */
+/** @import { Reason, RemotePeer } from "./sdk/types.js" */
 /** @import { State } from "./store.js" */
 
 const flags = parseFlags(location.search);
@@ -78,9 +78,7 @@ async function join() {
   }
   room.addEventListener("peer-joined", (event) => announce(event, "joined"));
   room.addEventListener("peer-left", (event) => announce(event, "left"));
-  room.addEventListener("server-error", (event) => {
-    if (event instanceof CustomEvent) toast(roomMessage(event.detail), "error");
-  });
+  room.addEventListener("server-error", (event) => onServerError(event));
   update({ joining: false, room, view: "call" });
   showInAddress(roomId);
 }
@@ -102,6 +100,16 @@ function onRoomState(room) {
   }
   update();
 }
+
+/** @param {Event} event */
+function onServerError(event) {
+  const error = /** @type {CustomEvent<Reason>} */ (event).detail;
+  console.warn("shardcast: the server refused", error);
+  // Late answers and odd candidates are nobody's fault and cost nothing.
+  if (!HARMLESS.has(error.code)) toast(roomMessage(error), "error");
+}
+
+const HARMLESS = new Set(["unexpected-answer", "bad-candidate"]);
 
 /**
  * @param {Event} event
