@@ -10,7 +10,7 @@ import { isGranted } from "./media.js";
 import { roomMessage } from "./messages.js";
 import { startMeter } from "./meter.js";
 import { suggestRoom } from "./names.js";
-import { showBanner, toast } from "./notices.js";
+import { clearToasts, showBanner, toast } from "./notices.js";
 import { renderPeople } from "./people-view.js";
 import { connect } from "./sdk/shardcast.js";
 import { renderSound, unblockSound } from "./sound.js";
@@ -209,6 +209,8 @@ function renderPage({ view, roomId }) {
   joinPage.hidden = view !== "join";
   callPage.hidden = view !== "call";
   document.title = view === "call" ? `${roomId} · shardcast` : "shardcast";
+  clearToasts("info");
+  if (view === "call") byId("room-name", HTMLElement).focus();
 }
 
 /** @param {Readonly<State>} now */
@@ -253,6 +255,7 @@ function renderMeter({ view, microphone }) {
   meter = null;
   const element = byId("preview-meter", HTMLElement);
   element.style.setProperty("--level", "0");
+  element.hidden = track === null;
   if (track === null) return;
   meter = { track, stop: startMeter(track, (level) => element.style.setProperty("--level", String(level))) };
 }
