@@ -51,7 +51,7 @@ export class Bare {
       const state = await this.page.evaluate(() => {
         const { pc, failures, ignored } = globalThis.client;
         const sections = pc.getTransceivers().map(({ mid, direction, currentDirection }) => [mid, direction, currentDirection].join(" "));
-        return JSON.stringify({ connection: pc.connectionState, signaling: pc.signalingState, sections, failures, ignored: [...(ignored ?? [])], remote: pc.remoteDescription?.sdp });
+        return JSON.stringify({ connection: pc.connectionState, signaling: pc.signalingState, sections, failures, ignored: [...(ignored ?? [])], remote: pc.remoteDescription?.sdp.match(/^(m=\S+ \d+|a=(mid|msid|send|recv|inactive).*)/gm) });
       });
       error.message += `\nstate of ${this.id}: ${state}`;
       throw error;

@@ -2,6 +2,8 @@
 // nothing more. It joins, offers once by hand without waiting for anything, never heeds
 // `negotiationneeded`, answers without ids, and ignores events it does not know.
 
+import { playAll } from "./play.js";
+
 /**
  * @param {{ url: string, room: string, self: string }} options
  */
@@ -11,6 +13,7 @@ export async function join({ url, room, self }) {
     video: { width: 320, height: 240, frameRate: 10 },
   });
   const pc = new RTCPeerConnection();
+  playAll(pc);
   const socket = new WebSocket(url);
   const client = { pc, socket, ignored: new Set(), failures: [] };
   const ids = { self_id: self, room_id: room };

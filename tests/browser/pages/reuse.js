@@ -1,11 +1,14 @@
 // A client that watches first and publishes later with `addTrack`: the browser then re-uses the very
 // sections on which it receives somebody else, `sendrecv`.
 
+import { playAll } from "./play.js";
+
 /**
  * @param {{ url: string, room: string, self: string }} options
  */
 export async function join({ url, room, self }) {
   const pc = new RTCPeerConnection();
+  playAll(pc);
   const socket = new WebSocket(url);
   const client = { pc, socket, publish, failures: [] };
   const ids = { self_id: self, room_id: room };
