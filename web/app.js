@@ -10,7 +10,7 @@ import { isGranted } from "./media.js";
 import { roomMessage } from "./messages.js";
 import { startMeter } from "./meter.js";
 import { suggestRoom } from "./names.js";
-import { showBanner, toast } from "./notices.js";
+import { clearToasts, showBanner, toast } from "./notices.js";
 import { renderPeople } from "./people-view.js";
 import { connect } from "./sdk/shardcast.js";
 import { renderSound, unblockSound } from "./sound.js";
@@ -19,7 +19,7 @@ import { displayName } from "./tiles.js";
 
 /** @import { Room } from "./sdk/shardcast.js" */
 /** @import { DeviceKind } from "./media.js" */
-/** @import { RemotePeer } from "./sdk/types.js" */
+/** @import { Reason, RemotePeer } from "./sdk/types.js" */
 /** @import { State } from "./store.js" */
 
 const flags = parseFlags(location.search);
@@ -78,9 +78,7 @@ async function join() {
   }
   room.addEventListener("peer-joined", (event) => announce(event, "joined"));
   room.addEventListener("peer-left", (event) => announce(event, "left"));
-  room.addEventListener("server-error", (event) => {
-    if (event instanceof CustomEvent) toast(roomMessage(event.detail), "error");
-  });
+  room.addEventListener("server-error", (event) => onServerError(event));
   update({ joining: false, room, view: "call" });
   showInAddress(roomId);
 }
@@ -102,6 +100,16 @@ function onRoomState(room) {
   }
   update();
 }
+
+/** @param {Event} event */
+function onServerError(event) {
+  const error = /** @type {CustomEvent<Reason>} */ (event).detail;
+  console.warn("shardcast: the server refused", error);
+  // Late answers and odd candidates are nobody's fault and cost nothing.
+  if (!HARMLESS.has(error.code)) toast(roomMessage(error), "error");
+}
+
+const HARMLESS = new Set(["unexpected-answer", "bad-candidate"]);
 
 /**
  * @param {Event} event
@@ -201,6 +209,8 @@ function renderPage({ view, roomId }) {
   joinPage.hidden = view !== "join";
   callPage.hidden = view !== "call";
   document.title = view === "call" ? `${roomId} · shardcast` : "shardcast";
+  clearToasts("info");
+  if (view === "call") byId("room-name", HTMLElement).focus();
 }
 
 /** @param {Readonly<State>} now */
@@ -245,6 +255,7 @@ function renderMeter({ view, microphone }) {
   meter = null;
   const element = byId("preview-meter", HTMLElement);
   element.style.setProperty("--level", "0");
+  element.hidden = track === null;
   if (track === null) return;
   meter = { track, stop: startMeter(track, (level) => element.style.setProperty("--level", String(level))) };
 }

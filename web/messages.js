@@ -86,10 +86,17 @@ export function roomMessage(reason) {
       return { title: "This room is full", hint: "Try again when somebody has left, or use another room." };
     case "too-many-rooms":
       return { title: "The server is full", hint: "It cannot open another room now. Try again later." };
-    case "invalid-id":
-      return { title: "That room or id was refused", hint: reason.message };
-    case "unauthorized":
-      return { title: "You are not let into this room", hint: reason.message };
+    case "bad-id":
+      return { title: "That room or id is not allowed", hint: reason.message };
+    case "removed":
+      return { title: "You were removed from this room", hint: reason.message };
+    case "slow-consumer":
+    case "timeout":
+      return { title: "The connection was too slow", hint: "Your place in the room is kept." };
+    case "dtls-failed":
+    case "dtls-closed":
+    case "fingerprint-mismatch":
+      return { title: "The media connection could not be secured", hint: reason.message };
     case "bad-url":
       return { title: "That is not a server's address", hint: reason.message };
     default:

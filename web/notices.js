@@ -40,6 +40,14 @@ export function toast({ title, hint }, tone = "info") {
   while (toasts.childElementCount > TOASTS_MAX) toasts.firstElementChild?.remove();
 }
 
+/**
+ * Takes away what belongs to the view before.
+ * @param {"info" | "error"} tone
+ */
+export function clearToasts(tone) {
+  for (const element of toasts.querySelectorAll(`.${tone}`)) element.remove();
+}
+
 /** @param {Banner | null} shown */
 export function showBanner(shown) {
   banner.hidden = shown === null;

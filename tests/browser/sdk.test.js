@@ -21,7 +21,7 @@ for (const [name, launch] of [["Chromium", launchChromium], ["Firefox", launchFi
       await files?.close();
     });
     beforeEach(async () => {
-      await page.goto(`${files.url}/sdk.html`);
+      await page.goto(`${files.url}/blank.html`);
       await page.evaluate(prepare);
     });
 

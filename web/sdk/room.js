@@ -303,12 +303,10 @@ export class Room extends EventTarget {
   /** @param {{ code: string, message: string, event?: string }} error */
   #onError(error) {
     const reason = { code: String(error.code), message: String(error.message ?? "") };
-    if (reason.code === "replaced") return this.#close(reason);
-    if (this.state !== "joined" && (error.event === "joinRoom" || FATAL.has(reason.code))) {
-      return WORTH_RETRYING.has(reason.code) ? this.#reconnect(reason) : this.#close(reason);
+    if (REJOIN.has(reason.code)) return this.#reconnect(reason);
+    if (FINAL.has(reason.code) || (this.state !== "joined" && error.event === "joinRoom")) {
+      return this.#close(reason);
     }
-    // The socket is closed after this by the server itself; keep what it said.
-    if (WORTH_RETRYING.has(reason.code)) return this.#reconnect(reason);
     this.#emit("server-error", { ...reason, event: error.event });
   }
 
@@ -451,10 +449,21 @@ const JOIN_TIMEOUT_MS = 10_000;
 /** A connection that lasted this long was a good one: the next loss begins with a short wait. */
 const STABLE_AFTER_MS = 5_000;
 
-/** Refusals that come with or without the event they answer. */
-const FATAL = new Set(["room-full", "invalid-id", "unauthorized"]);
-/** Errors after which the same request may succeed a moment later. */
-const WORTH_RETRYING = new Set(["shutting-down", "slow-client", "overloaded"]);
+/** The server wants this participant gone: coming back would start a fight. */
+const FINAL = new Set(["replaced", "removed"]);
+/** The session is over, and a new one may do better. */
+const REJOIN = new Set([
+  "shutting-down",
+  "slow-consumer",
+  "rate-limited",
+  "too-many-errors",
+  "too-large",
+  "timeout",
+  "not-joined",
+  "dtls-closed",
+  "dtls-failed",
+  "fingerprint-mismatch",
+]);
 
 const BROKEN = {
   "negotiation-timeout": "the server does not answer",

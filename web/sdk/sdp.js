@@ -6,7 +6,7 @@
 
 /**
  * The sections in which the sender of this description sends a track. The server's
- * `a=msid:<publishing peer, percent-encoded> <track id>` says whose it is (RFC 8830).
+ * `a=msid:<publishing peer> <track id>`, both percent-encoded, says whose it is (RFC 8830).
  * @param {string} sdp
  * @returns {ReceivedSection[]}
  */
@@ -22,7 +22,12 @@ export function receivedSections(sdp) {
     const mid = attribute(lines, "mid");
     const [stream, track] = (attribute(lines, "msid") ?? "").split(" ");
     if (mid === undefined || !stream || stream === "-" || !track) continue;
-    received.push({ mid, kind: /** @type {Kind} */ (kind), peer: percentDecode(stream), track });
+    received.push({
+      mid,
+      kind: /** @type {Kind} */ (kind),
+      peer: percentDecode(stream),
+      track: percentDecode(track),
+    });
   }
   return received;
 }

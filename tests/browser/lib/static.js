@@ -11,11 +11,6 @@ const TYPES = {
   ".svg": "image/svg+xml",
 };
 
-/** The policy that the server is to send with the page: whatever breaks it must fail here first. */
-export const CONTENT_SECURITY_POLICY =
-  "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob: mediastream:; " +
-  "img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-
 /**
  * @param {string[]} roots The first that has a file gives it.
  * @param {{ host?: string, headers?: Record<string, string> }} [options]

@@ -1,0 +1,137 @@
+// The page's pure parts, without a browser.
+
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { inviteLink, parseFlags } from "../../web/flags.js";
+import { bestGrid } from "../../web/layout.js";
+import { captureMessages, roomMessage } from "../../web/messages.js";
+import { hue, initials, suggestRoom } from "../../web/names.js";
+import { backoffMs } from "../../web/sdk/backoff.js";
+import { receivedSections, renameTracks } from "../../web/sdk/sdp.js";
+import { diagnose } from "../../web/sdk/stats.js";
+import { tilesOf } from "../../web/tiles.js";
+
+const section = (kind, port, ...attributes) => [`m=${kind} ${port} UDP/TLS/RTP/SAVPF 96`, ...attributes.map((line) => `a=${line}`)];
+const sdp = (...sections) => ["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", ...sections.flat(), ""].join("\r\n");
+
+describe("session descriptions", () => {
+  test("a section is somebody's when the server sends in it and says whose", () => {
+    const cases = [
+      ["sent", section("video", 9, "mid:3", "sendonly", "msid:ada cam"), [["3", "video", "ada", "cam"]]],
+      ["both ways", section("audio", 9, "mid:0", "sendrecv", "msid:ada mic"), [["0", "audio", "ada", "mic"]]],
+      ["direction left out means both ways", section("audio", 9, "mid:0", "msid:ada mic"), [["0", "audio", "ada", "mic"]]],
+      ["encoded ids", section("audio", 9, "mid:0", "sendonly", "msid:Zo%C3%AB%20%25 a%3Ab"), [["0", "audio", "Zoë %", "a:b"]]],
+      ["an encoding that is none stands for itself", section("audio", 9, "mid:0", "sendonly", "msid:100% t"), [["0", "audio", "100%", "t"]]],
+      ["only waiting for its bundle", section("video", 0, "mid:1", "bundle-only", "sendonly", "msid:ada cam"), [["1", "video", "ada", "cam"]]],
+      ["rejected", section("video", 0, "mid:1", "sendonly", "msid:ada cam"), []],
+      ["recycled, idle", section("video", 9, "mid:1", "inactive", "msid:ada cam"), []],
+      ["ours", section("video", 9, "mid:1", "recvonly", "msid:ada cam"), []],
+      ["nobody's", section("video", 9, "mid:1", "sendonly"), []],
+      ["no stream", section("video", 9, "mid:1", "sendonly", "msid:- cam"), []],
+      ["data", section("application", 9, "mid:2", "sendrecv", "msid:ada cam"), []],
+    ];
+    for (const [what, lines, expected] of cases) {
+      const found = receivedSections(sdp(section("audio", 9, "mid:z", "inactive"), lines));
+      assert.deepEqual(found.map(({ mid, kind, peer, track }) => [mid, kind, peer, track]), expected, what);
+    }
+  });
+
+  test("only the named sections are renamed, in both ways of saying it", () => {
+    const before = sdp(
+      section("audio", 9, "mid:0", "sendonly", "msid:s t0", "ssrc:1 cname:x", "ssrc:1 msid:s t0"),
+      section("video", 9, "mid:1", "sendonly", "msid:- t1"),
+      section("video", 9, "mid:2", "sendonly", "msid:s t2"),
+      section("video", 9, "mid:3", "recvonly"),
+    );
+    const after = renameTracks(before, new Map([["0", "microphone-1"], ["1", "camera-1"], ["3", "none"]]));
+    assert.equal(
+      after,
+      before
+        .replace("msid:s t0\r\na=ssrc", "msid:s microphone-1\r\na=ssrc")
+        .replace("ssrc:1 msid:s t0", "ssrc:1 msid:s microphone-1")
+        .replace("msid:- t1", "msid:- camera-1"),
+    );
+    assert.equal(renameTracks(before, new Map()), before);
+  });
+});
+
+test("waits grow, are capped and scattered", () => {
+  const earliest = () => 0;
+  const latest = () => 1;
+  assert.deepEqual([1, 2, 3].map((attempt) => backoffMs(attempt, latest)), [500, 1000, 2000]);
+  assert.deepEqual([1, 2, 3].map((attempt) => backoffMs(attempt, earliest)), [250, 500, 1000]);
+  assert.equal(backoffMs(1000, latest), 10_000);
+});
+
+test("a grid fits its area and wastes as little as it can", () => {
+  const options = { gap: 10, narrowest: 3 / 4, widest: 16 / 9 };
+  for (const [width, height] of [[1280, 640], [366, 700], [800, 800], [2000, 300]]) {
+    for (let count = 1; count <= 30; count += 1) {
+      const grid = bestGrid(count, width, height, options);
+      const rows = Math.ceil(count / grid.columns);
+      const what = `${count} in ${width}×${height}: ${JSON.stringify(grid)}`;
+      assert.ok(grid.columns * grid.width + (grid.columns - 1) * 10 <= width, what);
+      assert.ok(rows * grid.height + (rows - 1) * 10 <= height, what);
+      const aspect = grid.width / grid.height;
+      assert.ok(aspect > 0.72 && aspect < 1.85, what);
+    }
+  }
+  assert.equal(bestGrid(2, 1280, 640, options).columns, 2, "side by side on a desktop");
+  assert.equal(bestGrid(2, 366, 700, options).columns, 1, "one above the other on a phone");
+  assert.equal(bestGrid(4, 1280, 640, options).columns, 2);
+});
+
+test("names", () => {
+  const cases = [["Ada Lovelace", "AL"], ["grace", "G"], ["Katherine Coleman Goble Johnson", "KJ"], ["", "·"], ["  ", "·"], ["😀 x", "😀X"]];
+  for (const [name, expected] of cases) assert.equal(initials(name), expected);
+  const hues = new Set(Array.from({ length: 50 }, (_, index) => Math.floor(hue(`p${index}`) / 30)));
+  assert.ok(hues.size >= 10, `ids that are alike get different colours: ${[...hues]}`);
+  assert.match(suggestRoom(), /^[a-z]+-[a-z]+-\d{4}$/);
+});
+
+test("the address", () => {
+  assert.deepEqual(parseFlags("?room=a%20b&name=%C3%89&join=1&width=320&height=x&fps=-1"), {
+    room: "a b", name: "É", peer: null, join: true, width: 320, height: 720, fps: 30,
+  });
+  globalThis.location = new URL("https://example.org/?peer=x&join=1");
+  assert.equal(inviteLink("a b&c"), "https://example.org/?room=a+b%26c");
+  delete globalThis.location;
+});
+
+test("one message for what failed alike", () => {
+  const titles = (problems) => captureMessages(problems).map(({ title }) => title);
+  assert.deepEqual(titles([{ device: "microphone", name: "NotFoundError" }, { device: "camera", name: "NotFoundError" }]), ["No microphone and no camera found"]);
+  assert.deepEqual(titles([{ device: "microphone", name: "NotReadableError" }, { device: "camera", name: "NotAllowedError" }]), ["Microphone in use", "Camera not allowed"]);
+  for (const code of ["room-full", "replaced", "unreachable", "something-new"]) {
+    const { title, hint } = roomMessage({ code, message: "because" });
+    assert.ok(title && hint, code);
+  }
+});
+
+test("rates are counted between two reports", () => {
+  const report = (timestamp, bytes, packets, lost) =>
+    new Map([
+      ["t", { type: "transport", srtpCipher: "AEAD_AES_128_GCM" }],
+      ["o", { id: "o", type: "outbound-rtp", kind: "audio", timestamp, bytesSent: bytes }],
+      ["i", { id: "i", type: "inbound-rtp", kind: "audio", timestamp, bytesReceived: bytes, packetsReceived: packets, packetsLost: lost }],
+    ]);
+  const first = diagnose(report(1000, 500, 10, 0), null);
+  assert.deepEqual([first.sentBitsPerSecond, first.lostPercent, first.srtpCipher], [0, 0, "AEAD_AES_128_GCM"]);
+  const second = diagnose(report(3000, 1500, 100, 10), report(1000, 500, 10, 0));
+  assert.deepEqual([second.sentBitsPerSecond, second.receivedBitsPerSecond, second.lostPercent], [4000, 4000, 10]);
+});
+
+test("tiles follow what is published, not what is negotiated", () => {
+  const track = (source, published, media = {}) => ({ id: source, source, kind: source === "microphone" ? "audio" : "video", published, media });
+  const peer = (...tracks) => ({ id: "ada", name: "Ada", tracks: new Map(tracks.map((each) => [each.id, each])) });
+  const state = (...tracks) => ({ room: { self: "me", peers: new Map([["ada", peer(...tracks)]]) }, name: "", speaking: new Set(), microphone: null, camera: null, screen: null, muted: false });
+  const of = (...tracks) => tilesOf(state(...tracks));
+  const [alone] = of().people;
+  assert.deepEqual([alone.video, alone.waiting, alone.silent], [null, false, true]);
+  const [seen] = of(track("camera", true), track("microphone", true)).people;
+  assert.deepEqual([seen.video !== null, seen.waiting, seen.silent], [true, true, false]);
+  const [withdrawn] = of(track("camera", false)).people;
+  assert.equal(withdrawn.video, null, "negotiated, but taken back");
+  assert.equal(of(track("screen", true, null)).screens.length, 1, "a screen has its place before its picture");
+  assert.deepEqual(of().people.map(({ self }) => self), [false, true], "oneself comes last");
+});
