@@ -98,7 +98,14 @@ impl World {
     // --- clients -------------------------------------------------------------------------------
 
     /// Connects a client that does not join yet.
-    pub fn connect(&mut self, room: &str, id: &str, flavor: Flavor, style: Style, rate: Rate) -> usize {
+    pub fn connect(
+        &mut self,
+        room: &str,
+        id: &str,
+        flavor: Flavor,
+        style: Style,
+        rate: Rate,
+    ) -> usize {
         let seat = self.seats.len();
         let client = Client::new(ClientOptions {
             room: room.to_owned(),
@@ -273,7 +280,9 @@ impl World {
                 let seat = self.seats.iter().position(|s| s.address == to);
                 if let Some(seat) = seat.filter(|s| self.seats[*s].closed.is_none()) {
                     let from = SERVER.parse().expect("an address");
-                    self.act(seat, |client, now| client.handle_datagram(now, from, &bytes));
+                    self.act(seat, |client, now| {
+                        client.handle_datagram(now, from, &bytes)
+                    });
                 }
             }
         }
@@ -313,21 +322,23 @@ impl World {
                 .network
                 .send_frame(now, Delivery::FrameDown(seat, text)),
             // A browser answers pings by itself.
-            Output::Ping => self.session(seat, |session| session.handle_pong(now)),
+            Output::Ping => self.session(seat, |session| session.handle_activity(now)),
             Output::Join(request) => self.perform_join(seat, request),
             Output::Leave => self.perform_leave(seat),
             Output::SetTracks(tracks) => {
-                if let (Some(room), Some(key)) = (self.seats[seat].room.clone(), self.seats[seat].key) {
+                if let (Some(room), Some(key)) =
+                    (self.seats[seat].room.clone(), self.seats[seat].key)
+                {
                     let told = self.stripe.set_tracks(&room, key, tracks);
                     self.notify(&told);
                 }
             }
             Output::PullChanges(since) => {
-                if let (Some(room), Some(key)) = (self.seats[seat].room.clone(), self.seats[seat].key) {
+                if let (Some(room), Some(key)) =
+                    (self.seats[seat].room.clone(), self.seats[seat].key)
+                {
                     let changes = self.stripe.changes_since(&room, key, since);
-                    if let Some(changes) = changes {
-                        self.session(seat, |session| session.handle_changes(now, changes));
-                    }
+                    self.session(seat, |session| session.handle_changes(now, changes));
                 }
             }
             Output::Shard(command) => {
@@ -338,7 +349,7 @@ impl World {
                 self.drain_shard();
             }
             Output::Close(reason) => {
-                let why = format!("{reason:?}");
+                let why = reason.reason().to_owned();
                 self.network.send_frame(now, Delivery::Closed(seat, why));
             }
         }
@@ -385,7 +396,9 @@ impl World {
     fn notify(&mut self, seats: &[usize]) {
         let now = self.now;
         for seat in seats {
-            self.session(*seat, |session| session.handle_event(now, Event::RoomChanged));
+            self.session(*seat, |session| {
+                session.handle_event(now, Event::RoomChanged)
+            });
         }
     }
 
@@ -406,8 +419,10 @@ impl World {
             }
         }
         let outbox = self.shard.outbox();
-        let sent: Vec<(SocketAddr, Vec<u8>)> =
-            outbox.iter().map(|(to, bytes)| (to, bytes.to_vec())).collect();
+        let sent: Vec<(SocketAddr, Vec<u8>)> = outbox
+            .iter()
+            .map(|(to, bytes)| (to, bytes.to_vec()))
+            .collect();
         outbox.clear();
         for (to, bytes) in sent {
             self.check_addressee(to, &bytes);
@@ -565,7 +580,11 @@ impl World {
             }
             for received in client.received.values() {
                 let texts = received.inconsistencies();
-                wrong.extend(texts.iter().map(|text| format!("{} <- {text}", client.id())));
+                wrong.extend(
+                    texts
+                        .iter()
+                        .map(|text| format!("{} <- {text}", client.id())),
+                );
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -582,7 +601,12 @@ impl World {
                     .expect("the room is settled");
                 let offset = received.clock_offset_ms();
                 let offset = offset.unwrap_or_else(|| {
-                    panic!("{} has no report of {}/{}", client.id(), track.peer, track.track)
+                    panic!(
+                        "{} has no report of {}/{}",
+                        client.id(),
+                        track.peer,
+                        track.track
+                    )
                 });
                 clocks.entry(track.peer).or_default().push(offset);
             }
