@@ -120,7 +120,7 @@ impl Stage {
                 algorithm: FingerprintAlgorithm::Sha256,
                 digest: vec![7; 32],
             },
-            ice_servers: Vec::new(),
+            ice_servers: Arc::from([]),
         };
         Self {
             now,

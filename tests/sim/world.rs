@@ -68,7 +68,7 @@ impl World {
         let identity = Arc::new(DtlsIdentity::generate().expect("an identity can be made"));
         let config = Arc::new(SessionConfig {
             fingerprint: identity.fingerprint().clone(),
-            ice_servers: Vec::new(),
+            ice_servers: Arc::from([]),
         });
         Self {
             now,
