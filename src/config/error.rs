@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 
 use crate::config::option::{OPTIONS, variable};
 
-/// Why there is no [`Config`]. `Display` is one clear message for people.
+/// Why there is no `Config`. `Display` is one clear message for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigError {
     /// Not an error: the text of `--help` or `--version`, for standard output; exit code 0.
@@ -94,8 +94,8 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// What clap has to say instead of matches.
 impl From<clap::Error> for ConfigError {
-    /// What clap has to say instead of matches.
     fn from(error: clap::Error) -> Self {
         let text = error.render().to_string();
         match error.kind() {

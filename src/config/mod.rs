@@ -276,7 +276,9 @@ mod tests {
 
     #[test]
     fn bad_values_name_option_value_source_and_what_is_allowed() {
-        let cases: [(&[&str], &[(&str, &str)], &str, &str); 14] = [
+        /// Flags, variables, the file, and a part of the message.
+        type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
+        let cases: [Case<'_>; 14] = [
             (
                 &["--udp-port", "70000"],
                 &[],

@@ -67,9 +67,7 @@ impl Values {
         env: impl Fn(&str) -> Option<OsString>,
         read_file: impl Fn(&Path) -> std::io::Result<String>,
     ) -> Result<Self, ConfigError> {
-        let matches = command()
-            .try_get_matches_from(args)
-            .map_err(ConfigError::from)?;
+        let matches = command().try_get_matches_from(args)?;
         let file = match from_flags(&matches, CONFIG_OPTION) {
             Some(paths) => paths.into_iter().next(),
             None => from_env(&env, CONFIG_OPTION)?,

@@ -6,27 +6,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::AddAssign;
 
-use bytes::BytesMut;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
+use crate::io::udp_batch::is_about_another;
+pub use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport};
 
+#[cfg(not(target_os = "linux"))]
+use crate::io::udp_portable as platform;
 #[cfg(target_os = "linux")]
 use linux as platform;
-#[cfg(not(target_os = "linux"))]
-use portable as platform;
-
-/// The most datagrams moved by one system call. More gain nothing: the cost of the call is spread
-/// thin enough (measured, DESIGN.md §3).
-pub const BATCH_MAX: usize = 64;
-
-/// The longest datagram received, in bytes; WebRTC clients send at most 1500. Longer ones are dropped
-/// and counted.
-pub const DATAGRAM_MAX: usize = 2048;
 
 /// The kernel buffers asked for, each way, in bytes: about 50 ms at 500 Mbit/s. The kernel may give
 /// less (`net.core.rmem_max`, `net.core.wmem_max`).
@@ -38,7 +30,8 @@ pub struct UdpSocket {
     socket: mio::net::UdpSocket,
     local: SocketAddr,
     buffer_sizes: BufferSizes,
-    tx: platform::SendArrays,
+    rx: platform::Arrays,
+    tx: platform::Arrays,
 }
 
 /// How large the kernel made a socket's buffers, in bytes as it accounts them (Linux counts its own
@@ -49,25 +42,6 @@ pub struct BufferSizes {
     pub receive: usize,
     /// For datagrams that wait to be sent.
     pub send: usize,
-}
-
-/// What became of the datagrams given to [`UdpSocket::send_batch`]. Each is counted once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SendReport {
-    /// The kernel took them.
-    pub sent: u64,
-    /// Dropped, because the kernel's buffer was full.
-    pub dropped_full: u64,
-    /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
-    pub failed: u64,
-}
-
-impl AddAssign for SendReport {
-    fn add_assign(&mut self, other: Self) {
-        self.sent += other.sent;
-        self.dropped_full += other.dropped_full;
-        self.failed += other.failed;
-    }
 }
 
 impl UdpSocket {
@@ -100,7 +74,8 @@ impl UdpSocket {
             local: socket.local_addr()?,
             socket,
             buffer_sizes,
-            tx: platform::SendArrays::default(),
+            rx: platform::Arrays::default(),
+            tx: platform::Arrays::default(),
         })
     }
 
@@ -124,7 +99,7 @@ impl UdpSocket {
     /// A broken socket. Errors that tell of an earlier datagram's fate (ICMP) are skipped.
     pub fn recv_batch(&mut self, batch: &mut RecvBatch) -> io::Result<usize> {
         for _ in 0..RECV_ERRORS_MAX {
-            match platform::recv(&self.socket, batch) {
+            match self.rx.recv(&self.socket, batch) {
                 Ok(received) => return Ok(received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if is_about_another(&error) => {}
@@ -185,62 +160,6 @@ impl Source for UdpSocket {
     }
 }
 
-/// Received datagrams, and the memory to receive more.
-///
-/// The kernel writes into one reused block; each datagram is then copied to the end of a shared chunk.
-/// The copy costs less than handing out slots of full length would: a voice packet kept for
-/// retransmission would hold 2 KiB.
-#[derive(Debug)]
-pub struct RecvBatch {
-    scratch: Vec<u8>,
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "() there"))]
-    arrays: platform::RecvArrays,
-    chunk: BytesMut,
-    datagrams: Vec<(SocketAddr, BytesMut)>,
-    truncated: u64,
-}
-
-impl Default for RecvBatch {
-    fn default() -> Self {
-        Self {
-            scratch: vec![0; BATCH_MAX * DATAGRAM_MAX],
-            arrays: platform::RecvArrays::default(),
-            chunk: BytesMut::with_capacity(CHUNK),
-            datagrams: Vec::with_capacity(BATCH_MAX),
-            truncated: 0,
-        }
-    }
-}
-
-impl RecvBatch {
-    /// Every datagram with where it came from, in the order of arrival; an IPv4 address is always an
-    /// IPv4 address.
-    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {
-        self.datagrams.drain(..)
-    }
-
-    /// How many datagrams longer than [`DATAGRAM_MAX`] were dropped since this was last asked.
-    pub fn take_truncated(&mut self) -> u64 {
-        std::mem::take(&mut self.truncated)
-    }
-
-    /// Takes over one datagram of `len` bytes from a slot of the scratch block.
-    fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
-        if self.chunk.capacity() < len {
-            // Takes the chunk back if every datagram in it is gone, allocates otherwise.
-            self.chunk.reserve(CHUNK);
-        }
-        let start = slot * DATAGRAM_MAX;
-        self.chunk
-            .extend_from_slice(&self.scratch[start..start + len]);
-        self.datagrams.push((canonical(from), self.chunk.split()));
-    }
-}
-
-/// How much memory is allocated at a time for received datagrams, in bytes: some 50 video packets.
-/// One datagram that is kept holds its whole chunk.
-const CHUNK: usize = 64 << 10;
-
 /// How many errors that tell of other datagrams are skipped before a receive gives up its turn.
 const RECV_ERRORS_MAX: usize = 16;
 
@@ -259,61 +178,6 @@ fn for_family(to: SocketAddr, is_ipv6: bool) -> Option<SocketAddr> {
     }
 }
 
-/// IPv4 addresses as such, however the socket tells them.
-fn canonical(from: SocketAddr) -> SocketAddr {
-    match from {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
-            None => from,
-        },
-        SocketAddr::V4(_) => from,
-    }
-}
-
-/// Whether an error says nothing of this call: an interruption, or the late fate of a datagram sent
-/// before (ICMP).
-fn is_about_another(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::Interrupted
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-    )
-}
-
-/// Sends `count` messages with `send`, which tries those from an offset on and says how many it sent.
-fn transmit(count: usize, mut send: impl FnMut(usize) -> io::Result<usize>) -> SendReport {
-    let mut report = SendReport::default();
-    let mut offset = 0;
-    let mut retried = None;
-    while offset < count {
-        match send(offset) {
-            Ok(sent) if sent > 0 => {
-                let sent = sent.min(count - offset);
-                report.sent += sent as u64;
-                offset += sent;
-            }
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock
-                    || error.raw_os_error() == Some(libc::ENOBUFS) =>
-            {
-                report.dropped_full += (count - offset) as u64;
-                return report;
-            }
-            // Such an error is gone once it was told; should it stay, it is this message's.
-            Err(error) if is_about_another(&error) && retried != Some(offset) => {
-                retried = Some(offset);
-            }
-            // The error is that of the first message: step over it.
-            Ok(_) | Err(_) => {
-                report.failed += 1;
-                offset += 1;
-            }
-        }
-    }
-    report
-}
-
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fmt;
@@ -323,10 +187,7 @@ mod linux {
     use std::os::fd::AsRawFd;
     use std::ptr;
 
-    use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
-
-    pub(super) type RecvArrays = Arrays;
-    pub(super) type SendArrays = Arrays;
+    use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
 
     /// A socket address as the kernel reads and writes it.
     #[derive(Clone, Copy)]
@@ -389,6 +250,42 @@ mod linux {
             header.msg_hdr.msg_flags = 0;
         }
 
+        /// One `recvmmsg`.
+        pub(in crate::io::udp) fn recv(
+            &mut self,
+            socket: &mio::net::UdpSocket,
+            batch: &mut RecvBatch,
+        ) -> io::Result<usize> {
+            let mut count = 0;
+            for slot in batch.scratch.chunks_exact_mut(DATAGRAM_MAX) {
+                self.point(count, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
+                count += 1;
+            }
+            // SAFETY: the first `count` headers have just been written. Each points at a name of the length it
+            // says, in `self.names`, and at one iovec with a slot of the scratch block of its own; all
+            // of it outlives the call. There is no control data, and no timeout.
+            let received = unsafe {
+                libc::recvmmsg(
+                    socket.as_raw_fd(),
+                    self.headers.as_mut_ptr(),
+                    count as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                    ptr::null_mut(),
+                )
+            };
+            let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+            for index in 0..received {
+                let header = &self.headers[index];
+                let len = header.msg_len as usize;
+                let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+                match read_name(&self.names[index]) {
+                    Some(from) if !is_truncated => batch.take(from, index, len),
+                    _ => batch.truncated += 1,
+                }
+            }
+            Ok(received)
+        }
+
         /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
         pub(in crate::io::udp) fn send<'a>(
             &mut self,
@@ -415,37 +312,6 @@ mod linux {
                 usize::try_from(sent).map_err(|_| io::Error::last_os_error())
             })
         }
-    }
-
-    /// One `recvmmsg`.
-    pub(super) fn recv(socket: &mio::net::UdpSocket, batch: &mut RecvBatch) -> io::Result<usize> {
-        let arrays = &mut batch.arrays;
-        for (index, slot) in batch.scratch.chunks_exact_mut(DATAGRAM_MAX).enumerate() {
-            arrays.point(index, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
-        }
-        // SAFETY: there are `BATCH_MAX` initialised headers. Each points at a name of the length it
-        // says, in `arrays.names`, and at one iovec with a slot of the scratch block of its own; all
-        // of it outlives the call. There is no control data, and no timeout.
-        let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                arrays.headers.as_mut_ptr(),
-                BATCH_MAX as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
-        };
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-        for index in 0..received {
-            let header = &batch.arrays.headers[index];
-            let len = header.msg_len as usize;
-            let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            match read_name(&batch.arrays.names[index]) {
-                Some(from) if !is_truncated => batch.take(from, index, len),
-                _ => batch.truncated += 1,
-            }
-        }
-        Ok(received)
     }
 
     fn write_name(name: &mut Name, to: SocketAddr) -> usize {
@@ -498,61 +364,14 @@ mod linux {
     }
 }
 
-/// One datagram a call, for systems without `recvmmsg`. Also built for tests, so that it stays whole.
-#[cfg(any(not(target_os = "linux"), test))]
-mod portable {
-    use std::io;
-    use std::net::SocketAddr;
-
-    use crate::io::udp::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
-
-    /// Nothing has to be kept between calls.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) type RecvArrays = ();
-
-    /// Nothing has to be kept between calls.
-    #[derive(Debug, Default)]
-    pub(in crate::io::udp) struct SendArrays;
-
-    impl SendArrays {
-        /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
-        pub(in crate::io::udp) fn send<'a>(
-            &mut self,
-            socket: &mio::net::UdpSocket,
-            datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
-        ) -> SendReport {
-            let mut report = SendReport::default();
-            for (to, datagram) in datagrams.take(BATCH_MAX) {
-                report += transmit(1, |_| socket.send_to(datagram, to).map(|_| 1));
-            }
-            report
-        }
-    }
-
-    /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one
-    /// of exactly [`DATAGRAM_MAX`] bytes counts as too long here.
-    pub(super) fn recv(socket: &mio::net::UdpSocket, batch: &mut RecvBatch) -> io::Result<usize> {
-        let mut received = 0;
-        while received < BATCH_MAX {
-            let start = received * DATAGRAM_MAX;
-            match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
-                Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
-                Ok((len, from)) => batch.take(from, received, len),
-                // What was received comes first; the error, if it stays, comes with the next call.
-                Err(_) if received > 0 => return Ok(received),
-                Err(error) => return Err(error),
-            }
-            received += 1;
-        }
-        Ok(received)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::io::udp_portable as portable;
 
     const LOOPBACK: &str = "127.0.0.1";
 
@@ -629,7 +448,7 @@ mod tests {
         let cases: [(Recv, usize); 2] = [
             (UdpSocket::recv_batch, DATAGRAM_MAX),
             (
-                |s, batch| portable::recv(&s.socket, batch),
+                |s, batch| portable::Arrays.recv(&s.socket, batch),
                 DATAGRAM_MAX - 1,
             ),
         ];
@@ -662,61 +481,10 @@ mod tests {
             failed: 2,
         };
         assert_eq!(a.send_batch(datagrams), expected);
-        let report = portable::SendArrays.send(&a.socket, &mut datagrams[..2].iter().copied());
+        let report = portable::Arrays.send(&a.socket, &mut datagrams[..2].iter().copied());
         assert_eq!((report.sent, report.failed), (1, 1));
         let (received, _) = receive(&mut b, 3, UdpSocket::recv_batch);
         let texts: Vec<&[u8]> = received.iter().map(|(_, d)| &d[..]).collect();
         assert_eq!(texts, [&b"first"[..], b"last", b"first"]);
-    }
-
-    #[test]
-    fn sending_resumes_steps_over_and_drops() {
-        let full = Err(libc::EAGAIN);
-        // (answers in turn, offsets asked for, sent, dropped, failed) of five messages.
-        type Case<'a> = (&'a [Result<usize, i32>], &'a [usize], u64, u64, u64);
-        let cases: [Case<'_>; 7] = [
-            (&[Ok(5)], &[0], 5, 0, 0),
-            (&[Ok(2), Ok(3)], &[0, 2], 5, 0, 0),
-            (&[Ok(2), full], &[0, 2], 2, 3, 0),
-            (&[Err(libc::ENOBUFS)], &[0], 0, 5, 0),
-            (&[Ok(1), Err(libc::EINVAL), Ok(3)], &[0, 1, 2], 4, 0, 1),
-            (&[Err(libc::ECONNREFUSED), Ok(5)], &[0, 0], 5, 0, 0),
-            (
-                &[Err(libc::ECONNREFUSED), Err(libc::ECONNREFUSED), Ok(4)],
-                &[0, 0, 1],
-                4,
-                0,
-                1,
-            ),
-        ];
-        for (answers, offsets, sent, dropped_full, failed) in cases {
-            let mut asked = Vec::new();
-            let mut answers = answers.iter();
-            let report = transmit(5, |offset| {
-                asked.push(offset);
-                let answer = *answers.next().expect("no call more than expected");
-                answer.map_err(io::Error::from_raw_os_error)
-            });
-            let expected = SendReport {
-                sent,
-                dropped_full,
-                failed,
-            };
-            assert_eq!((report, &asked[..]), (expected, offsets));
-        }
-    }
-
-    #[test]
-    fn memory_is_shared_between_datagrams_and_used_again() {
-        let mut batch = RecvBatch::default();
-        let from = "192.0.2.1:1".parse().unwrap();
-        let before = batch.chunk.as_ptr();
-        // Ten chunks' worth, none kept: the first chunk is taken back every time.
-        for _ in 0..10 * CHUNK / 1000 {
-            batch.take(from, 0, 1000);
-            batch.drain().for_each(drop);
-        }
-        let offset = (batch.chunk.as_ptr() as usize).wrapping_sub(before as usize);
-        assert!(offset <= CHUNK, "{offset}");
     }
 }

@@ -1,0 +1,204 @@
+//! Datagrams on their way between the kernel and the server: received ones with their memory, and what
+//! became of sent ones.
+//!
+//! Makes no system call itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::AddAssign;
+
+use bytes::BytesMut;
+
+/// The most datagrams moved by one system call. More gain nothing: the cost of the call is spread
+/// thin enough (measured, DESIGN.md §3).
+pub const BATCH_MAX: usize = 64;
+
+/// The longest datagram received, in bytes; WebRTC clients send at most 1500. Longer ones are dropped
+/// and counted.
+pub const DATAGRAM_MAX: usize = 2048;
+
+/// What became of the datagrams given to `UdpSocket::send_batch`. Each is counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendReport {
+    /// The kernel took them.
+    pub sent: u64,
+    /// Dropped, because the kernel's buffer was full.
+    pub dropped_full: u64,
+    /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
+    pub failed: u64,
+}
+
+impl AddAssign for SendReport {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.dropped_full += other.dropped_full;
+        self.failed += other.failed;
+    }
+}
+
+/// Received datagrams, and the memory to receive more.
+///
+/// The kernel writes into one reused block; each datagram is then copied to the end of a shared chunk.
+/// The copy costs less than handing out slots of full length would: a voice packet kept for
+/// retransmission would hold 2 KiB.
+#[derive(Debug)]
+pub struct RecvBatch {
+    pub(in crate::io) scratch: Vec<u8>,
+    chunk: BytesMut,
+    datagrams: Vec<(SocketAddr, BytesMut)>,
+    pub(in crate::io) truncated: u64,
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        Self {
+            scratch: vec![0; BATCH_MAX * DATAGRAM_MAX],
+            chunk: BytesMut::with_capacity(CHUNK),
+            datagrams: Vec::with_capacity(BATCH_MAX),
+            truncated: 0,
+        }
+    }
+}
+
+impl RecvBatch {
+    /// Every datagram with where it came from, in the order of arrival; an IPv4 address is always an
+    /// IPv4 address.
+    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {
+        self.datagrams.drain(..)
+    }
+
+    /// How many datagrams longer than [`DATAGRAM_MAX`] were dropped since this was last asked.
+    pub fn take_truncated(&mut self) -> u64 {
+        std::mem::take(&mut self.truncated)
+    }
+
+    /// Takes over one datagram of `len` bytes from a slot of the scratch block.
+    pub(in crate::io) fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
+        if self.chunk.capacity() < len {
+            // Takes the chunk back if every datagram in it is gone, allocates otherwise.
+            self.chunk.reserve(CHUNK);
+        }
+        let start = slot * DATAGRAM_MAX;
+        self.chunk
+            .extend_from_slice(&self.scratch[start..start + len]);
+        self.datagrams.push((canonical(from), self.chunk.split()));
+    }
+}
+
+/// How much memory is allocated at a time for received datagrams, in bytes: some 50 video packets.
+/// One datagram that is kept holds its whole chunk.
+const CHUNK: usize = 64 << 10;
+
+/// IPv4 addresses as such, however the socket tells them.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    match from {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
+            None => from,
+        },
+        SocketAddr::V4(_) => from,
+    }
+}
+
+/// Whether an error says nothing of this call: an interruption, or the late fate of a datagram sent
+/// before (ICMP).
+pub(in crate::io) fn is_about_another(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Sends `count` messages with `send`, which tries those from an offset on and says how many it sent.
+pub(in crate::io) fn transmit(
+    count: usize,
+    mut send: impl FnMut(usize) -> io::Result<usize>,
+) -> SendReport {
+    let mut report = SendReport::default();
+    let mut offset = 0;
+    let mut retried = None;
+    while offset < count {
+        match send(offset) {
+            Ok(sent) if sent > 0 => {
+                let sent = sent.min(count - offset);
+                report.sent += sent as u64;
+                offset += sent;
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || error.raw_os_error() == Some(libc::ENOBUFS) =>
+            {
+                report.dropped_full += (count - offset) as u64;
+                return report;
+            }
+            // Such an error is gone once it was told; should it stay, it is this message's.
+            Err(error) if is_about_another(&error) && retried != Some(offset) => {
+                retried = Some(offset);
+            }
+            // The error is that of the first message: step over it.
+            Ok(_) | Err(_) => {
+                report.failed += 1;
+                offset += 1;
+            }
+        }
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sending_resumes_steps_over_and_drops() {
+        let full = Err(libc::EAGAIN);
+        // (answers in turn, offsets asked for, sent, dropped, failed) of five messages.
+        type Case<'a> = (&'a [Result<usize, i32>], &'a [usize], u64, u64, u64);
+        let cases: [Case<'_>; 7] = [
+            (&[Ok(5)], &[0], 5, 0, 0),
+            (&[Ok(2), Ok(3)], &[0, 2], 5, 0, 0),
+            (&[Ok(2), full], &[0, 2], 2, 3, 0),
+            (&[Err(libc::ENOBUFS)], &[0], 0, 5, 0),
+            (&[Ok(1), Err(libc::EINVAL), Ok(3)], &[0, 1, 2], 4, 0, 1),
+            (&[Err(libc::ECONNREFUSED), Ok(5)], &[0, 0], 5, 0, 0),
+            (
+                &[Err(libc::ECONNREFUSED), Err(libc::ECONNREFUSED), Ok(4)],
+                &[0, 0, 1],
+                4,
+                0,
+                1,
+            ),
+        ];
+        for (answers, offsets, sent, dropped_full, failed) in cases {
+            let mut asked = Vec::new();
+            let mut answers = answers.iter();
+            let report = transmit(5, |offset| {
+                asked.push(offset);
+                let answer = *answers.next().expect("no call more than expected");
+                answer.map_err(io::Error::from_raw_os_error)
+            });
+            let expected = SendReport {
+                sent,
+                dropped_full,
+                failed,
+            };
+            assert_eq!((report, &asked[..]), (expected, offsets));
+        }
+    }
+
+    #[test]
+    fn memory_is_shared_between_datagrams_and_used_again() {
+        let mut batch = RecvBatch::default();
+        let from = "192.0.2.1:1".parse().unwrap();
+        let before = batch.chunk.as_ptr();
+        // Ten chunks' worth, none kept: the first chunk is taken back every time.
+        for _ in 0..10 * CHUNK / 1000 {
+            batch.take(from, 0, 1000);
+            batch.drain().for_each(drop);
+        }
+        let offset = (batch.chunk.as_ptr() as usize).wrapping_sub(before as usize);
+        assert!(offset <= CHUNK, "{offset}");
+    }
+}

@@ -1,0 +1,233 @@
+// @ts-check
+// One RTCPeerConnection and its descriptions: the polite side of "perfect negotiation"
+// (https://www.w3.org/TR/webrtc/#perfect-negotiation-example). Knows mids and transceivers; who
+// the peers are is the room's business.
+
+import { receivedSections, renameTracks } from "./sdp.js";
+
+/** @import { LocalTrack, ReceivedSection } from "./types.js" */
+
+/**
+ * @typedef {object} NegotiationHandlers
+ * @property {(event: "offer" | "answer" | "ice-candidate", data: object) => void} send
+ * @property {(received: Map<ReceivedSection, MediaStreamTrack>) => void} onReceived What the
+ *   server sends from now on: replaces all it sent before.
+ * @property {(state: RTCPeerConnectionState) => void} onConnection
+ * @property {(reason: "negotiation-timeout" | "media-failed") => void} onBroken This connection
+ *   will not recover: start over with a new one.
+ */
+
+export class Negotiation {
+  /** @type {RTCPeerConnection} */
+  pc;
+  #handlers;
+  #closed = false;
+  /**
+   * Descriptions are applied one after the other; everything that touches them waits in line.
+   * @type {Promise<void>}
+   */
+  #queue = Promise.resolve();
+  /** @type {Map<string, RTCRtpTransceiver>} by source */
+  #senders = new Map();
+  /** @type {Map<string, string>} track id by source */
+  #trackIds = new Map();
+  /** @type {Map<string, MediaStream>} */
+  #streams = new Map();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #answerTimer;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #failureTimer;
+
+  /**
+   * @param {RTCIceServer[]} iceServers
+   * @param {NegotiationHandlers} handlers
+   */
+  constructor(iceServers, handlers) {
+    this.#handlers = handlers;
+    this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    this.pc.addEventListener("negotiationneeded", () => this.#enqueue(() => this.#offer()));
+    this.pc.addEventListener("icecandidate", ({ candidate }) => {
+      // The empty candidate that ends the gathering means nothing to a lite agent.
+      if (candidate && candidate.candidate !== "") {
+        handlers.send("ice-candidate", { candidate: candidate.toJSON() });
+      }
+    });
+    this.pc.addEventListener("connectionstatechange", () => this.#onConnectionState());
+  }
+
+  /**
+   * Makes what is sent follow the local track: sends it, or stops to, re-using the section it had.
+   * @param {LocalTrack} local
+   */
+  async apply(local) {
+    if (this.#closed) return;
+    const sends = local.track !== null && !local.muted;
+    const transceiver = this.#senders.get(local.source);
+    this.#trackIds.set(local.source, local.id);
+    if (transceiver === undefined || transceiver.currentDirection === "stopped") {
+      if (!sends || local.track === null) return;
+      const options = { direction: SENDONLY, streams: [this.#stream(local.source)] };
+      this.#senders.set(local.source, this.pc.addTransceiver(local.track, options));
+      return;
+    }
+    transceiver.direction = direction(sends, receives(transceiver));
+    if (transceiver.sender.track !== local.track) {
+      await transceiver.sender.replaceTrack(local.track);
+    }
+  }
+
+  /** @param {RTCSessionDescriptionInit} offer */
+  handleOffer(offer) {
+    this.#enqueue(async () => {
+      // Polite: an offer of ours that is under way is rolled back by this very call, and the
+      // browser asks for a new one once the connection is stable.
+      await this.pc.setRemoteDescription(offer);
+      clearTimeout(this.#answerTimer);
+      this.#onRemoteDescription(offer.sdp ?? "");
+      await this.pc.setLocalDescription();
+      this.#sendDescription("answer");
+    });
+  }
+
+  /** @param {RTCSessionDescriptionInit} answer */
+  handleAnswer(answer) {
+    this.#enqueue(async () => {
+      // The answer to an offer that has been rolled back meanwhile.
+      if (this.pc.signalingState !== "have-local-offer") return;
+      await this.pc.setRemoteDescription(answer);
+      clearTimeout(this.#answerTimer);
+      this.#onRemoteDescription(answer.sdp ?? "");
+    });
+  }
+
+  /** @param {RTCIceCandidateInit} candidate */
+  handleCandidate(candidate) {
+    this.#enqueue(() => this.pc.addIceCandidate(candidate));
+  }
+
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#answerTimer);
+    clearTimeout(this.#failureTimer);
+    this.pc.close();
+  }
+
+  /** @param {() => Promise<void>} step */
+  #enqueue(step) {
+    this.#queue = this.#queue.then(async () => {
+      if (this.#closed) return;
+      try {
+        await step();
+      } catch (error) {
+        if (!this.#closed) console.warn("shardcast: negotiation", error);
+      }
+    });
+  }
+
+  async #offer() {
+    // Not stable: the browser fires `negotiationneeded` again when it is.
+    if (this.pc.signalingState !== "stable") return;
+    await this.pc.setLocalDescription();
+    this.#sendDescription("offer");
+    clearTimeout(this.#answerTimer);
+    this.#answerTimer = setTimeout(
+      () => this.#handlers.onBroken("negotiation-timeout"),
+      ANSWER_TIMEOUT_MS,
+    );
+  }
+
+  /** @param {"offer" | "answer"} event */
+  #sendDescription(event) {
+    const description = this.pc.localDescription;
+    if (this.#closed || description === null) return;
+    /** @type {Map<string, string>} */
+    const names = new Map();
+    for (const [source, transceiver] of this.#senders) {
+      const id = this.#trackIds.get(source);
+      if (transceiver.mid !== null && id !== undefined) names.set(transceiver.mid, id);
+    }
+    const sdp = renameTracks(description.sdp, names);
+    this.#handlers.send(event, { [event]: { type: description.type, sdp } });
+  }
+
+  /**
+   * Reads off who is in which section. The server recycles sections, so the same receiver may
+   * carry somebody else's track from one description to the next: neither `track` events nor
+   * `event.track.id` can be relied on, the description can.
+   * @param {string} sdp
+   */
+  #onRemoteDescription(sdp) {
+    /** @type {Map<ReceivedSection, MediaStreamTrack>} */
+    const received = new Map();
+    const transceivers = this.pc.getTransceivers();
+    for (const section of receivedSections(sdp)) {
+      const transceiver = transceivers.find(({ mid }) => mid === section.mid);
+      if (transceiver === undefined || transceiver.currentDirection === "stopped") continue;
+      // A section on which we only sent so far, now used the other way too: take it.
+      if (!receives(transceiver)) {
+        transceiver.direction = direction(sends(transceiver), true);
+      }
+      received.set(section, transceiver.receiver.track);
+    }
+    this.#handlers.onReceived(received);
+  }
+
+  #onConnectionState() {
+    const state = this.pc.connectionState;
+    clearTimeout(this.#failureTimer);
+    if (state === "failed") {
+      // The path may have changed: one restart, which the server may also have begun. If nothing
+      // comes of it the whole connection is given up.
+      this.pc.restartIce();
+      this.#failureTimer = setTimeout(
+        () => this.#handlers.onBroken("media-failed"),
+        RECOVERY_TIMEOUT_MS,
+      );
+    } else if (state === "connecting") {
+      this.#failureTimer = setTimeout(
+        () => this.#handlers.onBroken("media-failed"),
+        CONNECT_TIMEOUT_MS,
+      );
+    }
+    this.#handlers.onConnection(state);
+  }
+
+  /**
+   * Microphone and camera belong together (lip sync), a screen stands alone.
+   * @param {string} source
+   */
+  #stream(source) {
+    const key = source === "screen" ? "screen" : "user";
+    const stream = this.#streams.get(key) ?? new MediaStream();
+    this.#streams.set(key, stream);
+    return stream;
+  }
+}
+
+/** @type {RTCRtpTransceiverDirection} */
+const SENDONLY = "sendonly";
+/** A server that lives answers within milliseconds. */
+const ANSWER_TIMEOUT_MS = 10_000;
+/** Browsers themselves call a path failed after 15 to 30 s; a restart needs one round trip. */
+const RECOVERY_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 30_000;
+
+/** @param {RTCRtpTransceiver} transceiver */
+function sends({ direction }) {
+  return direction === "sendonly" || direction === "sendrecv";
+}
+
+/** @param {RTCRtpTransceiver} transceiver */
+function receives({ direction }) {
+  return direction === "recvonly" || direction === "sendrecv";
+}
+
+/**
+ * @param {boolean} send
+ * @param {boolean} receive
+ * @returns {RTCRtpTransceiverDirection}
+ */
+function direction(send, receive) {
+  if (send) return receive ? "sendrecv" : "sendonly";
+  return receive ? "recvonly" : "inactive";
+}
