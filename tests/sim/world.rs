@@ -41,6 +41,8 @@ pub struct Seat {
     pub client: Client,
     session: Option<Session>,
     pub key: Option<PeerKey>,
+    /// Whether the client means to be in its room.
+    wants_in: bool,
     /// The stay in the room, by the coordinator's book.
     room: Option<RoomId>,
     pub address: SocketAddr,
@@ -121,6 +123,7 @@ impl World {
             client,
             session: Some(session),
             key: None,
+            wants_in: false,
             room: None,
             address: SocketAddr::from(([10, 0, seat as u8, 1], 5000)),
             former: Vec::new(),
@@ -142,6 +145,7 @@ impl World {
     }
 
     pub fn start(&mut self, seat: usize) {
+        self.seats[seat].wants_in = true;
         self.act(seat, |client, now| client.join(now));
     }
 
@@ -172,6 +176,7 @@ impl World {
 
     /// The client leaves with a word.
     pub fn leave(&mut self, seat: usize) {
+        self.seats[seat].wants_in = false;
         self.act(seat, |client, _| client.leave());
     }
 
@@ -184,6 +189,7 @@ impl World {
             self.seats[seat].session = None;
         }
         self.seats[seat].closed = Some("gone".to_owned());
+        self.seats[seat].wants_in = false;
     }
 
     pub fn client(&self, seat: usize) -> &Client {
@@ -270,7 +276,10 @@ impl World {
                     self.act(seat, |client, now| client.handle_frame(now, &text));
                 }
             }
-            Delivery::Closed(seat, why) => self.seats[seat].closed = Some(why),
+            Delivery::Closed(seat, why) => {
+                self.seats[seat].closed = Some(why);
+                self.seats[seat].wants_in = false;
+            }
             Delivery::DatagramUp(from, bytes) => {
                 self.shard
                     .handle_datagram(self.now, from, BytesMut::from(&bytes[..]));
@@ -296,7 +305,7 @@ impl World {
                 .send_frame(self.now, Delivery::FrameUp(seat, frame));
         }
         while let Some((to, bytes)) = self.seats[seat].client.poll_transmit() {
-            assert_eq!(to, SERVER.parse().expect("an address"));
+            assert_eq!(Ok(to), SERVER.parse::<SocketAddr>());
             if self.seats[seat].plugged {
                 let from = self.seats[seat].address;
                 self.network
@@ -474,6 +483,10 @@ impl World {
 
     /// Whether everybody present has exactly the others' tracks.
     pub fn is_settled(&self, room: &str) -> bool {
+        let on_the_way = |seat: &Seat| seat.wants_in != seat.room.is_some();
+        if self.seats.iter().any(on_the_way) {
+            return false;
+        }
         let published = self.published(room);
         let present = self.present(room);
         let ids: BTreeSet<String> = present
