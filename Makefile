@@ -20,7 +20,7 @@ TARGET ?= signaling
 SECONDS ?= 600
 
 LOGS := $(CARGO_TARGET_DIR)/test-logs
-APT_PACKAGES := chromium firefox-esr iproute2 ca-certificates fonts-liberation g++
+APT_PACKAGES := chromium firefox-esr iproute2 util-linux ca-certificates fonts-liberation g++
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: test all fmt lint docs unit bench-build fuzz-build fuzz-seeds fuzz fuzz-all web browser summary
@@ -36,10 +36,10 @@ all: test
 deps: deps-apt deps-npm deps-fuzz
 
 deps-apt:
-	if ! command -v chromium || ! command -v firefox-esr || ! command -v ip || ! command -v g++ \
+	if ! command -v chromium || ! command -v firefox-esr || ! command -v ip || ! command -v unshare || ! command -v g++ \
 	    || [ ! -e /etc/ssl/certs/ca-certificates.crt ] || ! dpkg -s fonts-liberation; then
 	  $(SUDO) apt-get update
-	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $(APT_PACKAGES)
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-upgrade --no-install-recommends $(APT_PACKAGES)
 	fi >&2
 	command -v node npm >/dev/null || { echo "Node.js 20 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
 
@@ -81,7 +81,7 @@ browser: deps-apt deps-npm
 	mkdir -p $(LOGS)
 	cargo build --locked --release
 	cd tests/browser && SHARDCAST_BIN=$(CARGO_TARGET_DIR)/release/shardcast \
-	  node --test --test-concurrency=1 --test-reporter=tap . 2>&1 | tee $(LOGS)/browser.log
+	  node run.js --test-reporter=tap 2>&1 | tee $(LOGS)/browser.log
 
 bench-build:
 	cargo bench --locked --no-run

@@ -1,1 +1,8 @@
 //! Signaling: the wire protocol, one connection's session, and offer/answer negotiation.
+
+pub mod bucket;
+pub mod message;
+pub mod msid;
+pub mod negotiation;
+pub mod roster;
+pub mod session;

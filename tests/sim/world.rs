@@ -41,6 +41,8 @@ pub struct Seat {
     pub client: Client,
     session: Option<Session>,
     pub key: Option<PeerKey>,
+    /// Whether the client means to be in its room.
+    wants_in: bool,
     /// The stay in the room, by the coordinator's book.
     room: Option<RoomId>,
     pub address: SocketAddr,
@@ -68,7 +70,7 @@ impl World {
         let identity = Arc::new(DtlsIdentity::generate().expect("an identity can be made"));
         let config = Arc::new(SessionConfig {
             fingerprint: identity.fingerprint().clone(),
-            ice_servers: Vec::new(),
+            ice_servers: Arc::from([]),
         });
         Self {
             now,
@@ -98,7 +100,14 @@ impl World {
     // --- clients -------------------------------------------------------------------------------
 
     /// Connects a client that does not join yet.
-    pub fn connect(&mut self, room: &str, id: &str, flavor: Flavor, style: Style, rate: Rate) -> usize {
+    pub fn connect(
+        &mut self,
+        room: &str,
+        id: &str,
+        flavor: Flavor,
+        style: Style,
+        rate: Rate,
+    ) -> usize {
         let seat = self.seats.len();
         let client = Client::new(ClientOptions {
             room: room.to_owned(),
@@ -114,6 +123,7 @@ impl World {
             client,
             session: Some(session),
             key: None,
+            wants_in: false,
             room: None,
             address: SocketAddr::from(([10, 0, seat as u8, 1], 5000)),
             former: Vec::new(),
@@ -135,6 +145,7 @@ impl World {
     }
 
     pub fn start(&mut self, seat: usize) {
+        self.seats[seat].wants_in = true;
         self.act(seat, |client, now| client.join(now));
     }
 
@@ -165,6 +176,7 @@ impl World {
 
     /// The client leaves with a word.
     pub fn leave(&mut self, seat: usize) {
+        self.seats[seat].wants_in = false;
         self.act(seat, |client, _| client.leave());
     }
 
@@ -177,6 +189,7 @@ impl World {
             self.seats[seat].session = None;
         }
         self.seats[seat].closed = Some("gone".to_owned());
+        self.seats[seat].wants_in = false;
     }
 
     pub fn client(&self, seat: usize) -> &Client {
@@ -263,7 +276,10 @@ impl World {
                     self.act(seat, |client, now| client.handle_frame(now, &text));
                 }
             }
-            Delivery::Closed(seat, why) => self.seats[seat].closed = Some(why),
+            Delivery::Closed(seat, why) => {
+                self.seats[seat].closed = Some(why);
+                self.seats[seat].wants_in = false;
+            }
             Delivery::DatagramUp(from, bytes) => {
                 self.shard
                     .handle_datagram(self.now, from, BytesMut::from(&bytes[..]));
@@ -273,7 +289,9 @@ impl World {
                 let seat = self.seats.iter().position(|s| s.address == to);
                 if let Some(seat) = seat.filter(|s| self.seats[*s].closed.is_none()) {
                     let from = SERVER.parse().expect("an address");
-                    self.act(seat, |client, now| client.handle_datagram(now, from, &bytes));
+                    self.act(seat, |client, now| {
+                        client.handle_datagram(now, from, &bytes)
+                    });
                 }
             }
         }
@@ -287,7 +305,7 @@ impl World {
                 .send_frame(self.now, Delivery::FrameUp(seat, frame));
         }
         while let Some((to, bytes)) = self.seats[seat].client.poll_transmit() {
-            assert_eq!(to, SERVER.parse().expect("an address"));
+            assert_eq!(Ok(to), SERVER.parse::<SocketAddr>());
             if self.seats[seat].plugged {
                 let from = self.seats[seat].address;
                 self.network
@@ -313,21 +331,23 @@ impl World {
                 .network
                 .send_frame(now, Delivery::FrameDown(seat, text)),
             // A browser answers pings by itself.
-            Output::Ping => self.session(seat, |session| session.handle_pong(now)),
+            Output::Ping => self.session(seat, |session| session.handle_activity(now)),
             Output::Join(request) => self.perform_join(seat, request),
             Output::Leave => self.perform_leave(seat),
             Output::SetTracks(tracks) => {
-                if let (Some(room), Some(key)) = (self.seats[seat].room.clone(), self.seats[seat].key) {
+                if let (Some(room), Some(key)) =
+                    (self.seats[seat].room.clone(), self.seats[seat].key)
+                {
                     let told = self.stripe.set_tracks(&room, key, tracks);
                     self.notify(&told);
                 }
             }
             Output::PullChanges(since) => {
-                if let (Some(room), Some(key)) = (self.seats[seat].room.clone(), self.seats[seat].key) {
+                if let (Some(room), Some(key)) =
+                    (self.seats[seat].room.clone(), self.seats[seat].key)
+                {
                     let changes = self.stripe.changes_since(&room, key, since);
-                    if let Some(changes) = changes {
-                        self.session(seat, |session| session.handle_changes(now, changes));
-                    }
+                    self.session(seat, |session| session.handle_changes(now, changes));
                 }
             }
             Output::Shard(command) => {
@@ -338,7 +358,7 @@ impl World {
                 self.drain_shard();
             }
             Output::Close(reason) => {
-                let why = format!("{reason:?}");
+                let why = reason.reason().to_owned();
                 self.network.send_frame(now, Delivery::Closed(seat, why));
             }
         }
@@ -385,7 +405,9 @@ impl World {
     fn notify(&mut self, seats: &[usize]) {
         let now = self.now;
         for seat in seats {
-            self.session(*seat, |session| session.handle_event(now, Event::RoomChanged));
+            self.session(*seat, |session| {
+                session.handle_event(now, Event::RoomChanged)
+            });
         }
     }
 
@@ -406,8 +428,10 @@ impl World {
             }
         }
         let outbox = self.shard.outbox();
-        let sent: Vec<(SocketAddr, Vec<u8>)> =
-            outbox.iter().map(|(to, bytes)| (to, bytes.to_vec())).collect();
+        let sent: Vec<(SocketAddr, Vec<u8>)> = outbox
+            .iter()
+            .map(|(to, bytes)| (to, bytes.to_vec()))
+            .collect();
         outbox.clear();
         for (to, bytes) in sent {
             self.check_addressee(to, &bytes);
@@ -459,6 +483,10 @@ impl World {
 
     /// Whether everybody present has exactly the others' tracks.
     pub fn is_settled(&self, room: &str) -> bool {
+        let on_the_way = |seat: &Seat| seat.wants_in != seat.room.is_some();
+        if self.seats.iter().any(on_the_way) {
+            return false;
+        }
         let published = self.published(room);
         let present = self.present(room);
         let ids: BTreeSet<String> = present
@@ -565,7 +593,11 @@ impl World {
             }
             for received in client.received.values() {
                 let texts = received.inconsistencies();
-                wrong.extend(texts.iter().map(|text| format!("{} <- {text}", client.id())));
+                wrong.extend(
+                    texts
+                        .iter()
+                        .map(|text| format!("{} <- {text}", client.id())),
+                );
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -582,7 +614,12 @@ impl World {
                     .expect("the room is settled");
                 let offset = received.clock_offset_ms();
                 let offset = offset.unwrap_or_else(|| {
-                    panic!("{} has no report of {}/{}", client.id(), track.peer, track.track)
+                    panic!(
+                        "{} has no report of {}/{}",
+                        client.id(),
+                        track.peer,
+                        track.track
+                    )
                 });
                 clocks.entry(track.peer).or_default().push(offset);
             }

@@ -71,6 +71,7 @@ pub struct ClientTransport {
     pub last_consent: Option<Instant>,
     dtls: Option<Endpoint>,
     pub expected_fingerprint: Option<String>,
+    pub claimed_fingerprint: Option<String>,
     srtp: Option<Srtp>,
     pub profile: Option<ProtectionProfile>,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -104,6 +105,7 @@ impl ClientTransport {
             last_consent: None,
             dtls: None,
             expected_fingerprint: None,
+            claimed_fingerprint: None,
             srtp: None,
             profile: None,
             outgoing: VecDeque::new(),
@@ -112,8 +114,11 @@ impl ClientTransport {
         }
     }
 
-    /// The certificate's hash as `a=fingerprint` writes it.
+    /// The certificate's hash as `a=fingerprint` writes it, or what the client claims it to be.
     pub fn fingerprint(&self) -> String {
+        if let Some(claimed) = &self.claimed_fingerprint {
+            return claimed.clone();
+        }
         fingerprint(&*self.provider, self.certificate.certificate[0].as_ref())
     }
 
@@ -177,6 +182,11 @@ impl ClientTransport {
             .with_flight_interval(Duration::from_millis(200))
             .build(is_client, None)
             .expect("the DTLS configuration is valid")
+    }
+
+    /// A check as this client would send it, with any credentials.
+    pub fn request(&self, ufrag: &str, remote: &Credentials, nominate: bool) -> Vec<u8> {
+        binding_request(&*self.provider, ufrag, remote, nominate).1
     }
 
     pub fn handle_datagram(

@@ -1,0 +1,605 @@
+//! The wire protocol: JSON text frames `{"event": E, "data": D}` over one WebSocket, bytes to values
+//! and back. Knows nothing of who is in which room.
+//!
+//! # From the client
+//!
+//! | event | data |
+//! |---|---|
+//! | `joinRoom` | `{self_id, room_id}`, optionally `token`, `name`, `metadata`, `protocol`, `offerer` |
+//! | `leaveRoom` | nothing |
+//! | `offer` | `{offer: {type: "offer", sdp}}` |
+//! | `answer` | `{answer: {type: "answer", sdp}}` |
+//! | `ice-candidate` | `{candidate: {candidate, sdpMid, sdpMLineIndex, usernameFragment}}` |
+//!
+//! `self_id` and `room_id` may stand in every event; after `joinRoom` they must be those of the join.
+//! A field that is absent, `null` or (an id only) empty was not sent: this is how clients of the
+//! predecessor leave out what they forgot. `data`, `offer`, `answer` and `candidate` may be objects or
+//! JSON strings that hold one. `name` has at most 128 characters, `metadata` at most 4 KiB as JSON.
+//! `"offerer": "server"` says that the client only watches and waits to be offered tracks.
+//!
+//! # From the server
+//!
+//! | event | data |
+//! |---|---|
+//! | `offer`, `answer` | a JSON *string* holding `{type, sdp}` |
+//! | `candidate` | a JSON *string* holding an `RTCIceCandidateInit`; follows the description it belongs to |
+//! | `joined` | `{peer_id, room_id, peers, tracks, ice_servers, protocol}` |
+//! | `peer-joined` | `{peer: {id, name?, metadata?}}` |
+//! | `peer-left` | `{peer_id}` |
+//! | `track-published` | `{track: {peer_id, track_id, kind, stream_id, msid_track}}` |
+//! | `track-unpublished` | the same, for the track that ended |
+//! | `error` | `{code, message, event?}`: [`ErrorCode`] |
+//!
+//! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
+//! description (percent-encoded where an id is not an SDP token; `decodeURIComponent` restores it).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::base::ids::{PeerId, RoomId};
+use crate::control::{PeerInfo, TrackInfo};
+use crate::signaling::msid;
+
+/// Bytes of a frame read at most.
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Depth of nested arrays and objects read at most.
+pub const DEPTH_MAX: usize = 32;
+/// Characters of a peer's name at most.
+pub const NAME_CHARS_MAX: usize = 128;
+/// Bytes of a peer's metadata as JSON text at most.
+pub const METADATA_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of one ICE candidate line at most. Real ones have about 150.
+pub const CANDIDATE_BYTES_MAX: usize = 1024;
+/// The version of this protocol.
+pub const PROTOCOL: u32 = 1;
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// What an `error` frame says; the documentation of each is what its client should know.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The code on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The frame is not a JSON object with a string `event`.
+    BadJson => "bad-json",
+    /// The JSON nests deeper than 32.
+    TooDeep => "too-deep",
+    /// The frame is larger than 256 KiB; the connection is closed.
+    TooLarge => "too-large",
+    /// The frame is binary; only text frames are understood.
+    NotText => "not-text",
+    /// The event is not one of this protocol.
+    UnknownEvent => "unknown-event",
+    /// The event's data is not of its form.
+    BadData => "bad-data",
+    /// A room or peer id is missing or is not 1 to 128 printable characters.
+    BadId => "bad-id",
+    /// The event needs a room, and the client has joined none.
+    NotJoined => "not-joined",
+    /// The client is in a room already; it must leave first.
+    AlreadyJoined => "already-joined",
+    /// `self_id` or `room_id` differ from those of the join.
+    IdentityMismatch => "identity-mismatch",
+    /// The room has as many peers as the server allows.
+    RoomFull => "room-full",
+    /// The server has as many rooms as it allows.
+    TooManyRooms => "too-many-rooms",
+    /// The server is stopping; the connection is closed.
+    ShuttingDown => "shutting-down",
+    /// The session description cannot be read, contradicts the session, or lacks what a
+    /// connection needs.
+    BadDescription => "bad-description",
+    /// An answer came, but no offer of the server waits for one.
+    UnexpectedAnswer => "unexpected-answer",
+    /// The description is valid but asks for what this server does not do; the message says what.
+    Unsupported => "unsupported",
+    /// The ICE candidate cannot be read.
+    BadCandidate => "bad-candidate",
+    /// The client's certificate is not the one its description names; the connection is closed.
+    FingerprintMismatch => "fingerprint-mismatch",
+    /// The DTLS handshake failed; the connection is closed.
+    DtlsFailed => "dtls-failed",
+    /// The client closed its peer connection: it has left the room and may join again.
+    DtlsClosed => "dtls-closed",
+    /// Another connection joined the room with the same peer id; this one is closed.
+    Replaced => "replaced",
+    /// The client reads too slowly; the connection is closed.
+    SlowConsumer => "slow-consumer",
+    /// The client sends too much too fast; the connection is closed.
+    RateLimited => "rate-limited",
+    /// The client made too many errors; the connection is closed.
+    TooManyErrors => "too-many-errors",
+    /// Nothing came for 30 s, or no room was joined within 60 s; the connection is closed.
+    Timeout => "timeout",
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an event is refused, as the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// An event that cannot be read, with its name where that much could be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    /// Why.
+    pub refusal: Refusal,
+    /// The event's name: at most [`EVENT_CHARS_MAX`] characters of it.
+    pub event: Option<String>,
+}
+
+/// Characters of an unknown event's name that an `error` repeats at most.
+pub const EVENT_CHARS_MAX: usize = 64;
+
+/// One frame from the client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inbound {
+    /// The peer's id, where sent.
+    pub self_id: Option<PeerId>,
+    /// The room's id, where sent.
+    pub room_id: Option<RoomId>,
+    /// What it is about.
+    pub event: InboundEvent,
+}
+
+/// What a client can say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InboundEvent {
+    /// `joinRoom`
+    Join(Box<Join>),
+    /// `leaveRoom`
+    Leave,
+    /// `offer`, with its SDP.
+    Offer(String),
+    /// `answer`, with its SDP.
+    Answer(String),
+    /// `ice-candidate`, syntactically valid. An ICE-lite server needs no more of it.
+    Candidate,
+}
+
+impl InboundEvent {
+    /// The event's name on the wire.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Join(_) => "joinRoom",
+            Self::Leave => "leaveRoom",
+            Self::Offer(_) => "offer",
+            Self::Answer(_) => "answer",
+            Self::Candidate => "ice-candidate",
+        }
+    }
+}
+
+/// The data of `joinRoom`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Join {
+    /// The room.
+    pub room: RoomId,
+    /// Who joins.
+    pub info: PeerInfo,
+    /// What proves that it may.
+    pub token: Option<String>,
+    /// `"offerer": "server"`: a pure viewer.
+    pub viewer: bool,
+}
+
+/// Reads one text frame.
+///
+/// # Errors
+/// [`ParseError`] says what to tell the client.
+pub fn parse(text: &str) -> Result<Inbound, ParseError> {
+    let nameless = |code, message: &'static str| ParseError {
+        refusal: Refusal::new(code, message),
+        event: None,
+    };
+    if text.len() > FRAME_BYTES_MAX {
+        return Err(nameless(ErrorCode::TooLarge, "the frame is too large"));
+    }
+    if is_too_deep(text) {
+        return Err(nameless(ErrorCode::TooDeep, "the JSON nests too deep"));
+    }
+    let frame: Value = serde_json::from_str(text)
+        .map_err(|_| nameless(ErrorCode::BadJson, "the frame is not JSON"))?;
+    let Value::Object(mut frame) = frame else {
+        return Err(nameless(ErrorCode::BadJson, "the frame is not an object"));
+    };
+    let Some(Value::String(name)) = frame.remove("event") else {
+        return Err(nameless(ErrorCode::BadJson, "the frame has no event"));
+    };
+    let data = frame.remove("data").unwrap_or(Value::Null);
+    parse_event(&name, data).map_err(|refusal| ParseError {
+        refusal,
+        event: Some(name.chars().take(EVENT_CHARS_MAX).collect()),
+    })
+}
+
+fn parse_event(name: &str, data: Value) -> Result<Inbound, Refusal> {
+    if !matches!(
+        name,
+        "joinRoom" | "leaveRoom" | "offer" | "answer" | "ice-candidate"
+    ) {
+        return Err(Refusal::new(ErrorCode::UnknownEvent, "unknown event"));
+    }
+    let mut data = object(data, "data")?;
+    let id = |value: Option<Value>, name: &str| match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Refusal::new(
+            ErrorCode::BadId,
+            format!("{name} is not a string"),
+        )),
+    };
+    let invalid = |name, why| Refusal::new(ErrorCode::BadId, format!("{name} {why}"));
+    let self_id = id(data.remove("self_id"), "self_id")?
+        .map(|text| PeerId::new(&text).map_err(|why| invalid("self_id", why)))
+        .transpose()?;
+    let room_id = id(data.remove("room_id"), "room_id")?
+        .map(|text| RoomId::new(&text).map_err(|why| invalid("room_id", why)))
+        .transpose()?;
+    let event = match name {
+        "joinRoom" => {
+            let missing = |name| Refusal::new(ErrorCode::BadId, format!("{name} is missing"));
+            let peer = self_id.clone().ok_or_else(|| missing("self_id"))?;
+            let room = room_id.clone().ok_or_else(|| missing("room_id"))?;
+            InboundEvent::Join(Box::new(parse_join(peer, room, data)?))
+        }
+        "leaveRoom" => InboundEvent::Leave,
+        "offer" => InboundEvent::Offer(parse_sdp(data.remove("offer"), "offer")?),
+        "answer" => InboundEvent::Answer(parse_sdp(data.remove("answer"), "answer")?),
+        _ => {
+            check_candidate(data.remove("candidate"))?;
+            InboundEvent::Candidate
+        }
+    };
+    Ok(Inbound {
+        self_id,
+        room_id,
+        event,
+    })
+}
+
+fn parse_join(peer: PeerId, room: RoomId, mut data: Map<String, Value>) -> Result<Join, Refusal> {
+    let name = text(data.remove("name"), "name")?;
+    if let Some(name) = &name
+        && (name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control))
+    {
+        return Err(bad_data("name is not at most 128 printable characters"));
+    }
+    let metadata = data.remove("metadata").filter(|value| !value.is_null());
+    if let Some(value) = &metadata
+        && value.to_string().len() > METADATA_BYTES_MAX
+    {
+        return Err(bad_data("metadata is larger than 4 KiB"));
+    }
+    let viewer = match text(data.remove("offerer"), "offerer")?.as_deref() {
+        None | Some("client") => false,
+        Some("server") => true,
+        Some(_) => return Err(bad_data("offerer is neither \"client\" nor \"server\"")),
+    };
+    Ok(Join {
+        room,
+        info: PeerInfo {
+            id: peer,
+            name: name.filter(|name| !name.is_empty()).map(Arc::from),
+            metadata: metadata.map(Arc::new),
+        },
+        token: text(data.remove("token"), "token")?,
+        viewer,
+    })
+}
+
+/// The SDP of `{type, sdp}`; a `type` that is there must fit the event.
+fn parse_sdp(description: Option<Value>, event: &'static str) -> Result<String, Refusal> {
+    let mut description = object(description.unwrap_or(Value::Null), event)?;
+    match text(description.remove("type"), "type")? {
+        Some(kind) if kind != event => {
+            return Err(bad_data(format!("the description's type is not {event}")));
+        }
+        _ => {}
+    }
+    text(description.remove("sdp"), "sdp")?
+        .ok_or_else(|| bad_data(format!("{event}.sdp is missing")))
+}
+
+/// An `RTCIceCandidateInit`, its line alone, or nothing (the end of candidates).
+fn check_candidate(candidate: Option<Value>) -> Result<(), Refusal> {
+    let refused = |why: &'static str| Refusal::new(ErrorCode::BadCandidate, why);
+    let line = match candidate {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::String(line)) if !line.trim_start().starts_with('{') => line,
+        Some(value) => {
+            let mut init = object(value, "candidate")?;
+            match init.remove("candidate") {
+                None | Some(Value::Null) => return Ok(()),
+                Some(Value::String(line)) => line,
+                Some(_) => return Err(refused("candidate is not a string")),
+            }
+        }
+    };
+    let line = line.trim();
+    if line.is_empty() {
+        return Ok(());
+    }
+    if line.len() > CANDIDATE_BYTES_MAX || line.chars().any(char::is_control) {
+        return Err(refused(
+            "the candidate is not one line of at most 1024 bytes",
+        ));
+    }
+    let line = line.strip_prefix("a=").unwrap_or(line);
+    let mut words = line
+        .strip_prefix("candidate:")
+        .ok_or_else(|| refused("the candidate does not begin with \"candidate:\""))?
+        .split_whitespace();
+    // foundation component transport priority address port "typ" type (RFC 8839 §5.1)
+    let mut word = || {
+        words
+            .next()
+            .ok_or_else(|| refused("the candidate is cut short"))
+    };
+    word()?;
+    let component = word()?.parse::<u16>().is_ok();
+    word()?;
+    let priority = word()?.parse::<u32>().is_ok();
+    word()?;
+    let port = word()?.parse::<u16>().is_ok();
+    if !(component && priority && port) {
+        return Err(refused("the candidate has a number that is none"));
+    }
+    if word()? != "typ" {
+        return Err(refused("the candidate has no type"));
+    }
+    word().map(|_| ())
+}
+
+fn bad_data(message: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::new(ErrorCode::BadData, message)
+}
+
+/// An object, or a JSON string that holds one; `null` is an empty one.
+fn object(value: Value, name: &str) -> Result<Map<String, Value>, Refusal> {
+    let value = match value {
+        Value::String(text) if text.is_empty() => Value::Null,
+        Value::String(text) if is_too_deep(&text) => {
+            return Err(Refusal::new(ErrorCode::TooDeep, "the JSON nests too deep"));
+        }
+        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        value => value,
+    };
+    match value {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        _ => Err(bad_data(format!("{name} is not an object"))),
+    }
+}
+
+fn text(value: Option<Value>, name: &str) -> Result<Option<String>, Refusal> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(bad_data(format!("{name} is not a string"))),
+    }
+}
+
+/// Whether arrays and objects nest deeper than [`DEPTH_MAX`], found without recursion.
+#[must_use]
+pub fn is_too_deep(text: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A STUN or TURN server as clients are told of it (`RTCIceServer`).
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct IceServer {
+    /// `stun:` and `turn:` URLs.
+    pub urls: Vec<String>,
+    /// For TURN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// For TURN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One frame to the client.
+#[derive(Debug, Clone, Copy)]
+pub enum Outbound<'a> {
+    /// `offer` with its SDP.
+    Offer(&'a str),
+    /// `answer` with its SDP.
+    Answer(&'a str),
+    /// `candidate`
+    Candidate {
+        /// `candidate:…`
+        line: &'a str,
+        /// The section it is told under.
+        mid: &'a str,
+        /// That section's index.
+        index: usize,
+        /// The ICE user fragment it belongs to.
+        ufrag: &'a str,
+    },
+    /// `joined`
+    Joined {
+        /// The joiner.
+        peer: &'a PeerId,
+        /// Its room.
+        room: &'a RoomId,
+        /// The others.
+        peers: &'a [PeerInfo],
+        /// Their tracks.
+        tracks: &'a [TrackInfo],
+        /// For the client's `RTCConfiguration`.
+        ice_servers: &'a [IceServer],
+    },
+    /// `peer-joined`
+    PeerJoined(&'a PeerInfo),
+    /// `peer-left`
+    PeerLeft(&'a PeerId),
+    /// `track-published`
+    TrackPublished(&'a TrackInfo),
+    /// `track-unpublished`
+    TrackUnpublished(&'a TrackInfo),
+    /// `error`
+    Error {
+        /// Why.
+        refusal: &'a Refusal,
+        /// Which event it answers.
+        event: Option<&'a str>,
+    },
+}
+
+impl Outbound<'_> {
+    /// The frame's text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let description =
+            |kind: &str, sdp: &str| json!(json!({"type": kind, "sdp": sdp}).to_string());
+        let (event, data) = match *self {
+            Self::Offer(sdp) => ("offer", description("offer", sdp)),
+            Self::Answer(sdp) => ("answer", description("answer", sdp)),
+            Self::Candidate {
+                line,
+                mid,
+                index,
+                ufrag,
+            } => (
+                "candidate",
+                json!(
+                    json!({
+                        "candidate": line,
+                        "sdpMid": mid,
+                        "sdpMLineIndex": index,
+                        "usernameFragment": ufrag,
+                    })
+                    .to_string()
+                ),
+            ),
+            Self::Joined {
+                peer,
+                room,
+                peers,
+                tracks,
+                ice_servers,
+            } => (
+                "joined",
+                json!({
+                    "peer_id": peer.as_str(),
+                    "room_id": room.as_str(),
+                    "peers": peers.iter().map(peer_json).collect::<Vec<_>>(),
+                    "tracks": tracks.iter().map(track_json).collect::<Vec<_>>(),
+                    "ice_servers": ice_servers,
+                    "protocol": PROTOCOL,
+                }),
+            ),
+            Self::PeerJoined(peer) => ("peer-joined", json!({"peer": peer_json(peer)})),
+            Self::PeerLeft(peer) => ("peer-left", json!({"peer_id": peer.as_str()})),
+            Self::TrackPublished(track) => ("track-published", json!({"track": track_json(track)})),
+            Self::TrackUnpublished(track) => ("track-unpublished", track_json(track)),
+            Self::Error { refusal, event } => {
+                let mut data = json!({
+                    "code": refusal.code.as_str(),
+                    "message": refusal.message,
+                });
+                if let Some(event) = event {
+                    data["event"] = json!(event);
+                }
+                ("error", data)
+            }
+        };
+        json!({"event": event, "data": data}).to_string()
+    }
+}
+
+fn peer_json(peer: &PeerInfo) -> Value {
+    let mut value = json!({"id": peer.id.as_str()});
+    if let Some(name) = &peer.name {
+        value["name"] = json!(&**name);
+    }
+    if let Some(metadata) = &peer.metadata {
+        value["metadata"] = Value::clone(metadata);
+    }
+    value
+}
+
+fn track_json(track: &TrackInfo) -> Value {
+    json!({
+        "peer_id": track.peer.as_str(),
+        "track_id": track.id.as_str(),
+        "kind": track.kind.as_str(),
+        "stream_id": msid::encode(track.peer.as_str()),
+        "msid_track": msid::encode(track.id.as_str()),
+    })
+}

@@ -1,0 +1,305 @@
+//! Which codecs and header extensions are negotiated, and under which numbers.
+//!
+//! All sections share one transport, so a payload type or an extension id stands for one thing in all
+//! of them (RFC 9143 §9.1, RFC 8285 §5). Answers use the client's numbers; offers use those the
+//! client is known to use, and the defaults below for the rest where they are free.
+
+use crate::base::ids::{MediaKind, PayloadType};
+use crate::wire::codec::{Codec, CodecMapping, H264Profile};
+use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
+use crate::wire::sdp::{CodecLine, Section};
+
+/// Codecs negotiated in one section at most; there are not more distinct ones.
+pub const CODECS_MAX: usize = 32;
+
+/// The codecs of a client's section that the server forwards, in the client's order, each once.
+/// RED stays only beside the Opus it holds.
+#[must_use]
+pub fn supported(section: &Section) -> Vec<CodecLine> {
+    let mut lines: Vec<CodecLine> = Vec::new();
+    for line in &section.codecs {
+        let codec = line.mapping.codec;
+        if is_supported(codec)
+            && lines.len() < CODECS_MAX
+            && lines.iter().all(|known| known.mapping.codec != codec)
+        {
+            lines.push(*line);
+        }
+    }
+    if lines.iter().all(|line| line.mapping.codec == Codec::Red) {
+        lines.clear();
+    }
+    lines
+}
+
+/// The header extensions of a client's section that the server negotiates. Those that name
+/// simulcast layers are not among them: one layer is taken.
+#[must_use]
+pub fn supported_extensions(kind: MediaKind, section: &Section) -> ExtensionMap {
+    let mut map = ExtensionMap::default();
+    for extension in extensions_of(kind) {
+        if let Some(id) = section.extensions.id(*extension) {
+            map.insert(*extension, id);
+        }
+    }
+    map
+}
+
+fn is_supported(codec: Codec) -> bool {
+    match codec {
+        Codec::Opus | Codec::Red | Codec::Vp8 => true,
+        Codec::Vp9 { profile } => matches!(profile, 0 | 2),
+        Codec::Av1 { profile } => profile == 0,
+        Codec::H264 { profile, .. } => profile != H264Profile::PredictiveHigh444,
+    }
+}
+
+fn extensions_of(kind: MediaKind) -> &'static [Extension] {
+    match kind {
+        MediaKind::Audio => &[
+            Extension::Mid,
+            Extension::AudioLevel,
+            Extension::AbsCaptureTime,
+        ],
+        MediaKind::Video => &[
+            Extension::Mid,
+            Extension::VideoOrientation,
+            Extension::AbsCaptureTime,
+            Extension::PlayoutDelay,
+            Extension::DependencyDescriptor,
+        ],
+    }
+}
+
+/// The numbers one client uses, as far as its descriptions told.
+#[derive(Debug, Clone, Default)]
+pub struct Numbers {
+    codecs: Vec<(Codec, PayloadType, Option<PayloadType>)>,
+    /// Payload types that stand for anything in the client's descriptions, a bit each.
+    payload_types_taken: u128,
+    extensions: ExtensionMap,
+    extension_ids_taken: [u128; 2],
+}
+
+impl Numbers {
+    /// Learns from a section of the client's.
+    pub fn learn(&mut self, section: &Section) {
+        for payload_type in &section.payload_types {
+            self.payload_types_taken |= 1 << (payload_type.0 & 127);
+        }
+        for line in supported(section) {
+            let CodecMapping {
+                payload_type,
+                codec,
+                rtx,
+                ..
+            } = line.mapping;
+            // What stood under these numbers, and the codec's former numbers, are void.
+            self.codecs.retain(|(known, pt, known_rtx)| {
+                let clashes = |n: PayloadType| *pt == n || *known_rtx == Some(n);
+                *known != codec && !clashes(payload_type) && !rtx.is_some_and(clashes)
+            });
+            self.codecs.push((codec, payload_type, rtx));
+        }
+        for id in &section.extension_ids {
+            self.extension_ids_taken[usize::from(id.value() >> 7)] |= 1 << (id.value() & 127);
+        }
+        for (extension, id) in section.extensions.iter() {
+            self.extensions.insert(extension, id);
+        }
+    }
+
+    /// What the server offers for a new section of `kind`.
+    #[must_use]
+    pub fn offer(&self, kind: MediaKind) -> (Vec<CodecLine>, ExtensionMap) {
+        (self.offer_codecs(kind), self.offer_extensions(kind))
+    }
+
+    fn offer_codecs(&self, kind: MediaKind) -> Vec<CodecLine> {
+        let mut taken = self.payload_types_taken;
+        for (_, pt, rtx) in &self.codecs {
+            taken |= 1 << pt.0;
+            taken |= rtx.map_or(0, |rtx| 1 << rtx.0);
+        }
+        let free = |pt: u8| taken & (1 << pt) == 0;
+        let video = kind == MediaKind::Video;
+        DEFAULTS
+            .iter()
+            .filter(|(codec, ..)| codec.kind() == kind)
+            .filter_map(|&(codec, pt, rtx)| {
+                let known = self.codecs.iter().find(|(known, ..)| *known == codec);
+                let (payload_type, rtx) = match known {
+                    Some((_, pt, rtx)) => (*pt, *rtx),
+                    None if free(pt) => (
+                        PayloadType(pt),
+                        rtx.filter(|rtx| free(*rtx)).map(PayloadType),
+                    ),
+                    None => return None,
+                };
+                Some(CodecLine {
+                    mapping: CodecMapping {
+                        payload_type,
+                        codec,
+                        rtx,
+                        nack: video,
+                    },
+                    pli: video,
+                    fir: video,
+                })
+            })
+            .collect()
+    }
+
+    fn offer_extensions(&self, kind: MediaKind) -> ExtensionMap {
+        let mut taken = self.extension_ids_taken;
+        // Both kinds are numbered, so that an id is the same whichever kind is offered first.
+        let mut all = self.extensions;
+        for kind in [MediaKind::Audio, MediaKind::Video] {
+            for extension in extensions_of(kind) {
+                if all.id(*extension).is_some() {
+                    continue;
+                }
+                let free = (1..=ONE_BYTE_ID_MAX)
+                    .find(|id| taken[0] & (1 << id) == 0)
+                    .and_then(ExtensionId::new);
+                if let Some(id) = free {
+                    taken[0] |= 1 << id.value();
+                    all.insert(*extension, id);
+                }
+            }
+        }
+        let mut map = ExtensionMap::default();
+        for extension in extensions_of(kind) {
+            if let Some(id) = all.id(*extension) {
+                map.insert(*extension, id);
+            }
+        }
+        map
+    }
+}
+
+/// The highest id of the one-byte form (RFC 8285 §4.2).
+const ONE_BYTE_ID_MAX: u8 = 14;
+
+const fn h264(profile: H264Profile, packetization_mode: u8) -> Codec {
+    Codec::H264 {
+        profile,
+        packetization_mode,
+    }
+}
+
+/// What the server offers, in its order of preference, with the payload types it uses where the
+/// client has not named any: codec, its number, that of its retransmissions.
+const DEFAULTS: [(Codec, u8, Option<u8>); 14] = [
+    (Codec::Opus, 111, None),
+    (Codec::Red, 63, None),
+    (Codec::Vp8, 96, Some(97)),
+    (Codec::Vp9 { profile: 0 }, 98, Some(99)),
+    (Codec::Vp9 { profile: 2 }, 100, Some(101)),
+    (h264(H264Profile::ConstrainedBaseline, 1), 102, Some(103)),
+    (h264(H264Profile::ConstrainedBaseline, 0), 104, Some(105)),
+    (h264(H264Profile::Baseline, 1), 106, Some(107)),
+    (h264(H264Profile::Baseline, 0), 108, Some(109)),
+    (h264(H264Profile::Main, 1), 112, Some(113)),
+    (h264(H264Profile::Main, 0), 114, Some(115)),
+    (h264(H264Profile::High, 1), 116, Some(117)),
+    (h264(H264Profile::ConstrainedHigh, 1), 118, Some(119)),
+    (Codec::Av1 { profile: 0 }, 45, Some(46)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::sdp::Description;
+
+    const CHROMIUM: &str = include_str!("../../../fuzz/seeds/sdp/chromium-sendrecv.sdp");
+
+    #[test]
+    fn chromium_keeps_its_order_and_loses_the_unknown() {
+        let description = Description::parse(CHROMIUM).unwrap();
+        let numbers = |index: usize| -> Vec<u8> {
+            supported(&description.sections[index])
+                .iter()
+                .map(|l| l.mapping.payload_type.0)
+                .collect()
+        };
+        assert_eq!(numbers(0), [111, 63]);
+        assert_eq!(numbers(1), [96, 102, 104, 108, 114, 116, 39, 45, 98, 100]);
+        let map = supported_extensions(MediaKind::Video, &description.sections[1]);
+        let ids: Vec<_> = map.iter().map(|(e, id)| (e, id.value())).collect();
+        assert_eq!(
+            ids,
+            [
+                (Extension::Mid, 4),
+                (Extension::VideoOrientation, 13),
+                (Extension::PlayoutDelay, 5)
+            ]
+        );
+    }
+
+    #[test]
+    fn red_alone_is_nothing() {
+        let mut section = Description::parse(CHROMIUM).unwrap().sections.remove(0);
+        section.codecs.retain(|l| l.mapping.codec == Codec::Red);
+        assert!(supported(&section).is_empty());
+    }
+
+    #[test]
+    fn offers_never_use_a_number_twice() {
+        let mut numbers = Numbers::default();
+        let check = |numbers: &Numbers| {
+            let mut seen = numbers.payload_types_taken;
+            for kind in [MediaKind::Audio, MediaKind::Video] {
+                let (codecs, extensions) = numbers.offer(kind);
+                assert!(!codecs.is_empty() && extensions.id(Extension::Mid).is_some());
+                for line in codecs {
+                    let known = numbers.codecs.iter().any(|c| c.0 == line.mapping.codec);
+                    for pt in [Some(line.mapping.payload_type), line.mapping.rtx] {
+                        let Some(pt) = pt else { continue };
+                        if !known {
+                            assert_eq!(seen & (1 << pt.0), 0, "{pt}");
+                            seen |= 1 << pt.0;
+                        }
+                    }
+                }
+            }
+        };
+        check(&numbers);
+        let description = Description::parse(CHROMIUM).unwrap();
+        for section in &description.sections {
+            numbers.learn(section);
+        }
+        check(&numbers);
+        let (video, extensions) = numbers.offer(MediaKind::Video);
+        let main = video
+            .iter()
+            .find(|l| l.mapping.codec == h264(H264Profile::Main, 0))
+            .unwrap();
+        assert_eq!(main.mapping.payload_type, PayloadType(39));
+        assert_eq!(main.mapping.rtx, Some(PayloadType(40)));
+        assert_eq!(
+            extensions.id(Extension::VideoOrientation).unwrap().value(),
+            13
+        );
+        // 9 is the first id Chromium does not use for anything.
+        assert_eq!(extensions.id(Extension::AbsCaptureTime).unwrap().value(), 9);
+    }
+
+    #[test]
+    fn a_number_that_changes_its_meaning_is_forgotten() {
+        let mut numbers = Numbers::default();
+        let mut section = Description::parse(CHROMIUM).unwrap().sections.remove(1);
+        numbers.learn(&section);
+        section.codecs.truncate(1);
+        section.codecs[0].mapping.codec = Codec::Vp9 { profile: 0 };
+        numbers.learn(&section);
+        let (video, _) = numbers.offer(MediaKind::Video);
+        let on_96: Vec<Codec> = video
+            .iter()
+            .filter(|l| l.mapping.payload_type.0 == 96)
+            .map(|l| l.mapping.codec)
+            .collect();
+        assert_eq!(on_96, [Codec::Vp9 { profile: 0 }]);
+        assert!(video.iter().all(|l| l.mapping.codec != Codec::Vp8));
+    }
+}

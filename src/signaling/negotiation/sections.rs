@@ -1,0 +1,481 @@
+//! The media sections of one peer, by m-line index, and what flows in each.
+//!
+//! A section has two independent halves. The *receive half* is a track that the client publishes; the
+//! *send half* is a subscription to somebody else's track. A browser's `addTrack` re-uses the section
+//! on which it receives somebody's video, so both halves may be in use, with unrelated tracks.
+
+use std::collections::HashSet;
+
+use crate::base::ids::{MediaKind, Mid, PeerId, PeerKey, Ssrc, SubscriptionKey, TrackId, TrackKey};
+use crate::control::{SubscriptionConfig, TrackConfig, TrackInfo};
+use crate::signaling::msid;
+use crate::signaling::negotiation::codecs::{self, Numbers};
+use crate::signaling::negotiation::tracks::RoomTracks;
+use crate::wire::codec::CodecMapping;
+use crate::wire::extension::ExtensionMap;
+use crate::wire::sdp::{self, CodecLine, Direction, Media, Msid};
+
+/// Sections of one description at most: a client's answer to an offer of that many stays within the
+/// frame limit (`the_largest_offer_fits_a_frame` checks it).
+pub const SECTIONS_MAX: usize = 96;
+/// Tracks that one peer publishes at most.
+pub const TRACKS_MAX: usize = 16;
+
+/// One place in the description.
+#[derive(Debug, Clone)]
+pub enum Slot {
+    /// In use.
+    Live(Box<Section>),
+    /// Refused or stopped: port 0. Its place may be taken under a new `mid`.
+    Rejected {
+        /// As it stood, to be repeated.
+        media: Media,
+        /// As it stood.
+        mid: Mid,
+    },
+}
+
+impl Slot {
+    /// The section, if it is in use.
+    #[must_use]
+    pub fn live(&self) -> Option<&Section> {
+        match self {
+            Self::Live(section) => Some(section),
+            Self::Rejected { .. } => None,
+        }
+    }
+
+    /// The section, if it is in use.
+    pub fn live_mut(&mut self) -> Option<&mut Section> {
+        match self {
+            Self::Live(section) => Some(section),
+            Self::Rejected { .. } => None,
+        }
+    }
+
+    /// Its `mid`, in use or not.
+    #[must_use]
+    pub fn mid(&self) -> Mid {
+        match self {
+            Self::Live(section) => section.mid,
+            Self::Rejected { mid, .. } => *mid,
+        }
+    }
+}
+
+/// A section in use.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// Its identification tag.
+    pub mid: Mid,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// As negotiated last, or as the server offers it.
+    pub codecs: Vec<CodecLine>,
+    /// As negotiated last, or as the server offers it.
+    pub extensions: ExtensionMap,
+    /// Reduced-size RTCP (RFC 5506).
+    pub rtcp_rsize: bool,
+    /// Whether the client takes media here when the server has some.
+    pub client_receives: bool,
+    /// What the client sends.
+    pub receive: Option<Published>,
+    /// What the server sends.
+    pub send: Option<Subscription>,
+}
+
+/// A track of the client's.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The track.
+    pub key: TrackKey,
+    /// Its id.
+    pub id: TrackId,
+    /// As the section says: when it changes, this is another track.
+    pub msid: Option<Msid>,
+    /// Primary SSRCs.
+    pub ssrcs: Vec<Ssrc>,
+    /// Pairs of (primary, RTX) SSRC.
+    pub rtx_ssrcs: Vec<(Ssrc, Ssrc)>,
+}
+
+/// A subscription of the client's.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// The subscription.
+    pub key: SubscriptionKey,
+    /// What it copies.
+    pub source: TrackInfo,
+    /// Its SSRC.
+    pub ssrc: Ssrc,
+    /// Its SSRC for retransmissions, used where they are negotiated.
+    pub rtx_ssrc: Ssrc,
+    /// Whether both sides know of it. Until the server's offer is answered, the client does not.
+    pub agreed: bool,
+}
+
+impl Section {
+    /// A section that has just come into being.
+    #[must_use]
+    pub fn new(mid: Mid, kind: MediaKind) -> Self {
+        Self {
+            mid,
+            kind,
+            codecs: Vec::new(),
+            extensions: ExtensionMap::default(),
+            rtcp_rsize: true,
+            client_receives: true,
+            receive: None,
+            send: None,
+        }
+    }
+
+    /// Whether it can take a waiting track.
+    #[must_use]
+    pub fn is_free_for(&self, kind: MediaKind) -> bool {
+        self.kind == kind && self.send.is_none() && self.client_receives
+    }
+
+    /// Whether media goes to the client now.
+    #[must_use]
+    pub fn sends(&self) -> bool {
+        self.send.is_some() && self.client_receives
+    }
+
+    fn mappings(&self) -> Vec<CodecMapping> {
+        self.codecs.iter().map(|line| line.mapping).collect()
+    }
+
+    fn has_rtx(&self) -> bool {
+        self.codecs.iter().any(|line| line.mapping.rtx.is_some())
+    }
+
+    /// The section as a description says it, without its transport lines.
+    #[must_use]
+    pub fn describe(&self, direction: Direction) -> sdp::Section {
+        let mut described = blank(Media::Rtp(self.kind), self.mid);
+        described.direction = direction;
+        described.rtcp_mux = true;
+        described.rtcp_rsize = self.rtcp_rsize;
+        described.codecs.clone_from(&self.codecs);
+        described.payload_types = self
+            .codecs
+            .iter()
+            .flat_map(|line| [Some(line.mapping.payload_type), line.mapping.rtx])
+            .flatten()
+            .collect();
+        described.extensions = self.extensions;
+        if let Some(subscription) = self.send.as_ref().filter(|_| direction.sends()) {
+            described.msid = Some(Msid {
+                stream: msid::encode(subscription.source.peer.as_str()),
+                track: Some(msid::encode(subscription.source.id.as_str())),
+            });
+            described.cname = Some(cname(subscription.source.key.peer));
+            described.ssrcs = vec![subscription.ssrc];
+            if self.has_rtx() {
+                described.rtx_ssrcs = vec![(subscription.ssrc, subscription.rtx_ssrc)];
+            }
+        }
+        described
+    }
+}
+
+/// A section with nothing in it.
+fn blank(media: Media, mid: Mid) -> sdp::Section {
+    sdp::Section {
+        media,
+        mid,
+        rejected: false,
+        direction: Direction::Inactive,
+        ice: None,
+        fingerprints: Vec::new(),
+        setup: None,
+        rtcp_mux: false,
+        rtcp_rsize: false,
+        msid: None,
+        codecs: Vec::new(),
+        payload_types: Vec::new(),
+        extensions: ExtensionMap::default(),
+        extension_ids: Vec::new(),
+        ssrcs: Vec::new(),
+        rtx_ssrcs: Vec::new(),
+        cname: None,
+    }
+}
+
+/// A refused section: port 0, the words it was offered with.
+#[must_use]
+pub fn describe_rejected(media: &Media, mid: Mid) -> sdp::Section {
+    let mut described = blank(media.clone(), mid);
+    described.rejected = true;
+    if let Media::Rtp(kind) = media {
+        // A format must stand there (RFC 8866 §5.14); its meaning does not matter.
+        let (codecs, _) = Numbers::default().offer(*kind);
+        described.codecs = codecs.into_iter().take(1).collect();
+        for line in &mut described.codecs {
+            line.mapping.rtx = None;
+            described.payload_types.push(line.mapping.payload_type);
+        }
+    }
+    described
+}
+
+/// One CNAME for all tracks of a publisher, which is what lets a client play them in step (RFC 3550
+/// §6.5.1).
+fn cname(publisher: PeerKey) -> String {
+    format!("peer-{publisher}")
+}
+
+/// All sections of a peer, and what numbers its tracks, subscriptions and sections.
+#[derive(Debug)]
+pub struct Sections {
+    /// By m-line index.
+    pub slots: Vec<Slot>,
+    /// The client's payload types and extension ids.
+    pub numbers: Numbers,
+    peer: PeerKey,
+    next_track: u32,
+    next_subscription: u32,
+    next_mid: u32,
+    ssrc_origin: u32,
+    next_ssrc: u32,
+}
+
+/// Odd, so that its multiples run through all 32-bit numbers before one comes again (the golden
+/// ratio of 2^32, which scatters neighbours).
+const SSRC_STEP: u32 = 0x9e37_79b1;
+
+impl Sections {
+    /// No section yet. `ssrc_origin` is random.
+    #[must_use]
+    pub fn new(peer: PeerKey, ssrc_origin: u32) -> Self {
+        Self {
+            slots: Vec::new(),
+            numbers: Numbers::default(),
+            peer,
+            next_track: 0,
+            next_subscription: 0,
+            next_mid: 0,
+            ssrc_origin,
+            next_ssrc: 0,
+        }
+    }
+
+    /// The sections in use.
+    pub fn live(&self) -> impl Iterator<Item = &Section> {
+        self.slots.iter().filter_map(Slot::live)
+    }
+
+    /// The sections in use.
+    pub fn live_mut(&mut self) -> impl Iterator<Item = &mut Section> {
+        self.slots.iter_mut().filter_map(Slot::live_mut)
+    }
+
+    /// The tracks that wait for a section, oldest first.
+    #[must_use]
+    pub fn waiting<'a>(&self, tracks: &'a RoomTracks) -> Vec<&'a TrackInfo> {
+        let carried: HashSet<TrackKey> = self
+            .live()
+            .filter_map(|section| section.send.as_ref())
+            .map(|subscription| subscription.source.key)
+            .collect();
+        tracks
+            .wanted()
+            .filter(|track| !carried.contains(&track.key))
+            .collect()
+    }
+
+    /// Frees the send halves whose track has ended.
+    pub fn free_ended(&mut self, tracks: &RoomTracks) {
+        for section in self.live_mut() {
+            section
+                .send
+                .take_if(|subscription| !tracks.contains(subscription.source.key));
+        }
+    }
+
+    /// A new subscription to `source`. Its key and SSRCs were never used before and never will be
+    /// again: under one SRTP key, an SSRC that comes back would repeat GCM nonces.
+    pub fn subscribe(&mut self, source: TrackInfo, agreed: bool) -> Subscription {
+        let key = SubscriptionKey(self.next_subscription);
+        self.next_subscription += 1;
+        let ssrc = self.take_ssrc();
+        let rtx_ssrc = self.take_ssrc();
+        Subscription {
+            key,
+            source,
+            ssrc,
+            rtx_ssrc,
+            agreed,
+        }
+    }
+
+    fn take_ssrc(&mut self) -> Ssrc {
+        loop {
+            let number = self
+                .ssrc_origin
+                .wrapping_add(self.next_ssrc.wrapping_mul(SSRC_STEP));
+            self.next_ssrc += 1;
+            let ssrc = Ssrc(number);
+            let declared = self
+                .live()
+                .filter_map(|section| section.receive.as_ref())
+                .any(|published| {
+                    published.ssrcs.contains(&ssrc)
+                        || published.rtx_ssrcs.iter().any(|(_, rtx)| *rtx == ssrc)
+                });
+            if number != 0 && !declared {
+                return ssrc;
+            }
+        }
+    }
+
+    /// A `mid` that no section of the client's has.
+    pub fn take_mid(&mut self) -> Mid {
+        loop {
+            let mid =
+                Mid::new(&format!("s{}", self.next_mid)).expect("s and a u32 are short ASCII");
+            self.next_mid += 1;
+            if self.slots.iter().all(|slot| slot.mid() != mid) {
+                return mid;
+            }
+        }
+    }
+
+    /// Takes over what the client's description says of the section at `index`: numbers, codecs,
+    /// and which SSRCs belong to what it sends. Returns whether the client sends there.
+    pub fn read(&mut self, index: usize, described: &sdp::Section) -> bool {
+        self.numbers.learn(described);
+        let Some(section) = self.slots.get_mut(index).and_then(Slot::live_mut) else {
+            return false;
+        };
+        section.codecs = codecs::supported(described);
+        section.extensions = codecs::supported_extensions(section.kind, described);
+        section.rtcp_rsize = described.rtcp_rsize;
+        described.direction.sends() && !section.codecs.is_empty()
+    }
+
+    /// Brings the receive halves into line with what the client sends: `sent[i]` is its section `i`
+    /// if it sends there. Tracks end first, so that an id may move from one section to another.
+    /// Returns how many tracks were too many and are not taken.
+    pub fn publish(&mut self, sent: &[Option<&sdp::Section>]) -> usize {
+        for (slot, sent) in self.slots.iter_mut().zip(sent) {
+            if let Some(section) = slot.live_mut() {
+                section
+                    .receive
+                    .take_if(|published| sent.is_none_or(|sent| sent.msid != published.msid));
+                if let (Some(published), Some(sent)) = (&mut section.receive, sent) {
+                    published.ssrcs.clone_from(&sent.ssrcs);
+                    published.rtx_ssrcs.clone_from(&sent.rtx_ssrcs);
+                }
+            }
+        }
+        let mut refused = 0;
+        for (index, sent) in sent.iter().enumerate() {
+            let Some(sent) = sent else { continue };
+            if self.slots[index].live().is_none_or(|s| s.receive.is_some()) {
+                continue;
+            }
+            if self.live().filter(|s| s.receive.is_some()).count() >= TRACKS_MAX {
+                refused += 1;
+                continue;
+            }
+            let published = Published {
+                key: TrackKey {
+                    peer: self.peer,
+                    index: self.next_track,
+                },
+                id: self.track_id(sent),
+                msid: sent.msid.clone(),
+                ssrcs: sent.ssrcs.clone(),
+                rtx_ssrcs: sent.rtx_ssrcs.clone(),
+            };
+            self.next_track += 1;
+            if let Some(section) = self.slots[index].live_mut() {
+                section.receive = Some(published);
+            }
+        }
+        refused
+    }
+
+    /// The track's id: as its `msid` says, or made of the section's `mid`; different from the
+    /// peer's other tracks.
+    fn track_id(&self, sent: &sdp::Section) -> TrackId {
+        let named = sent
+            .msid
+            .as_ref()
+            .and_then(|msid| msid.track.as_deref())
+            .filter(|track| *track != "-")
+            .map(str::to_owned);
+        let made = format!("mid-{}", sent.mid);
+        let others = (2..).map(|n| format!("{made}-{n}"));
+        named
+            .into_iter()
+            .chain([made.clone()])
+            .chain(others)
+            .filter_map(|text| TrackId::new(&text).ok())
+            .find(|id| {
+                self.live()
+                    .filter_map(|section| section.receive.as_ref())
+                    .all(|published| published.id != *id)
+            })
+            .expect("a peer has fewer tracks than there are numbers")
+    }
+
+    /// What the client publishes, for the shard.
+    #[must_use]
+    pub fn track_configs(&self) -> Vec<TrackConfig> {
+        self.live()
+            .filter_map(|section| {
+                let published = section.receive.as_ref()?;
+                Some(TrackConfig {
+                    key: published.key,
+                    mid: section.mid,
+                    kind: section.kind,
+                    codecs: section.mappings(),
+                    extensions: section.extensions,
+                    ssrcs: published.ssrcs.clone(),
+                    rtx_ssrcs: published.rtx_ssrcs.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// What the client publishes, for the room.
+    #[must_use]
+    pub fn track_infos(&self, peer: &PeerId) -> Vec<TrackInfo> {
+        self.live()
+            .filter_map(|section| {
+                let published = section.receive.as_ref()?;
+                Some(TrackInfo {
+                    key: published.key,
+                    peer: peer.clone(),
+                    id: published.id.clone(),
+                    kind: section.kind,
+                })
+            })
+            .collect()
+    }
+
+    /// What the client receives, for the shard.
+    #[must_use]
+    pub fn subscription_configs(&self) -> Vec<SubscriptionConfig> {
+        self.live()
+            .filter_map(|section| {
+                let subscription = section.send.as_ref()?;
+                Some(SubscriptionConfig {
+                    key: subscription.key,
+                    source: subscription.source.key,
+                    mid: section.mid,
+                    kind: section.kind,
+                    ssrc: subscription.ssrc,
+                    rtx_ssrc: section.has_rtx().then_some(subscription.rtx_ssrc),
+                    codecs: section.mappings(),
+                    extensions: section.extensions,
+                    cname: cname(subscription.source.key.peer).into(),
+                    active: subscription.agreed && section.client_receives,
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,598 @@
+//! One signaling connection: what its client says, what the room does, and what follows, as a state
+//! machine. It knows no socket, no lock and no shard; whoever holds it drains its outputs after every
+//! input, and answers [`Output::Join`] and [`Output::PullChanges`] from the coordinator.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::base::ids::PeerKey;
+use crate::base::time::{Interval, earliest};
+use crate::control::{
+    Changes, Command, Event, Fingerprint, JoinRefused, JoinRequest, Joined, Revision, TrackInfo,
+    TransportEvent, TransportFailure,
+};
+use crate::signaling::bucket::Bucket;
+use crate::signaling::message::{
+    self, ErrorCode, FRAME_BYTES_MAX, IceServer, Inbound, InboundEvent, Join, Outbound, Refusal,
+};
+use crate::signaling::negotiation::{Action, Negotiation, NegotiationConfig};
+use crate::signaling::roster::{KnownRoster, News};
+
+/// How often the socket is pinged.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a socket may be silent.
+pub const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a socket may stay without a room.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Frames taken at once, and how long one more takes: a client trickles some 20 candidates.
+pub const FRAMES_BURST: u32 = 100;
+/// See [`FRAMES_BURST`].
+pub const FRAME_INTERVAL: Duration = Duration::from_millis(20);
+/// Every so many bytes a frame counts as one more.
+pub const FRAME_COST_BYTES: usize = 8 * 1024;
+/// Errors forgiven at once, and how long one more takes. Unknown events are not counted: a client may
+/// speak a later protocol.
+pub const ERRORS_BURST: u32 = 100;
+/// See [`ERRORS_BURST`].
+pub const ERROR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What all sessions of a server share.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Of the server's DTLS certificate.
+    pub fingerprint: Fingerprint,
+    /// Told to clients in `joined`.
+    pub ice_servers: Arc<[IceServer]>,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// A text frame for the client.
+    Send(String),
+    /// A WebSocket ping.
+    Ping,
+    /// Ask the coordinator; [`Session::handle_joined`] takes the answer.
+    Join(JoinRequest),
+    /// Ask the coordinator what happened since; [`Session::handle_changes`] takes the answer.
+    PullChanges(Revision),
+    /// Tell the coordinator all tracks this peer publishes now.
+    SetTracks(Vec<TrackInfo>),
+    /// Tell the coordinator that this stay (its [`PeerKey`], not the peer's id) is over. Also comes
+    /// after [`Event::Replaced`], when the coordinator has nothing left to do.
+    Leave,
+    /// For the shard that [`Joined`] named.
+    Shard(Command),
+    /// Flush, close the socket, and forget the session.
+    Close(CloseReason),
+}
+
+/// Why the server closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Silent too long, or without a room too long.
+    Timeout,
+    /// Another connection took over the peer's id.
+    Replaced,
+    /// The server is stopping.
+    ShuttingDown,
+    /// A frame above the limit.
+    TooLarge,
+    /// Frames too fast.
+    RateLimited,
+    /// Too many errors.
+    TooManyErrors,
+    /// The client does not read.
+    SlowConsumer,
+    /// The peer's transport cannot be used.
+    TransportFailed(TransportFailure),
+}
+
+impl CloseReason {
+    /// The WebSocket close code (RFC 6455 §7.4; 4000 and above are this protocol's own).
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::ShuttingDown => 1001,
+            Self::RateLimited | Self::TooManyErrors => 1008,
+            Self::TooLarge => 1009,
+            Self::Replaced => 4001,
+            Self::Timeout => 4002,
+            Self::TransportFailed(_) => 4003,
+            Self::SlowConsumer => 4004,
+        }
+    }
+
+    /// The reason as text: the code of the `error` that was sent before.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        self.error().as_str()
+    }
+
+    fn error(self) -> ErrorCode {
+        match self {
+            Self::Timeout => ErrorCode::Timeout,
+            Self::Replaced => ErrorCode::Replaced,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::TooLarge => ErrorCode::TooLarge,
+            Self::RateLimited => ErrorCode::RateLimited,
+            Self::TooManyErrors => ErrorCode::TooManyErrors,
+            Self::SlowConsumer => ErrorCode::SlowConsumer,
+            Self::TransportFailed(failure) => transport_error(failure),
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Timeout => "the connection was silent, or without a room, for too long",
+            Self::Replaced => "another connection joined with the same id",
+            Self::ShuttingDown => "the server is stopping",
+            Self::TooLarge => "the frame is larger than 256 KiB",
+            Self::RateLimited => "too many frames",
+            Self::TooManyErrors => "too many errors",
+            Self::SlowConsumer => "the client reads too slowly",
+            Self::TransportFailed(failure) => transport_message(failure),
+        }
+    }
+}
+
+fn transport_error(failure: TransportFailure) -> ErrorCode {
+    match failure {
+        TransportFailure::FingerprintMismatch => ErrorCode::FingerprintMismatch,
+        TransportFailure::DtlsHandshake => ErrorCode::DtlsFailed,
+        TransportFailure::DtlsClosed => ErrorCode::DtlsClosed,
+    }
+}
+
+fn transport_message(failure: TransportFailure) -> &'static str {
+    match failure {
+        TransportFailure::FingerprintMismatch => {
+            "the DTLS certificate has none of the fingerprints of the description"
+        }
+        TransportFailure::DtlsHandshake => "the DTLS handshake failed",
+        TransportFailure::DtlsClosed => "the peer connection was closed",
+    }
+}
+
+/// One signaling connection.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<SessionConfig>,
+    rng: StdRng,
+    state: State,
+    last_activity: Instant,
+    ping: Interval,
+    frames: Bucket,
+    errors: Bucket,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In no room.
+    Idle { since: Instant },
+    /// The coordinator has been asked.
+    Joining(Box<Join>),
+    /// In a room.
+    InRoom(Box<Stay>),
+    /// Over.
+    Closed,
+}
+
+/// One stay in a room.
+#[derive(Debug)]
+struct Stay {
+    key: PeerKey,
+    join: Join,
+    roster: KnownRoster,
+    pull: Pull,
+    negotiation: Negotiation,
+}
+
+/// Whether the coordinator is being asked for changes: never twice at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pull {
+    None,
+    Asked,
+    /// And something has happened since.
+    AskAgain,
+}
+
+impl Session {
+    /// A connection that has just been opened. `seed` must be random: credentials are made of it.
+    #[must_use]
+    pub fn new(now: Instant, config: Arc<SessionConfig>, seed: u64) -> Self {
+        Self {
+            config,
+            rng: StdRng::seed_from_u64(seed),
+            state: State::Idle { since: now },
+            last_activity: now,
+            ping: Interval::new(now, PING_INTERVAL),
+            frames: Bucket::new(now, FRAMES_BURST, FRAME_INTERVAL),
+            errors: Bucket::new(now, ERRORS_BURST, ERROR_INTERVAL),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do; drained after every input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Session::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let own = match &self.state {
+            State::Closed => return None,
+            State::Idle { since } => Some(*since + JOIN_TIMEOUT),
+            State::Joining(_) => None,
+            State::InRoom(stay) => stay.negotiation.poll_timeout(),
+        };
+        let alive = self
+            .ping
+            .deadline()
+            .min(self.last_activity + ACTIVITY_TIMEOUT);
+        earliest(own, Some(alive))
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let idle_too_long = match &self.state {
+            State::Closed => return,
+            State::Idle { since } => now >= *since + JOIN_TIMEOUT,
+            _ => false,
+        };
+        if idle_too_long || now >= self.last_activity + ACTIVITY_TIMEOUT {
+            self.close(CloseReason::Timeout);
+            return;
+        }
+        if self.ping.take_due(now) {
+            self.outputs.push_back(Output::Ping);
+        }
+        if let State::InRoom(stay) = &mut self.state {
+            stay.negotiation.handle_timeout(now);
+        }
+        self.drain_negotiation();
+    }
+
+    /// Something came over the socket, a pong for one: it lives.
+    pub fn handle_activity(&mut self, now: Instant) {
+        self.last_activity = self.last_activity.max(now);
+    }
+
+    /// One text frame.
+    pub fn handle_text(&mut self, now: Instant, text: &str) {
+        if !self.admit(now, text.len()) {
+            return;
+        }
+        if text.len() > FRAME_BYTES_MAX {
+            self.close(CloseReason::TooLarge);
+            return;
+        }
+        match message::parse(text) {
+            Ok(inbound) => {
+                let event = inbound.event.name();
+                if let Err(refusal) = self.handle_inbound(now, inbound) {
+                    self.refuse(now, &refusal, Some(event));
+                }
+            }
+            Err(error) => self.refuse(now, &error.refusal, error.event.as_deref()),
+        }
+        self.drain_negotiation();
+    }
+
+    /// One binary frame: refused.
+    pub fn handle_binary(&mut self, now: Instant) {
+        if self.admit(now, 0) {
+            let refusal = Refusal::new(ErrorCode::NotText, "only text frames are understood");
+            self.refuse(now, &refusal, None);
+        }
+    }
+
+    /// A frame above the limit, which was not read: the connection is closed.
+    pub fn handle_oversized(&mut self, now: Instant) {
+        self.handle_activity(now);
+        self.close(CloseReason::TooLarge);
+    }
+
+    /// The queue towards the client is full: the connection is closed.
+    pub fn handle_slow_consumer(&mut self, now: Instant) {
+        self.handle_activity(now);
+        self.close(CloseReason::SlowConsumer);
+    }
+
+    /// The coordinator's answer to [`Output::Join`].
+    pub fn handle_joined(&mut self, now: Instant, result: Result<Joined, JoinRefused>) {
+        let join = match std::mem::replace(&mut self.state, State::Idle { since: now }) {
+            State::Joining(join) => *join,
+            state => {
+                // The connection ended meanwhile: give the place back.
+                self.state = state;
+                if result.is_ok() && matches!(self.state, State::Idle { .. } | State::Closed) {
+                    self.outputs.push_back(Output::Leave);
+                }
+                return;
+            }
+        };
+        match result {
+            Ok(joined) => self.enter(now, join, joined),
+            Err(JoinRefused::ShuttingDown) => self.close(CloseReason::ShuttingDown),
+            Err(refused) => {
+                let (code, why) = match refused {
+                    JoinRefused::RoomFull => (ErrorCode::RoomFull, "the room is full"),
+                    _ => (ErrorCode::TooManyRooms, "the server has no room left"),
+                };
+                self.refuse(now, &Refusal::new(code, why), Some("joinRoom"));
+            }
+        }
+    }
+
+    /// The coordinator's answer to [`Output::PullChanges`]; `None` if this stay is not in the room any
+    /// more, which only happens when another connection took over its id.
+    pub fn handle_changes(&mut self, now: Instant, changes: Option<Changes>) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        let Some(changes) = changes else {
+            self.close(CloseReason::Replaced);
+            return;
+        };
+        let ask_again = std::mem::replace(&mut stay.pull, Pull::None) == Pull::AskAgain;
+        let news = stay.roster.apply(changes);
+        for item in &news {
+            match item {
+                News::Published(track) => {
+                    stay.negotiation.add_tracks(std::slice::from_ref(track));
+                }
+                News::Unpublished(track) => stay.negotiation.remove_tracks(&[track.key]),
+                News::PeerJoined(_) | News::PeerLeft(_) => {}
+            }
+        }
+        // What is asked for again comes at once: it may belong into the same offer.
+        if !ask_again {
+            stay.negotiation.handle_timeout(now);
+        }
+        for item in &news {
+            self.send(match item {
+                News::PeerJoined(peer) => Outbound::PeerJoined(peer),
+                News::PeerLeft(peer) => Outbound::PeerLeft(peer),
+                News::Published(track) => Outbound::TrackPublished(track),
+                News::Unpublished(track) => Outbound::TrackUnpublished(track),
+            });
+        }
+        if ask_again {
+            self.pull_changes();
+        }
+        self.drain_negotiation();
+    }
+
+    /// Something happened to the room or to the peer's transport.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Shutdown => self.close(CloseReason::ShuttingDown),
+            Event::Replaced if matches!(self.state, State::InRoom(_)) => {
+                self.close(CloseReason::Replaced);
+            }
+            Event::Replaced => {}
+            Event::RoomChanged => self.pull_changes(),
+            Event::Transport(event) => self.handle_transport(now, event),
+        }
+        self.drain_negotiation();
+    }
+
+    /// The socket is gone: the peer leaves.
+    pub fn handle_closed(&mut self, _now: Instant) {
+        self.leave();
+        self.state = State::Closed;
+    }
+
+    fn handle_transport(&mut self, now: Instant, event: TransportEvent) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        // Nothing was agreed on yet: this is of a former stay on the same connection.
+        if !stay.negotiation.has_transport() {
+            return;
+        }
+        match event {
+            TransportEvent::Connected { .. } => stay.negotiation.handle_connected(now),
+            TransportEvent::ConsentLost => stay.negotiation.handle_consent_lost(now),
+            TransportEvent::ConsentRegained => stay.negotiation.handle_consent_regained(),
+            // The client is done with this peer connection, not with the socket: it may be about
+            // to say `leaveRoom`, and to join again.
+            TransportEvent::Failed(failure @ TransportFailure::DtlsClosed) => {
+                let refusal = Refusal::new(transport_error(failure), transport_message(failure));
+                self.send_error(&refusal, None);
+                self.leave();
+                self.state = State::Idle { since: now };
+            }
+            TransportEvent::Failed(failure) => {
+                self.close(CloseReason::TransportFailed(failure));
+            }
+        }
+    }
+
+    /// Counts a frame; false if it is not to be looked at.
+    fn admit(&mut self, now: Instant, bytes: usize) -> bool {
+        if matches!(self.state, State::Closed) {
+            return false;
+        }
+        self.handle_activity(now);
+        let cost = 1 + u32::try_from(bytes / FRAME_COST_BYTES).unwrap_or(u32::MAX - 1);
+        if !self.frames.take(now, cost) {
+            self.close(CloseReason::RateLimited);
+            return false;
+        }
+        true
+    }
+
+    fn handle_inbound(&mut self, now: Instant, inbound: Inbound) -> Result<(), Refusal> {
+        if let InboundEvent::Join(join) = inbound.event {
+            return self.handle_join(join);
+        }
+        let State::InRoom(stay) = &mut self.state else {
+            return Err(Refusal::new(ErrorCode::NotJoined, "join a room first"));
+        };
+        let differs = inbound.self_id.is_some_and(|id| id != stay.join.info.id)
+            || inbound.room_id.is_some_and(|id| id != stay.join.room);
+        if differs {
+            return Err(Refusal::new(
+                ErrorCode::IdentityMismatch,
+                "self_id or room_id are not those of the join",
+            ));
+        }
+        match inbound.event {
+            InboundEvent::Offer(sdp) => stay.negotiation.handle_offer(now, &sdp),
+            InboundEvent::Answer(sdp) => stay.negotiation.handle_answer(now, &sdp),
+            // An ICE-lite server answers checks and makes none: it needs no candidates.
+            InboundEvent::Candidate | InboundEvent::Join(_) => Ok(()),
+            InboundEvent::Leave => {
+                self.leave();
+                self.state = State::Idle { since: now };
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_join(&mut self, join: Box<Join>) -> Result<(), Refusal> {
+        if !matches!(self.state, State::Idle { .. }) {
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "leave the room first",
+            ));
+        }
+        self.outputs.push_back(Output::Join(JoinRequest {
+            room: join.room.clone(),
+            info: join.info.clone(),
+        }));
+        self.state = State::Joining(join);
+        Ok(())
+    }
+
+    fn enter(&mut self, now: Instant, join: Join, joined: Joined) {
+        let mut negotiation = Negotiation::new(
+            now,
+            NegotiationConfig {
+                peer: joined.key,
+                peer_id: join.info.id.clone(),
+                may_publish: !join.viewer,
+                fingerprint: &self.config.fingerprint,
+                addresses: &joined.addresses,
+                seed: self.rng.random(),
+            },
+            &joined.roster.tracks,
+        );
+        self.outputs.push_back(Output::Shard(Command::AddPeer {
+            peer: joined.key,
+            room: join.room.clone(),
+            ice: negotiation.local_ice().clone(),
+        }));
+        let roster = KnownRoster::new(joined.roster);
+        let ice_servers = Arc::clone(&self.config.ice_servers);
+        self.send(Outbound::Joined {
+            peer: &join.info.id,
+            room: &join.room,
+            peers: &roster.peers(),
+            tracks: roster.tracks(),
+            ice_servers: &ice_servers,
+        });
+        negotiation.handle_timeout(now);
+        self.state = State::InRoom(Box::new(Stay {
+            key: joined.key,
+            join,
+            roster,
+            pull: Pull::None,
+            negotiation,
+        }));
+        self.drain_negotiation();
+    }
+
+    fn pull_changes(&mut self) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        stay.pull = match stay.pull {
+            Pull::None => {
+                let revision = stay.roster.revision();
+                self.outputs.push_back(Output::PullChanges(revision));
+                Pull::Asked
+            }
+            Pull::Asked | Pull::AskAgain => Pull::AskAgain,
+        };
+    }
+
+    /// Ends the stay in a room, if there is one. The caller sets the next state.
+    fn leave(&mut self) {
+        if let State::InRoom(stay) = &self.state {
+            let peer = stay.key;
+            self.outputs
+                .push_back(Output::Shard(Command::RemovePeer { peer }));
+            self.outputs.push_back(Output::Leave);
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.send_error(&Refusal::new(reason.error(), reason.message()), None);
+        self.leave();
+        self.state = State::Closed;
+        self.outputs.push_back(Output::Close(reason));
+    }
+
+    fn refuse(&mut self, now: Instant, refusal: &Refusal, event: Option<&str>) {
+        self.send_error(refusal, event);
+        if refusal.code != ErrorCode::UnknownEvent && !self.errors.take(now, 1) {
+            self.close(CloseReason::TooManyErrors);
+        }
+    }
+
+    fn send_error(&mut self, refusal: &Refusal, event: Option<&str>) {
+        self.send(Outbound::Error { refusal, event });
+    }
+
+    fn send(&mut self, frame: Outbound<'_>) {
+        self.outputs.push_back(Output::Send(frame.to_text()));
+    }
+
+    fn drain_negotiation(&mut self) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        while let Some(action) = stay.negotiation.poll_action() {
+            let frame = match &action {
+                Action::Offer(sdp) => Outbound::Offer(sdp),
+                Action::Answer(sdp) => Outbound::Answer(sdp),
+                Action::Candidate {
+                    line,
+                    mid,
+                    index,
+                    ufrag,
+                } => Outbound::Candidate {
+                    line,
+                    mid,
+                    index: *index,
+                    ufrag,
+                },
+                Action::Refused(refusal) => Outbound::Error {
+                    refusal,
+                    event: None,
+                },
+                Action::Command(command) => {
+                    self.outputs.push_back(Output::Shard(command.clone()));
+                    continue;
+                }
+                Action::SetTracks(tracks) => {
+                    self.outputs.push_back(Output::SetTracks(tracks.clone()));
+                    continue;
+                }
+            };
+            self.outputs.push_back(Output::Send(frame.to_text()));
+        }
+    }
+}
