@@ -102,6 +102,12 @@ impl PacketCache {
         }
     }
 
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.oldest == self.next
+    }
+
     fn remove_oldest(&mut self) {
         let slot = self.index(self.oldest);
         if let Some(packet) = self.slots[slot].take() {

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod keyframe;
 pub mod receive_stats;
 pub mod red;
+pub mod resend;
 pub mod rewrite;
 pub mod sender_report;
 pub mod sequence;
