@@ -2,5 +2,7 @@
 //!
 //! Knows nothing of the wire, of rooms or of threads.
 
+pub mod counters;
 pub mod ids;
+pub mod slab;
 pub mod time;

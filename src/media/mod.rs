@@ -1,1 +1,13 @@
 //! What happens to media between two transports: sequence numbers and timestamps, retransmission, reports.
+//!
+//! Each file is one small machine that knows a single stream and no peer, room or socket.
+
+pub mod cache;
+pub mod keyframe;
+pub mod receive_stats;
+pub mod red;
+pub mod resend;
+pub mod rewrite;
+pub mod sender_report;
+pub mod sequence;
+pub mod stream;

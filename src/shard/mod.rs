@@ -1,1 +1,361 @@
 //! A shard: many rooms, the routes to their peers, and everything they want sent.
+//!
+//! A pure state machine: datagrams, commands and the time go in; datagrams and events come out.
+
+pub mod routes;
+pub mod timers;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::base::counters::Counters;
+use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::slab::{Slab, Slot};
+use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
+use crate::room::Room;
+use crate::room::output::Output;
+use crate::shard::routes::{Route, RouteTable, canonical};
+use crate::shard::timers::Timers;
+use crate::transport::outbox::Outbox;
+use crate::transport::{DtlsIdentity, StunOutcome, Transport};
+use crate::wire::rtp::PacketKind;
+use crate::wire::stun::BindingRequest;
+
+/// Everything one shard thread owns, but for its socket and its queues.
+///
+/// After each `handle_*` the edge sends what [`Shard::outbox`] holds and clears it, and drains
+/// [`Shard::poll_event`]. How many rooms and peers there are, the coordinator bounds.
+pub struct Shard {
+    id: ShardId,
+    identity: Arc<DtlsIdentity>,
+    rng: StdRng,
+    rooms: Slab<Room>,
+    rooms_by_id: HashMap<RoomId, Slot<Room>>,
+    peers: HashMap<PeerKey, Member>,
+    routes: RouteTable,
+    timers: Timers,
+    output: Output,
+}
+
+/// A peer of this shard.
+#[derive(Debug)]
+struct Member {
+    room: RoomId,
+    route: Route,
+}
+
+impl Shard {
+    /// A shard without rooms. `seed` decides the random numbers of streams, which need not be secret.
+    #[must_use]
+    pub fn new(id: ShardId, identity: Arc<DtlsIdentity>, seed: u64) -> Self {
+        Self {
+            id,
+            identity,
+            rng: StdRng::seed_from_u64(seed),
+            rooms: Slab::new(),
+            rooms_by_id: HashMap::new(),
+            peers: HashMap::new(),
+            routes: RouteTable::default(),
+            timers: Timers::default(),
+            output: Output::default(),
+        }
+    }
+
+    /// Which shard it is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Takes a command of a session.
+    pub fn handle_command(&mut self, now: Instant, command: Command) {
+        let key = command.peer();
+        match command {
+            Command::AddPeer { room, ice, .. } => self.add_peer(now, key, room, ice),
+            Command::RemovePeer { .. } => self.remove_peer(now, key),
+            Command::RestartIce { ice, .. } => {
+                self.with_transport(key, |transport, _| transport.restart_ice(ice));
+                self.follow_ufrags(key);
+            }
+            Command::SetRemoteDtls {
+                fingerprints, role, ..
+            } => self.with_transport(key, |transport, outbox| {
+                transport.set_remote_dtls(now, fingerprints, role, outbox);
+            }),
+            Command::Configure {
+                tracks,
+                subscriptions,
+                ..
+            } => self.configure(now, key, tracks, subscriptions),
+        }
+        self.settle(now, key);
+    }
+
+    /// Takes a datagram. Before a check has validated its source, only STUN is looked at.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: BytesMut) {
+        let from = canonical(from);
+        self.output.counters.datagrams_received += 1;
+        let kind = PacketKind::of(&datagram);
+        match kind {
+            PacketKind::Stun => return self.handle_stun(now, from, &datagram),
+            PacketKind::Other => {
+                self.output.counters.datagrams_unknown_kind += 1;
+                return;
+            }
+            PacketKind::Dtls | PacketKind::Rtp | PacketKind::Rtcp => {}
+        }
+        let Some(route) = self.routes.at_address(from) else {
+            self.output.counters.datagrams_unvalidated_source += 1;
+            return;
+        };
+        let Some(room) = self.rooms.get_mut(route.room) else {
+            return;
+        };
+        let output = &mut self.output;
+        match kind {
+            PacketKind::Rtp => room.handle_rtp(now, route.peer, datagram, output),
+            PacketKind::Rtcp => room.handle_rtcp(now, route.peer, datagram, output),
+            _ => {
+                if let Some(transport) = room.transport_mut(route.peer)
+                    && transport
+                        .handle_dtls(now, from, &datagram, &mut output.outbox)
+                        .is_err()
+                {
+                    output.counters.dtls_refused += 1;
+                }
+                return self.settle(now, route.key);
+            }
+        }
+        self.reschedule();
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        // Taken out first: a peer that is due again at once waits for the next turn.
+        let mut due = Vec::new();
+        while let Some(key) = self.timers.pop_due(now) {
+            due.push(key);
+        }
+        for key in due {
+            if let Some(Member { route, .. }) = self.peers.get(&key)
+                && let Some(room) = self.rooms.get_mut(route.room)
+            {
+                room.handle_timeout(now, route.peer, &mut self.output);
+            }
+            self.settle(now, key);
+        }
+    }
+
+    /// When [`Shard::handle_timeout`] is next needed. May be early, never late.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.poll_timeout()
+    }
+
+    /// What happened, oldest first, and which peer's session is to be told.
+    pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
+        let (peer, event) = self.output.events.pop_front()?;
+        Some((peer, Event::Transport(event)))
+    }
+
+    /// What is to be sent. IPv4 destinations are plain IPv4 addresses, also where the socket is IPv6.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.output.outbox
+    }
+
+    /// What was done and dropped so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.output.counters
+    }
+
+    /// How many peers it has.
+    #[must_use]
+    pub fn peers_len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// How many rooms it has.
+    #[must_use]
+    pub fn rooms_len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Ends every peer: each is told that its transport closes.
+    pub fn close(&mut self, now: Instant) {
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.remove_peer(now, key);
+        }
+    }
+
+    fn add_peer(&mut self, now: Instant, key: PeerKey, room: RoomId, ice: IceCredentials) {
+        if self.peers.contains_key(&key) {
+            self.output.counters.command_unknown_peer += 1;
+            return;
+        }
+        let slot = match self.rooms_by_id.get(&room) {
+            Some(slot) => *slot,
+            None => {
+                let slot = self.rooms.insert(Room::new());
+                self.rooms_by_id.insert(room.clone(), slot);
+                slot
+            }
+        };
+        let transport = Transport::new(now, self.identity.clone(), ice);
+        if let Some(members) = self.rooms.get_mut(slot) {
+            let route = Route {
+                key,
+                room: slot,
+                peer: members.add_peer(key, transport, &mut self.rng),
+            };
+            self.peers.insert(key, Member { room, route });
+        }
+        self.follow_ufrags(key);
+    }
+
+    fn remove_peer(&mut self, now: Instant, key: PeerKey) {
+        let Some(Member { room: id, route }) = self.peers.remove(&key) else {
+            self.output.counters.command_unknown_peer += 1;
+            return;
+        };
+        self.routes.remove(key);
+        self.timers.remove(key);
+        if let Some(room) = self.rooms.get_mut(route.room) {
+            room.remove_peer(now, route.peer, &mut self.output);
+            if room.is_empty() {
+                self.rooms.remove(route.room);
+                self.rooms_by_id.remove(&id);
+            }
+        }
+    }
+
+    fn configure(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        tracks: Vec<TrackConfig>,
+        mut subscriptions: Vec<SubscriptionConfig>,
+    ) {
+        let Some(Member { route, .. }) = self.peers.get(&key) else {
+            self.output.counters.command_unknown_peer += 1;
+            return;
+        };
+        let route = *route;
+        let wanted = subscriptions.len();
+        subscriptions.retain(|subscription| {
+            let publisher = self.peers.get(&subscription.source.peer);
+            publisher.is_none_or(|publisher| publisher.route.room == route.room)
+        });
+        self.output.counters.subscription_refused += (wanted - subscriptions.len()) as u64;
+        if let Some(room) = self.rooms.get_mut(route.room) {
+            let (rng, output) = (&mut self.rng, &mut self.output);
+            room.configure(now, route.peer, tracks, subscriptions, rng, output);
+        }
+    }
+
+    fn handle_stun(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        let Ok(request) = BindingRequest::parse(datagram) else {
+            self.output.counters.stun_malformed += 1;
+            return;
+        };
+        let Some(route) = self.routes.at_ufrag(request.local_ufrag()) else {
+            self.output.counters.stun_unknown_ufrag += 1;
+            return;
+        };
+        if self.is_held_by_another(from, route.key) {
+            self.output.counters.stun_address_taken += 1;
+            return;
+        }
+        let Some(transport) = self
+            .rooms
+            .get_mut(route.room)
+            .and_then(|room| room.transport_mut(route.peer))
+        else {
+            return;
+        };
+        match transport.handle_stun(now, from, &request, &mut self.output.outbox) {
+            StunOutcome::Accepted {
+                evicted,
+                former_ufrag_retired,
+                ..
+            } => {
+                if transport.is_validated(from) {
+                    self.routes.hold_address(from, route);
+                }
+                if let Some(evicted) = evicted {
+                    self.routes.release_address(evicted, route.key);
+                }
+                if former_ufrag_retired.is_some() {
+                    self.follow_ufrags(route.key);
+                }
+            }
+            StunOutcome::Refused(_) => self.output.counters.stun_refused += 1,
+        }
+        self.settle(now, route.key);
+    }
+
+    /// Whether a live peer other than `key` is sent to at this address. A check carries no proof of where it came
+    /// from, so without this a peer could take the address of another by a forged source.
+    fn is_held_by_another(&mut self, address: SocketAddr, key: PeerKey) -> bool {
+        let holder = self
+            .routes
+            .at_address(address)
+            .filter(|route| route.key != key);
+        let transport = holder.and_then(|holder| {
+            let room = self.rooms.get_mut(holder.room)?;
+            room.transport_mut(holder.peer)
+        });
+        transport.is_some_and(|transport| transport.remote() == Some(address))
+    }
+
+    fn with_transport(&mut self, key: PeerKey, act: impl FnOnce(&mut Transport, &mut Outbox)) {
+        let transport = self.peers.get(&key).and_then(|Member { route, .. }| {
+            let room = self.rooms.get_mut(route.room)?;
+            room.transport_mut(route.peer)
+        });
+        match transport {
+            Some(transport) => act(transport, &mut self.output.outbox),
+            None => self.output.counters.command_unknown_peer += 1,
+        }
+    }
+
+    /// Makes checks find a peer under the ufrags that its transport takes at present.
+    fn follow_ufrags(&mut self, key: PeerKey) {
+        if let Some(Member { route, .. }) = self.peers.get(&key)
+            && let Some(room) = self.rooms.get_mut(route.room)
+            && let Some(transport) = room.transport_mut(route.peer)
+        {
+            let refused = self.routes.hold_ufrags(*route, transport.ufrags());
+            self.output.counters.command_ufrag_taken += refused;
+        }
+    }
+
+    /// Takes what an input did to a peer's transport, and its new deadline.
+    fn settle(&mut self, now: Instant, key: PeerKey) {
+        if let Some(Member { route, .. }) = self.peers.get(&key)
+            && let Some(room) = self.rooms.get_mut(route.room)
+        {
+            room.drain_transport(now, route.peer, &mut self.output);
+            self.output.rescheduled.push(key);
+        }
+        self.reschedule();
+    }
+
+    /// Notes the deadlines that may have changed.
+    fn reschedule(&mut self) {
+        for key in self.output.rescheduled.drain(..) {
+            if let Some(Member { route, .. }) = self.peers.get(&key)
+                && let Some(room) = self.rooms.get(route.room)
+            {
+                self.timers.schedule(key, room.poll_timeout(route.peer));
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a shard counts: plain numbers, each named for its cause.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts since the shard started. What is dropped or refused is counted under its cause.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Every count with its name, in the order of their definition.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams received.
+    datagrams_received,
+    /// RTP packets taken from publishers.
+    rtp_received,
+    /// RTP packets sent to subscribers, retransmissions apart.
+    rtp_forwarded,
+    /// RTP packets sent again on a NACK.
+    rtp_retransmitted,
+    /// RTCP datagrams taken.
+    rtcp_received,
+    /// Keyframe requests sent to publishers.
+    keyframe_requests_sent,
+    /// Sender reports sent to subscribers.
+    sender_reports_sent,
+    /// Datagrams that are none of STUN, DTLS, RTP, RTCP (RFC 7983), or empty.
+    datagrams_unknown_kind,
+    /// Datagrams other than STUN from an address that no check has validated.
+    datagrams_unvalidated_source,
+    /// Datagrams that are no binding request.
+    stun_malformed,
+    /// Binding requests to a ufrag that nobody has.
+    stun_unknown_ufrag,
+    /// Binding requests that the transport refused: wrong integrity, bad role.
+    stun_refused,
+    /// Checks from an address that another peer holds.
+    stun_address_taken,
+    /// DTLS datagrams that the transport refused.
+    dtls_refused,
+    /// RTP packets that could not be opened: no keys yet, wrong tag, replayed, malformed.
+    rtp_not_opened,
+    /// RTCP datagrams that could not be opened.
+    rtcp_not_opened,
+    /// RTCP messages that are malformed or too many.
+    rtcp_malformed,
+    /// RTCP messages about a stream that nobody has.
+    rtcp_unknown_stream,
+    /// Sender reports that came faster than they are passed on.
+    rtcp_reports_too_frequent,
+    /// RTP packets whose payload runs past their end.
+    rtp_malformed,
+    /// RTP packets that belong to no track.
+    rtp_unknown_track,
+    /// RTP packets whose SSRC found the peer's table full.
+    rtp_sources_full,
+    /// RTP packets of retransmission streams, which are not taken apart yet.
+    rtp_rtx,
+    /// RTP packets with a payload type that was not negotiated.
+    rtp_unknown_payload_type,
+    /// RTP packets of an SSRC that its track has replaced.
+    rtp_former_ssrc,
+    /// RTP packets too old to have a place in their track.
+    rtp_too_old,
+    /// Copies not sent: the subscriber takes no such codec.
+    forward_no_codec,
+    /// Copies not sent: the subscriber has no live transport.
+    forward_not_connected,
+    /// Copies not sent: from before the subscription started, or sent already.
+    forward_late,
+    /// Copies not sent: redundant audio that is malformed.
+    forward_malformed_red,
+    /// NACKed packets that may not or cannot be sent again.
+    nack_not_held,
+    /// NACKed packets that were sent again as often as is allowed.
+    nack_over_budget,
+    /// Commands for a peer that is not here, or is here already.
+    command_unknown_peer,
+    /// Local ICE credentials whose ufrag another peer has.
+    command_ufrag_taken,
+    /// Tracks refused: another peer's key, or one key twice.
+    track_refused,
+    /// Subscriptions refused: a track of another room, or one key or SSRC twice.
+    subscription_refused,
+    /// Declared SSRCs refused: in use by another track of the peer, or too many.
+    source_refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_with_their_numbers() {
+        let counters = Counters {
+            rtp_rtx: 3,
+            ..Counters::default()
+        };
+        let counted: Vec<_> = counters.iter().filter(|(_, n)| *n != 0).collect();
+        assert_eq!(counted, [("rtp_rtx", 3)]);
+    }
+}

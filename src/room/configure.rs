@@ -1,0 +1,322 @@
+//! A peer's full state, as its description has it, and what changes from the former one.
+//!
+//! What stays the same keeps its numbering, caches and reports.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::base::ids::{SubscriptionKey, TrackKey};
+use crate::base::slab::Slot;
+use crate::control::{SubscriptionConfig, TrackConfig};
+use crate::room::output::Output;
+use crate::room::payload::{PayloadKinds, Routes};
+use crate::room::peer::Peer;
+use crate::room::source::Source;
+use crate::room::state::Room;
+use crate::room::subscription::Subscription;
+use crate::room::track::Track;
+use crate::wire::extension::Extension;
+use crate::wire::rtcp::write_bye;
+
+impl Room {
+    /// Takes everything a peer publishes and receives from now on.
+    pub fn configure(
+        &mut self,
+        now: Instant,
+        slot: Slot<Peer>,
+        tracks: Vec<TrackConfig>,
+        subscriptions: Vec<SubscriptionConfig>,
+        rng: &mut StdRng,
+        output: &mut Output,
+    ) {
+        self.configure_tracks(now, slot, tracks, output);
+        self.configure_subscriptions(now, slot, subscriptions, rng, output);
+    }
+
+    /// Ends a track: its subscribers are told, their subscriptions wait.
+    pub(in crate::room) fn end_track(&mut self, slot: Slot<Track>, output: &mut Output) {
+        let Some(track) = self.tracks.remove(slot) else {
+            return;
+        };
+        self.tracks_by_key.remove(&track.config.key);
+        for &subscriber in &track.subscriptions {
+            let Some(subscription) = self.subscriptions.get_mut(subscriber) else {
+                continue;
+            };
+            subscription.track = None;
+            subscription.pause();
+            if subscription.has_sent()
+                && let Some(peer) = self.peers.get_mut(subscription.subscriber)
+            {
+                let mut compound = peer.start_compound();
+                write_bye(&mut compound, subscription.config.ssrc);
+                peer.transport.seal_rtcp(&compound, &mut output.outbox);
+            }
+        }
+        if !track.subscriptions.is_empty() {
+            self.waiting.insert(track.config.key, track.subscriptions);
+        }
+    }
+
+    /// Ends a subscription, of which its peer forgets the slot.
+    pub(in crate::room) fn end_subscription(&mut self, slot: Slot<Subscription>) {
+        self.detach(slot);
+        self.subscriptions.remove(slot);
+    }
+
+    fn configure_tracks(
+        &mut self,
+        now: Instant,
+        slot: Slot<Peer>,
+        configs: Vec<TrackConfig>,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let key = peer.key;
+        let former = std::mem::take(&mut peer.tracks);
+        let listed: HashSet<TrackKey> = configs.iter().map(|config| config.key).collect();
+        for track in former {
+            let is_listed = |track: &Track| listed.contains(&track.config.key);
+            if !self.tracks.get(track).is_some_and(is_listed) {
+                self.end_track(track, output);
+            }
+        }
+        let mut tracks = Vec::with_capacity(configs.len());
+        for config in configs {
+            let known = self.tracks_by_key.get(&config.key).copied();
+            if config.key.peer != key || known.is_some_and(|known| tracks.contains(&known)) {
+                output.counters.track_refused += 1;
+                continue;
+            }
+            tracks.push(match known {
+                Some(known) => {
+                    self.update_track(known, config);
+                    known
+                }
+                None => self.start_track(now, slot, config, output),
+            });
+        }
+        self.declare_sources(slot, tracks, output);
+    }
+
+    fn start_track(
+        &mut self,
+        now: Instant,
+        publisher: Slot<Peer>,
+        config: TrackConfig,
+        output: &mut Output,
+    ) -> Slot<Track> {
+        let key = config.key;
+        let slot = self.tracks.insert(Track::new(config, publisher));
+        self.tracks_by_key.insert(key, slot);
+        for subscription in self.waiting.remove(&key).unwrap_or_default() {
+            self.attach_to(subscription, slot);
+            self.want_keyframe(now, subscription, output);
+        }
+        slot
+    }
+
+    fn update_track(&mut self, slot: Slot<Track>, config: TrackConfig) {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        let reshapes =
+            track.config.codecs != config.codecs || track.config.extensions != config.extensions;
+        track.config = config;
+        if !reshapes {
+            return;
+        }
+        track.kinds = PayloadKinds::new(&track.config.codecs);
+        for &slot in &track.subscriptions {
+            if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                subscription.reshape(Routes::new(
+                    &track.config.codecs,
+                    &subscription.config.codecs,
+                ));
+            }
+        }
+    }
+
+    /// Lays out which SSRC belongs to which of the peer's `tracks`.
+    fn declare_sources(&mut self, slot: Slot<Peer>, tracks: Vec<Slot<Track>>, output: &mut Output) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let configs = tracks
+            .iter()
+            .filter_map(|slot| Some((*slot, &self.tracks.get(*slot)?.config)));
+        let declared = configs.clone().flat_map(|(track, config)| {
+            let media = config.ssrcs.iter().map(move |s| (*s, Source::Media(track)));
+            let rtx = config.rtx_ssrcs.iter();
+            media.chain(rtx.map(move |(_, s)| (*s, Source::Rtx(track))))
+        });
+        let refused = peer
+            .sources
+            .declare(declared, |track| tracks.contains(&track));
+        output.counters.source_refused += refused;
+        // One id for all sections of a bundle (RFC 9143 §9.2).
+        peer.mid_extension = configs
+            .filter_map(|(_, config)| config.extensions.id(Extension::Mid))
+            .next();
+        peer.tracks = tracks;
+    }
+
+    fn configure_subscriptions(
+        &mut self,
+        now: Instant,
+        slot: Slot<Peer>,
+        configs: Vec<SubscriptionConfig>,
+        rng: &mut StdRng,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let former = std::mem::take(&mut peer.subscriptions);
+        let mut former: HashMap<SubscriptionKey, Slot<Subscription>> = former
+            .into_iter()
+            .filter_map(|(_, slot)| Some((self.subscriptions.get(slot)?.config.key, slot)))
+            .collect();
+        let (mut keys, mut ssrcs) = (HashSet::new(), HashSet::new());
+        let mut subscriptions = Vec::with_capacity(configs.len());
+        for config in configs {
+            // Two streams under one SSRC and key would share nonces.
+            if !keys.insert(config.key) || !ssrcs.insert(config.ssrc) {
+                output.counters.subscription_refused += 1;
+                continue;
+            }
+            let ssrc = config.ssrc;
+            let same = former
+                .get(&config.key)
+                .copied()
+                .filter(|slot| self.is_ssrc_of(*slot, &config));
+            let subscription = match same {
+                Some(known) => {
+                    former.remove(&config.key);
+                    self.update_subscription(now, known, config, output);
+                    known
+                }
+                None => self.start_subscription(now, slot, config, rng, output),
+            };
+            subscriptions.push((ssrc, subscription));
+        }
+        for ended in former.into_values() {
+            self.end_subscription(ended);
+        }
+        subscriptions.sort_unstable_by_key(|(ssrc, _)| *ssrc);
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.subscriptions = subscriptions;
+        }
+    }
+
+    fn is_ssrc_of(&self, slot: Slot<Subscription>, config: &SubscriptionConfig) -> bool {
+        let subscription = self.subscriptions.get(slot);
+        subscription.is_some_and(|subscription| subscription.config.ssrc == config.ssrc)
+    }
+
+    fn start_subscription(
+        &mut self,
+        now: Instant,
+        subscriber: Slot<Peer>,
+        config: SubscriptionConfig,
+        rng: &mut StdRng,
+        output: &mut Output,
+    ) -> Slot<Subscription> {
+        let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
+        let slot = self.subscriptions.insert(subscription);
+        self.attach(slot);
+        self.want_keyframe(now, slot, output);
+        slot
+    }
+
+    fn update_subscription(
+        &mut self,
+        now: Instant,
+        slot: Slot<Subscription>,
+        config: SubscriptionConfig,
+        output: &mut Output,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        let is_moved = subscription.config.source != config.source;
+        let reshapes = subscription.config.codecs != config.codecs
+            || subscription.config.extensions != config.extensions
+            || subscription.config.mid != config.mid;
+        let starts = config.active && (!subscription.config.active || is_moved);
+        if is_moved {
+            // While the former source is still what the subscription names.
+            self.detach(slot);
+        }
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        if !config.active {
+            subscription.pause();
+        }
+        subscription.config = config;
+        if is_moved {
+            self.attach(slot);
+        } else if reshapes {
+            let track = subscription.track.and_then(|track| self.tracks.get(track));
+            subscription.reshape(track.map_or_else(Routes::none, |track| {
+                Routes::new(&track.config.codecs, &subscription.config.codecs)
+            }));
+        }
+        if starts || reshapes {
+            self.want_keyframe(now, slot, output);
+        }
+    }
+
+    /// Connects a subscription to its track, or lets it wait for that.
+    fn attach(&mut self, slot: Slot<Subscription>) {
+        let Some(subscription) = self.subscriptions.get(slot) else {
+            return;
+        };
+        let source = subscription.config.source;
+        match self.tracks_by_key.get(&source) {
+            Some(track) => self.attach_to(slot, *track),
+            None => self.waiting.entry(source).or_default().push(slot),
+        }
+    }
+
+    fn attach_to(&mut self, slot: Slot<Subscription>, to: Slot<Track>) {
+        let (Some(subscription), Some(track)) =
+            (self.subscriptions.get_mut(slot), self.tracks.get_mut(to))
+        else {
+            return;
+        };
+        track.subscriptions.push(slot);
+        subscription.track = Some(to);
+        let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
+        subscription.reshape(routes);
+    }
+
+    fn detach(&mut self, slot: Slot<Subscription>) {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        subscription.pause();
+        match subscription.track.take() {
+            Some(track) => {
+                if let Some(track) = self.tracks.get_mut(track) {
+                    track.subscriptions.retain(|other| *other != slot);
+                }
+            }
+            None => {
+                let source = subscription.config.source;
+                if let Some(waiting) = self.waiting.get_mut(&source) {
+                    waiting.retain(|other| *other != slot);
+                    if waiting.is_empty() {
+                        self.waiting.remove(&source);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! RTCP in both directions: reports, keyframe requests, retransmissions.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
+use crate::base::slab::Slot;
+use crate::media::sender_report::{LastSenderReport, TrackClock};
+use crate::room::output::Output;
+use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::source::Source;
+use crate::room::state::Room;
+use crate::room::subscription::{Incoming, Subscription};
+use crate::room::track::Track;
+use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
+use crate::wire::rtp::RtpHeader;
+
+impl Room {
+    /// Takes a protected RTCP datagram of a peer.
+    pub fn handle_rtcp(
+        &mut self,
+        now: Instant,
+        from: Slot<Peer>,
+        mut datagram: BytesMut,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(from) else {
+            return;
+        };
+        if peer.transport.open_rtcp(&mut datagram).is_err() {
+            output.counters.rtcp_not_opened += 1;
+            return;
+        }
+        output.counters.rtcp_received += 1;
+        let compound = rtcp::parse(&datagram);
+        output.counters.rtcp_malformed += u64::from(compound.dropped);
+        for packet in &compound.packets {
+            match packet {
+                RtcpPacket::SenderReport(report) => {
+                    self.on_sender_report(now, from, report, output);
+                }
+                RtcpPacket::Pli { media } => self.on_keyframe_request(now, from, *media, output),
+                RtcpPacket::Fir { entries } => {
+                    for (ssrc, _) in entries {
+                        self.on_keyframe_request(now, from, *ssrc, output);
+                    }
+                }
+                RtcpPacket::Nack { media, seqs, .. } => self.on_nack(from, *media, seqs, output),
+                RtcpPacket::Bye { sources } => {
+                    if let Some(peer) = self.peers.get_mut(from) {
+                        sources.iter().for_each(|ssrc| peer.sources.forget(*ssrc));
+                    }
+                }
+                // A publisher's name is the session's to choose; how subscribers receive is not
+                // acted upon.
+                RtcpPacket::Cname { .. } | RtcpPacket::Reports { .. } | RtcpPacket::Other => {}
+            }
+        }
+    }
+
+    /// A subscription (re)starts: the publisher is asked for a keyframe, if pictures can flow.
+    pub(in crate::room) fn want_keyframe(
+        &mut self,
+        now: Instant,
+        slot: Slot<Subscription>,
+        output: &mut Output,
+    ) {
+        let Some(subscription) = self.subscriptions.get(slot) else {
+            return;
+        };
+        if let Some(track) = subscription.track
+            && subscription.config.active
+            && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
+            && subscriber.transport.sealer().is_some()
+        {
+            self.request_keyframe(now, track, output);
+        }
+    }
+
+    /// Sends the keyframe requests of a publisher's tracks that waited.
+    pub(in crate::room) fn send_due_keyframe_requests(
+        &mut self,
+        now: Instant,
+        publisher: Slot<Peer>,
+        output: &mut Output,
+    ) {
+        let Room { peers, tracks, .. } = self;
+        let Some(peer) = peers.get_mut(publisher) else {
+            return;
+        };
+        for at in 0..peer.tracks.len() {
+            if let Some(track) = tracks.get_mut(peer.tracks[at])
+                && track.keyframes.handle_timeout(now)
+            {
+                send_keyframe_request(peer, track, output);
+            }
+        }
+    }
+
+    /// Tells a publisher how it is received, if that is due.
+    pub(in crate::room) fn send_due_report(
+        &mut self,
+        now: Instant,
+        publisher: Slot<Peer>,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(publisher) else {
+            return;
+        };
+        if peer.report_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let mut blocks = Vec::new();
+        let mut is_live = false;
+        for slot in &peer.tracks {
+            let Some(track) = self.tracks.get_mut(*slot) else {
+                continue;
+            };
+            track.cache.expire(now);
+            is_live |= !track.cache.is_empty();
+            if let Some(stats) = track.stats.as_mut().filter(|stats| stats.has_news()) {
+                blocks.push(stats.report(now, track.last_sr.as_ref()));
+            }
+        }
+        if !blocks.is_empty() {
+            let mut compound = Vec::new();
+            write_receiver_report(&mut compound, peer.rtcp_ssrc, &blocks, RTCP_CNAME);
+            peer.transport.seal_rtcp(&compound, &mut output.outbox);
+        }
+        peer.report_at = is_live.then_some(now + REPORT_INTERVAL);
+    }
+
+    /// A publisher's report: what it says of the clocks goes to all subscribers at once.
+    fn on_sender_report(
+        &mut self,
+        now: Instant,
+        from: Slot<Peer>,
+        report: &SenderReport,
+        output: &mut Output,
+    ) {
+        let source = self
+            .peers
+            .get(from)
+            .and_then(|peer| peer.sources.find(report.ssrc));
+        let Some(Source::Media(slot)) = source else {
+            output.counters.rtcp_unknown_stream += u64::from(source.is_none());
+            return;
+        };
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        // Before the first packet, or of a former SSRC: there is nothing to translate it to.
+        let Some(rtp_time) = track.stream.timestamp(report.ssrc, report.rtp_time) else {
+            output.counters.rtcp_unknown_stream += 1;
+            return;
+        };
+        let is_early = |last: &LastSenderReport| {
+            now.saturating_duration_since(last.received) < SENDER_REPORT_INTERVAL_MIN
+        };
+        if track.last_sr.as_ref().is_some_and(is_early) {
+            output.counters.rtcp_reports_too_frequent += 1;
+            return;
+        }
+        track.last_sr = Some(LastSenderReport {
+            ntp: report.ntp,
+            received: now,
+        });
+        track.clock = Some(TrackClock::new(
+            now,
+            report.ntp,
+            rtp_time,
+            track.clock_rate(),
+        ));
+        self.pass_on_sender_report(now, slot, output);
+    }
+
+    fn pass_on_sender_report(&mut self, now: Instant, slot: Slot<Track>, output: &mut Output) {
+        let Some(track) = self.tracks.get(slot) else {
+            return;
+        };
+        let Some(clock) = &track.clock else {
+            return;
+        };
+        for &slot in &track.subscriptions {
+            if let Some(subscription) = self.subscriptions.get_mut(slot)
+                && subscription.rewriter.is_running()
+                && let Some(peer) = self.peers.get_mut(subscription.subscriber)
+            {
+                let transport = &mut peer.transport;
+                let sent = subscription.send_report(now, clock, transport, &mut output.outbox);
+                output.counters.sender_reports_sent += u64::from(sent);
+            }
+        }
+    }
+
+    fn on_keyframe_request(
+        &mut self,
+        now: Instant,
+        from: Slot<Peer>,
+        media: Ssrc,
+        output: &mut Output,
+    ) {
+        match self.subscribed(from, media) {
+            Some((_, track)) => self.request_keyframe(now, track, output),
+            None => output.counters.rtcp_unknown_stream += 1,
+        }
+    }
+
+    /// Asks the publisher of a video track for a keyframe, at once or when that is next allowed.
+    pub(in crate::room) fn request_keyframe(
+        &mut self,
+        now: Instant,
+        slot: Slot<Track>,
+        output: &mut Output,
+    ) {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        // A stream that has not begun will begin with a keyframe.
+        if track.config.kind != MediaKind::Video || track.stream.ssrc().is_none() {
+            return;
+        }
+        let Some(publisher) = self.peers.get_mut(track.publisher) else {
+            return;
+        };
+        if track.keyframes.handle_request(now) {
+            send_keyframe_request(publisher, track, output);
+        } else {
+            output.rescheduled.push(publisher.key);
+        }
+    }
+
+    /// Answers a NACK with the same packets, under the same numbers.
+    fn on_nack(&mut self, from: Slot<Peer>, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
+        let Some((slot, track)) = self.subscribed(from, media) else {
+            output.counters.rtcp_unknown_stream += 1;
+            return;
+        };
+        let (Some(subscription), Some(track), Some(peer)) = (
+            self.subscriptions.get_mut(slot),
+            self.tracks.get(track),
+            self.peers.get_mut(from),
+        ) else {
+            return;
+        };
+        for seq in seqs {
+            match resend(subscription, track, peer, *seq, output) {
+                Resend::Sent => output.counters.rtp_retransmitted += 1,
+                Resend::NotHeld => output.counters.nack_not_held += 1,
+                Resend::OverBudget => output.counters.nack_over_budget += 1,
+            }
+        }
+    }
+
+    /// What a peer receives under an SSRC, if that has a track.
+    fn subscribed(
+        &self,
+        peer: Slot<Peer>,
+        ssrc: Ssrc,
+    ) -> Option<(Slot<Subscription>, Slot<Track>)> {
+        let slot = self.peers.get(peer)?.subscription(ssrc)?;
+        Some((slot, self.subscriptions.get(slot)?.track?))
+    }
+}
+
+impl Peer {
+    /// Starts a compound to this peer (RFC 3550 §6.1): an empty report and this server's name, as not
+    /// every peer takes reduced-size RTCP (RFC 5506).
+    pub(in crate::room) fn start_compound(&self) -> Vec<u8> {
+        let mut compound = Vec::new();
+        write_receiver_report(&mut compound, self.rtcp_ssrc, &[], RTCP_CNAME);
+        compound
+    }
+}
+
+enum Resend {
+    Sent,
+    NotHeld,
+    OverBudget,
+}
+
+fn resend(
+    subscription: &mut Subscription,
+    track: &Track,
+    peer: &mut Peer,
+    seq: SeqNo16,
+    output: &mut Output,
+) -> Resend {
+    let held = subscription
+        .rewriter
+        .resend(seq)
+        .and_then(|(out, seq)| Some((out, track.cache.get(seq)?)));
+    let Some((out, cached)) = held else {
+        return Resend::NotHeld;
+    };
+    let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
+    let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
+        let kind = track.kinds.get(header.payload_type);
+        let ids = &track.config.extensions;
+        Incoming::read(&cached.packet, &header, numbering, kind, ids)
+    });
+    let Some(incoming) = incoming else {
+        return Resend::NotHeld;
+    };
+    let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.sealer()) else {
+        return Resend::NotHeld;
+    };
+    if !subscription.take_resend(out, &shape) {
+        return Resend::OverBudget;
+    }
+    subscription.send(&incoming, &shape, out, path, &mut output.outbox);
+    Resend::Sent
+}
+
+/// Asks the publisher of `track` for a keyframe, with a PLI: whoever negotiates FIR takes that too.
+fn send_keyframe_request(publisher: &mut Peer, track: &Track, output: &mut Output) {
+    if let Some(media) = track.stream.ssrc() {
+        let mut compound = publisher.start_compound();
+        write_pli(&mut compound, publisher.rtcp_ssrc, media);
+        let sent = publisher.transport.seal_rtcp(&compound, &mut output.outbox);
+        output.counters.keyframe_requests_sent += u64::from(sent);
+    }
+}
+
+/// The CNAME of this server's own reports: it sends no media of its own, so nothing is synchronized
+/// by it.
+const RTCP_CNAME: &str = "shardcast";
+/// A publisher's reports are copied to every subscriber, so they may not come faster than this. Browsers
+/// send one a second.
+const SENDER_REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);

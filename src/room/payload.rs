@@ -1,0 +1,245 @@
+//! From a publisher's payload types to a subscriber's: tables that are made once per change of
+//! description.
+
+use crate::base::ids::PayloadType;
+use crate::wire::codec::{Codec, CodecMapping, H264Profile};
+
+/// What a payload type of a publisher carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// Not negotiated.
+    Unknown,
+    /// Media of a codec.
+    Media,
+    /// Redundant audio.
+    Red,
+    /// Retransmissions.
+    Rtx,
+}
+
+/// The kind of each payload type of one track.
+#[derive(Debug, Clone)]
+pub struct PayloadKinds([PayloadKind; PAYLOAD_TYPES]);
+
+impl PayloadKinds {
+    /// Lays the table out.
+    pub fn new(codecs: &[CodecMapping]) -> Self {
+        let mut kinds = [PayloadKind::Unknown; PAYLOAD_TYPES];
+        for mapping in codecs {
+            if let Some(rtx) = mapping.rtx {
+                kinds[index(rtx)] = PayloadKind::Rtx;
+            }
+        }
+        for mapping in codecs {
+            kinds[index(mapping.payload_type)] = match mapping.codec {
+                Codec::Red => PayloadKind::Red,
+                _ => PayloadKind::Media,
+            };
+        }
+        Self(kinds)
+    }
+
+    /// What `payload_type` carries.
+    pub fn get(&self, payload_type: PayloadType) -> PayloadKind {
+        self.0[index(payload_type)]
+    }
+}
+
+/// What becomes of a publisher's payload type at one subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// The subscriber does not take it.
+    None,
+    /// Goes out under this payload type.
+    As(PayloadType),
+    /// Redundant audio: whole under this payload type, or only its primary block.
+    Red(Option<PayloadType>),
+}
+
+/// The route of each of a publisher's payload types at one subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routes([Route; PAYLOAD_TYPES]);
+
+impl Routes {
+    /// A subscriber that takes nothing.
+    pub fn none() -> Self {
+        Self([Route::None; PAYLOAD_TYPES])
+    }
+
+    /// Maps each payload type of `source` to the best of `sink`: the same codec, else one that
+    /// decodes it; the first in the subscriber's order of preference.
+    pub fn new(source: &[CodecMapping], sink: &[CodecMapping]) -> Self {
+        let mut routes = Self::none();
+        for from in source {
+            let fitting = |fits: fn(Codec, Codec) -> bool| {
+                let mapping = sink.iter().find(|to| fits(from.codec, to.codec));
+                mapping.map(|mapping| mapping.payload_type)
+            };
+            let to = fitting(|source, sink| source == sink)
+                .or_else(|| fitting(decodes_same_mode))
+                .or_else(|| fitting(decodes));
+            routes.0[index(from.payload_type)] = match (from.codec, to) {
+                (Codec::Red, to) => Route::Red(to),
+                (_, Some(to)) => Route::As(to),
+                (_, None) => Route::None,
+            };
+        }
+        routes
+    }
+
+    /// The route of `payload_type`.
+    #[inline]
+    pub fn get(&self, payload_type: PayloadType) -> Route {
+        self.0[index(payload_type)]
+    }
+}
+
+/// Payload types are seven bits (RFC 3550 §5.1).
+const PAYLOAD_TYPES: usize = 128;
+
+fn index(payload_type: PayloadType) -> usize {
+    usize::from(payload_type.0) % PAYLOAD_TYPES
+}
+
+/// Whether a decoder of the H.264 profile of `sink` decodes `source`, packetized alike.
+fn decodes_same_mode(source: Codec, sink: Codec) -> bool {
+    let mode = |codec| match codec {
+        Codec::H264 {
+            packetization_mode, ..
+        } => Some(packetization_mode),
+        _ => None,
+    };
+    mode(source) == mode(sink) && decodes(source, sink)
+}
+
+/// Whether a decoder of the H.264 profile of `sink` decodes `source`. What mode 0 allows, mode 1
+/// allows too (RFC 6184 §6.3).
+fn decodes(source: Codec, sink: Codec) -> bool {
+    match (source, sink) {
+        (
+            Codec::H264 {
+                profile: from,
+                packetization_mode: from_mode,
+            },
+            Codec::H264 {
+                profile: to,
+                packetization_mode: to_mode,
+            },
+        ) => from_mode <= to_mode && is_subset(from, to),
+        _ => false,
+    }
+}
+
+/// Whether every stream of profile `a` is one that a decoder of profile `b` takes (H.264 §A.2).
+fn is_subset(a: H264Profile, b: H264Profile) -> bool {
+    use H264Profile::{
+        Baseline, ConstrainedBaseline, ConstrainedHigh, High, Main, PredictiveHigh444,
+    };
+    match a {
+        ConstrainedBaseline => true,
+        // Has slice groups and redundant slices, which no other profile decodes.
+        Baseline => b == Baseline,
+        // Has interlacing and B slices, which the constrained profiles lack.
+        Main => matches!(b, Main | High | PredictiveHigh444),
+        ConstrainedHigh => matches!(b, ConstrainedHigh | High | PredictiveHigh444),
+        High => matches!(b, High | PredictiveHigh444),
+        PredictiveHigh444 => b == PredictiveHigh444,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(payload_type: u8, codec: Codec) -> CodecMapping {
+        CodecMapping {
+            payload_type: PayloadType(payload_type),
+            codec,
+            rtx: (codec.kind() == crate::base::ids::MediaKind::Video)
+                .then_some(PayloadType(payload_type + 1)),
+            nack: false,
+        }
+    }
+
+    fn h264(profile: H264Profile, packetization_mode: u8) -> Codec {
+        Codec::H264 {
+            profile,
+            packetization_mode,
+        }
+    }
+
+    #[test]
+    fn a_codec_goes_out_under_the_subscribers_payload_type() {
+        let source = [
+            mapping(96, Codec::Vp8),
+            mapping(98, Codec::Vp9 { profile: 0 }),
+            mapping(100, Codec::Vp9 { profile: 2 }),
+            mapping(111, Codec::Opus),
+            mapping(63, Codec::Red),
+        ];
+        let sink = [
+            mapping(120, Codec::Vp9 { profile: 0 }),
+            mapping(102, Codec::Vp8),
+            mapping(109, Codec::Opus),
+        ];
+        let routes = Routes::new(&source, &sink);
+        let cases = [
+            (96, Route::As(PayloadType(102))),
+            (98, Route::As(PayloadType(120))),
+            (100, Route::None),
+            (111, Route::As(PayloadType(109))),
+            (63, Route::Red(None)),
+            (97, Route::None),
+            (0, Route::None),
+        ];
+        for (from, route) in cases {
+            assert_eq!(routes.get(PayloadType(from)), route, "{from}");
+        }
+        let with_red = Routes::new(&source, &[mapping(50, Codec::Red)]);
+        assert_eq!(
+            with_red.get(PayloadType(63)),
+            Route::Red(Some(PayloadType(50)))
+        );
+    }
+
+    #[test]
+    fn h264_goes_to_the_same_profile_else_to_one_that_decodes_it() {
+        use H264Profile::*;
+        let sink = [
+            mapping(10, h264(High, 1)),
+            mapping(12, h264(Baseline, 1)),
+            mapping(14, h264(ConstrainedBaseline, 0)),
+            mapping(16, h264(ConstrainedBaseline, 1)),
+        ];
+        let cases = [
+            (h264(ConstrainedBaseline, 1), Route::As(PayloadType(16))),
+            (h264(ConstrainedBaseline, 0), Route::As(PayloadType(14))),
+            (h264(Main, 1), Route::As(PayloadType(10))),
+            (h264(ConstrainedHigh, 1), Route::As(PayloadType(10))),
+            (h264(Baseline, 1), Route::As(PayloadType(12))),
+            // No sink has its mode; mode 1 takes what mode 0 may carry.
+            (h264(High, 0), Route::As(PayloadType(10))),
+            (h264(PredictiveHigh444, 1), Route::None),
+        ];
+        for (codec, route) in cases {
+            let routes = Routes::new(&[mapping(96, codec)], &sink);
+            assert_eq!(routes.get(PayloadType(96)), route, "{codec:?}");
+        }
+        let mode_0_only = Routes::new(&[mapping(96, h264(Main, 1))], &[mapping(10, h264(High, 0))]);
+        assert_eq!(mode_0_only.get(PayloadType(96)), Route::None);
+    }
+
+    #[test]
+    fn kinds_know_media_red_and_retransmissions() {
+        let kinds = PayloadKinds::new(&[mapping(96, Codec::Vp8), mapping(63, Codec::Red)]);
+        let cases = [
+            (96, PayloadKind::Media),
+            (97, PayloadKind::Rtx),
+            (63, PayloadKind::Red),
+            (111, PayloadKind::Unknown),
+        ];
+        for (payload_type, kind) in cases {
+            assert_eq!(kinds.get(PayloadType(payload_type)), kind);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A peer: one transport, what it publishes and what it receives.
+
+use std::time::{Duration, Instant};
+
+use crate::base::ids::{PeerKey, Ssrc};
+use crate::base::slab::Slot;
+use crate::room::source::SourceTable;
+use crate::room::subscription::Subscription;
+use crate::room::track::Track;
+use crate::transport::Transport;
+use crate::wire::extension::ExtensionId;
+
+/// One connection in a room.
+pub struct Peer {
+    /// What it is called.
+    pub key: PeerKey,
+    /// How it is reached.
+    pub transport: Transport,
+    /// This server's own SSRC towards it, for reports and requests.
+    pub rtcp_ssrc: Ssrc,
+    /// Which track each of its SSRCs belongs to.
+    pub sources: SourceTable,
+    /// The id it uses for the `mid` header extension.
+    pub mid_extension: Option<ExtensionId>,
+    /// What it publishes.
+    pub tracks: Vec<Slot<Track>>,
+    /// What it receives, sorted by SSRC: feedback names that.
+    pub subscriptions: Vec<(Ssrc, Slot<Subscription>)>,
+    /// When it is next told how it is received; `None` while nothing comes.
+    pub report_at: Option<Instant>,
+}
+
+impl Peer {
+    /// A peer that publishes and receives nothing yet.
+    pub fn new(key: PeerKey, transport: Transport, rtcp_ssrc: Ssrc) -> Self {
+        Self {
+            key,
+            transport,
+            rtcp_ssrc,
+            sources: SourceTable::default(),
+            mid_extension: None,
+            tracks: Vec::new(),
+            subscriptions: Vec::new(),
+            report_at: None,
+        }
+    }
+
+    /// The subscription that is sent to it under `ssrc`.
+    pub fn subscription(&self, ssrc: Ssrc) -> Option<Slot<Subscription>> {
+        let at = self
+            .subscriptions
+            .binary_search_by_key(&ssrc, |(ssrc, _)| *ssrc)
+            .ok()?;
+        Some(self.subscriptions[at].1)
+    }
+}
+
+/// How often a publisher is told how it is received: what libwebrtc does for video.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,177 @@
+//! Which SSRC of a peer belongs to which of its tracks.
+
+use crate::base::ids::Ssrc;
+use crate::base::slab::Slot;
+use crate::room::track::Track;
+
+/// What an SSRC carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The media of a track.
+    Media(Slot<Track>),
+    /// Retransmissions for a track.
+    Rtx(Slot<Track>),
+}
+
+/// The SSRCs of one peer: those its description declares, and those learned from packets.
+#[derive(Debug, Default)]
+pub struct SourceTable {
+    /// Apart from what they stand for, so that a search reads one short run of memory.
+    ssrcs: Vec<Ssrc>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    source: Source,
+    is_learned: bool,
+}
+
+impl SourceTable {
+    /// What `ssrc` carries, if it is known.
+    #[inline]
+    pub fn find(&self, ssrc: Ssrc) -> Option<Source> {
+        let at = self.ssrcs.iter().position(|known| *known == ssrc)?;
+        Some(self.entries[at].source)
+    }
+
+    /// Remembers what an unknown SSRC carries. False if the table is full: [`LEARNED_MAX`].
+    pub fn learn(&mut self, ssrc: Ssrc, source: Source) -> bool {
+        let learned = self.entries.iter().filter(|entry| entry.is_learned);
+        if learned.count() >= LEARNED_MAX {
+            return false;
+        }
+        self.push(ssrc, source, true);
+        true
+    }
+
+    /// Forgets a learned SSRC (its sender said BYE). A declared one stays as long as it is declared.
+    pub fn forget(&mut self, ssrc: Ssrc) {
+        if let Some(at) = self.ssrcs.iter().position(|known| *known == ssrc)
+            && self.entries[at].is_learned
+        {
+            self.ssrcs.swap_remove(at);
+            self.entries.swap_remove(at);
+        }
+    }
+
+    /// Takes a new description: what it declares, and of what was learned only that which belongs to
+    /// a track that lives on. Returns how many declarations were refused: an SSRC that is declared
+    /// already for something else, or more than [`DECLARED_MAX`].
+    pub fn declare(
+        &mut self,
+        declared: impl Iterator<Item = (Ssrc, Source)>,
+        lives_on: impl Fn(Slot<Track>) -> bool,
+    ) -> u64 {
+        let former = std::mem::take(self);
+        let mut refused = 0;
+        for (ssrc, source) in declared {
+            match self.find(ssrc) {
+                Some(known) => refused += u64::from(known != source),
+                None if self.ssrcs.len() == DECLARED_MAX => refused += 1,
+                None => self.push(ssrc, source, false),
+            }
+        }
+        for (ssrc, entry) in former.ssrcs.into_iter().zip(former.entries) {
+            let (Source::Media(track) | Source::Rtx(track)) = entry.source;
+            if entry.is_learned && lives_on(track) && self.find(ssrc).is_none() {
+                self.push(ssrc, entry.source, true);
+            }
+        }
+        refused
+    }
+
+    fn push(&mut self, ssrc: Ssrc, source: Source, is_learned: bool) {
+        self.ssrcs.push(ssrc);
+        self.entries.push(Entry { source, is_learned });
+    }
+}
+
+/// SSRCs learned for one peer; a browser needs one or two per section that declares none.
+const LEARNED_MAX: usize = 32;
+/// SSRCs declared by one peer, with RTX: 128 tracks.
+const DECLARED_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{MediaKind, Mid, PeerKey, TrackKey};
+    use crate::base::slab::Slab;
+    use crate::control::{IceCredentials, TrackConfig};
+    use crate::room::peer::Peer;
+    use crate::transport::{DtlsIdentity, Transport};
+    use crate::wire::extension::ExtensionMap;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    /// Two places of tracks; the tracks themselves do not matter here.
+    fn slots() -> [Slot<Track>; 2] {
+        let identity = Arc::new(DtlsIdentity::generate().unwrap());
+        let ice = IceCredentials {
+            ufrag: "ufrag".into(),
+            pwd: "0123456789012345678901".into(),
+        };
+        let transport = Transport::new(Instant::now(), identity, ice);
+        let publisher = Slab::new().insert(Peer::new(PeerKey(1), transport, Ssrc(1)));
+        let config = TrackConfig {
+            key: TrackKey {
+                peer: PeerKey(1),
+                index: 0,
+            },
+            mid: Mid::new("0").unwrap(),
+            kind: MediaKind::Audio,
+            codecs: Vec::new(),
+            extensions: ExtensionMap::default(),
+            ssrcs: Vec::new(),
+            rtx_ssrcs: Vec::new(),
+        };
+        let mut slab = Slab::new();
+        [(); 2].map(|()| slab.insert(Track::new(config.clone(), publisher)))
+    }
+
+    #[test]
+    fn declared_wins_over_learned_and_ends_with_its_description() {
+        let [a, b] = slots();
+        let mut table = SourceTable::default();
+        let declared = [
+            (Ssrc(1), Source::Media(a)),
+            (Ssrc(2), Source::Rtx(a)),
+            (Ssrc(1), Source::Media(b)),
+        ];
+        assert_eq!(table.declare(declared.into_iter(), |_| true), 1);
+        assert_eq!(table.find(Ssrc(1)), Some(Source::Media(a)));
+        assert_eq!(table.find(Ssrc(2)), Some(Source::Rtx(a)));
+        assert!(table.learn(Ssrc(7), Source::Media(b)));
+        assert!(table.learn(Ssrc(8), Source::Media(a)));
+
+        table.declare([(Ssrc(7), Source::Media(a))].into_iter(), |slot| slot == b);
+        assert_eq!(table.find(Ssrc(1)), None, "not declared any more");
+        assert_eq!(table.find(Ssrc(7)), Some(Source::Media(a)));
+        assert_eq!(table.find(Ssrc(8)), None, "its track is gone");
+    }
+
+    #[test]
+    fn what_is_learned_is_bounded_and_can_be_forgotten() {
+        let [a, _] = slots();
+        let mut table = SourceTable::default();
+        table.declare([(Ssrc(1000), Source::Media(a))].into_iter(), |_| true);
+        let learned = (0..100)
+            .filter(|ssrc| table.learn(Ssrc(*ssrc), Source::Media(a)))
+            .count();
+        assert_eq!(learned, LEARNED_MAX);
+        table.forget(Ssrc(1000));
+        assert!(table.find(Ssrc(1000)).is_some(), "declared");
+        table.forget(Ssrc(3));
+        assert!(table.find(Ssrc(3)).is_none());
+        assert!(table.learn(Ssrc(200), Source::Media(a)));
+        assert!(table.find(Ssrc(31)).is_some());
+    }
+
+    #[test]
+    fn declarations_are_bounded() {
+        let [a, _] = slots();
+        let mut table = SourceTable::default();
+        let many = (0..300).map(|ssrc| (Ssrc(ssrc), Source::Media(a)));
+        assert_eq!(table.declare(many, |_| true), 44);
+    }
+}

@@ -1,0 +1,120 @@
+//! The room itself: who and what is in it, and the deadlines of its peers.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::base::ids::{PeerKey, Ssrc, TrackKey};
+use crate::base::slab::{Slab, Slot};
+use crate::base::time::earliest;
+use crate::control::TransportEvent;
+use crate::room::output::Output;
+use crate::room::peer::Peer;
+use crate::room::subscription::Subscription;
+use crate::room::track::Track;
+use crate::transport::Transport;
+
+/// The peers of one room that one shard holds. A subscription reaches only tracks in here.
+#[derive(Default)]
+pub struct Room {
+    pub(in crate::room) peers: Slab<Peer>,
+    pub(in crate::room) tracks: Slab<Track>,
+    pub(in crate::room) subscriptions: Slab<Subscription>,
+    pub(in crate::room) tracks_by_key: HashMap<TrackKey, Slot<Track>>,
+    /// Subscriptions whose track is not known (yet): each is in here once.
+    pub(in crate::room) waiting: HashMap<TrackKey, Vec<Slot<Subscription>>>,
+}
+
+impl Room {
+    /// A room without peers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a peer that publishes and receives nothing yet.
+    pub fn add_peer(&mut self, key: PeerKey, transport: Transport, rng: &mut StdRng) -> Slot<Peer> {
+        // An SSRC of 0 stands for "none" in some receivers.
+        let rtcp_ssrc = Ssrc(rng.random_range(1..=u32::MAX));
+        self.peers.insert(Peer::new(key, transport, rtcp_ssrc))
+    }
+
+    /// Ends a peer: its transport is closed, its tracks end for everybody.
+    pub fn remove_peer(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let subscriptions = std::mem::take(&mut peer.subscriptions);
+        let tracks = std::mem::take(&mut peer.tracks);
+        peer.transport.close(now, &mut output.outbox);
+        for (_, subscription) in subscriptions {
+            self.end_subscription(subscription);
+        }
+        for track in tracks {
+            self.end_track(track, output);
+        }
+        self.peers.remove(slot);
+    }
+
+    /// Whether nobody is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// A peer's transport.
+    #[must_use]
+    pub fn transport_mut(&mut self, slot: Slot<Peer>) -> Option<&mut Transport> {
+        self.peers.get_mut(slot).map(|peer| &mut peer.transport)
+    }
+
+    /// Takes what happened to a peer's transport: after every input to it.
+    pub fn drain_transport(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+        while let Some(peer) = self.peers.get_mut(slot)
+            && let Some(event) = peer.transport.poll_event()
+        {
+            output.events.push_back((peer.key, event));
+            match event {
+                TransportEvent::Connected { .. } | TransportEvent::ConsentRegained => {
+                    self.on_reachable(now, slot, output);
+                }
+                TransportEvent::ConsentLost | TransportEvent::Failed(_) => {}
+            }
+        }
+    }
+
+    /// When a peer next needs [`Room::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self, slot: Slot<Peer>) -> Option<Instant> {
+        let peer = self.peers.get(slot)?;
+        let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
+        tracks
+            .map(|track| track.keyframes.poll_timeout())
+            .chain([peer.transport.poll_timeout(), peer.report_at])
+            .fold(None, earliest)
+    }
+
+    /// Does what is due for a peer.
+    pub fn handle_timeout(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.transport.handle_timeout(now, &mut output.outbox);
+        self.drain_transport(now, slot, output);
+        self.send_due_keyframe_requests(now, slot, output);
+        self.send_due_report(now, slot, output);
+    }
+
+    /// The peer can be sent to: the pictures it waits for start with a keyframe.
+    fn on_reachable(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+        let Some(peer) = self.peers.get(slot) else {
+            return;
+        };
+        let subscriptions: Vec<_> = peer.subscriptions.iter().map(|(_, slot)| *slot).collect();
+        for subscription in subscriptions {
+            self.want_keyframe(now, subscription, output);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A subscription: one peer's copy of a track.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::base::ids::{PayloadType, RtpTime, SeqNo};
+use crate::base::slab::Slot;
+use crate::control::SubscriptionConfig;
+use crate::media::red::RedLayout;
+use crate::media::resend::ResendBudget;
+use crate::media::rewrite::Rewriter;
+use crate::media::sender_report::TrackClock;
+use crate::room::payload::{PayloadKind, Route, Routes};
+use crate::room::peer::Peer;
+use crate::room::track::Track;
+use crate::transport::outbox::Outbox;
+use crate::transport::{Sealer, Transport};
+use crate::wire::extension::{Extension, ExtensionMap};
+use crate::wire::rtcp::{SenderReport, write_sender_report};
+use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
+
+/// One peer's copy of a track.
+#[derive(Debug)]
+pub struct Subscription {
+    /// As the subscriber's description has it.
+    pub config: SubscriptionConfig,
+    /// Who receives it.
+    pub subscriber: Slot<Peer>,
+    /// What it copies, once that is known.
+    pub track: Option<Slot<Track>>,
+    /// Which payload type each of the track's goes out under.
+    pub routes: Routes,
+    /// Its numbering.
+    pub rewriter: Rewriter,
+    /// Retransmissions.
+    pub resends: ResendBudget,
+    /// A sender report goes out as soon as there is one.
+    pub is_report_due: bool,
+    packets: u32,
+    octets: u32,
+    bytes: u64,
+}
+
+/// A packet of a track, read once for all subscriptions.
+#[derive(Debug)]
+pub struct Incoming<'p> {
+    /// The track's number.
+    pub seq: SeqNo,
+    timestamp: RtpTime,
+    payload_type: PayloadType,
+    marker: bool,
+    payload: &'p [u8],
+    red: Option<RedLayout>,
+    extensions: [(Extension, &'p [u8]); Extension::ALL.len()],
+    extensions_len: usize,
+}
+
+/// What a packet becomes at one subscriber.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'p> {
+    payload_type: PayloadType,
+    payload: &'p [u8],
+    /// The payload type that the blocks of redundant audio get.
+    blocks: Option<(RedLayout, PayloadType)>,
+}
+
+/// Why a packet cannot go to a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit {
+    /// It takes no codec like this.
+    NoCodec,
+    /// Redundant audio that is malformed.
+    MalformedRed,
+}
+
+impl<'p> Incoming<'p> {
+    /// Reads what all subscriptions need. `None` if the payload runs past the packet's end.
+    pub fn read(
+        packet: &'p [u8],
+        header: &RtpHeader,
+        (seq, timestamp): (SeqNo, RtpTime),
+        kind: PayloadKind,
+        ids: &ExtensionMap,
+    ) -> Option<Self> {
+        let payload = header.payload(packet)?;
+        let mut incoming = Self {
+            seq,
+            timestamp,
+            payload_type: header.payload_type,
+            marker: header.marker,
+            payload,
+            red: (kind == PayloadKind::Red)
+                .then(|| RedLayout::parse(payload))
+                .flatten(),
+            extensions: [(Extension::Mid, &[]); Extension::ALL.len()],
+            extensions_len: 0,
+        };
+        for (id, value) in header.extensions(packet) {
+            if let Some(extension) = ids.extension(id).filter(|e| e.is_forwarded())
+                && let Some(entry) = incoming.extensions.get_mut(incoming.extensions_len)
+            {
+                *entry = (extension, value);
+                incoming.extensions_len += 1;
+            }
+        }
+        Some(incoming)
+    }
+}
+
+impl Subscription {
+    /// A subscription that waits for its track. `first` and `time_offset` are chosen at random.
+    pub fn new(
+        config: SubscriptionConfig,
+        subscriber: Slot<Peer>,
+        first: u16,
+        time_offset: u32,
+    ) -> Self {
+        Self {
+            config,
+            subscriber,
+            track: None,
+            routes: Routes::none(),
+            rewriter: Rewriter::new(first, time_offset),
+            resends: ResendBudget::default(),
+            is_report_due: false,
+            packets: 0,
+            octets: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
+    /// that a packet sent again is the same byte for byte.
+    #[inline]
+    pub fn shape<'p>(&self, packet: &Incoming<'p>) -> Result<Shape<'p>, Misfit> {
+        let whole = |payload_type| Shape {
+            payload_type,
+            payload: packet.payload,
+            blocks: None,
+        };
+        match self.routes.get(packet.payload_type) {
+            Route::As(payload_type) => Ok(whole(payload_type)),
+            Route::None => Err(Misfit::NoCodec),
+            Route::Red(red) => {
+                let layout = packet.red.ok_or(Misfit::MalformedRed)?;
+                let Route::As(primary) = self.routes.get(layout.primary) else {
+                    return Err(Misfit::NoCodec);
+                };
+                match red {
+                    Some(payload_type) if layout.is_uniform => Ok(Shape {
+                        blocks: Some((layout, primary)),
+                        ..whole(payload_type)
+                    }),
+                    _ => Ok(Shape {
+                        payload: &packet.payload[layout.primary_range(packet.payload)],
+                        ..whole(primary)
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Writes and seals the packet under the number `seq`, which the rewriter gave for it.
+    #[inline]
+    pub fn send(
+        &self,
+        packet: &Incoming<'_>,
+        shape: &Shape<'_>,
+        seq: SeqNo,
+        (to, sealer): (SocketAddr, &mut Sealer),
+        outbox: &mut Outbox,
+    ) {
+        let config = &self.config;
+        let header = OutgoingHeader {
+            payload_type: shape.payload_type,
+            marker: packet.marker,
+            seq: seq.on_wire(),
+            timestamp: self.rewriter.timestamp(packet.timestamp),
+            ssrc: config.ssrc,
+            padding: false,
+        };
+        let mid = config.extensions.id(Extension::Mid);
+        let forwarded = packet.extensions[..packet.extensions_len].iter();
+        let extensions =
+            mid.map(|id| (id, config.mid.as_bytes()))
+                .into_iter()
+                .chain(forwarded.filter_map(|(extension, value)| {
+                    config.extensions.id(*extension).map(|id| (id, *value))
+                }));
+        outbox.push_with(to, |arena| {
+            let start = arena.len();
+            arena.reserve(HEADER_ROOM + shape.payload.len() + sealer.overhead());
+            let header_len = write_header(arena, &header, extensions);
+            arena.extend_from_slice(shape.payload);
+            if let Some((layout, payload_type)) = &shape.blocks {
+                layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
+            }
+            sealer.seal_rtp(arena, start, header_len, seq.roc());
+            true
+        });
+    }
+
+    /// A packet was sent for the first time.
+    #[inline]
+    pub fn on_sent(&mut self, shape: &Shape<'_>) {
+        self.packets = self.packets.wrapping_add(1);
+        self.octets = self.octets.wrapping_add(shape.payload.len() as u32);
+        self.bytes += shape.payload.len() as u64;
+    }
+
+    /// Whether a packet sent before may be sent again.
+    pub fn take_resend(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        self.resends.take(seq, shape.payload.len(), self.bytes)
+    }
+
+    /// The descriptions have changed what packets look like here.
+    pub fn reshape(&mut self, routes: Routes) {
+        self.routes = routes;
+        self.rewriter.reshape();
+    }
+
+    /// Nothing goes out until the next packet that can: it will follow without a gap.
+    pub fn pause(&mut self) {
+        if self.rewriter.is_running() {
+            self.rewriter.stop();
+        }
+    }
+
+    /// Whether anything was ever sent.
+    pub fn has_sent(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Sends a sender report as of `now`. False if the transport cannot.
+    pub fn send_report(
+        &mut self,
+        now: Instant,
+        clock: &TrackClock,
+        transport: &mut Transport,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let (ntp, rtp_time) = clock.at(now);
+        let report = SenderReport {
+            ssrc: self.config.ssrc,
+            ntp,
+            rtp_time: self.rewriter.timestamp(rtp_time),
+            packets: self.packets,
+            octets: self.octets,
+        };
+        let mut compound = Vec::with_capacity(COMPOUND_ROOM);
+        write_sender_report(&mut compound, &report, &self.config.cname);
+        let sent = transport.seal_rtcp(&compound, outbox);
+        self.is_report_due &= !sent;
+        sent
+    }
+}
+
+/// A header with the usual extensions; only a hint for the arena.
+const HEADER_ROOM: usize = 64;
+/// A sender report with a CNAME of usual length; only a hint.
+const COMPOUND_ROOM: usize = 96;
