@@ -2,7 +2,7 @@
 # Two stages: the Rust image builds, a small image without shell or package manager runs.
 #
 #   docker build -t shardcast .
-#   docker run --rm -p 8080:8080 -p 10000-10015:10000-10015/udp \
+#   docker run --rm -p 8080:8080 -p 40000-40015:40000-40015/udp \
 #     -e SHARDCAST_ANNOUNCE=203.0.113.7 -e SHARDCAST_SHARDS=16 shardcast
 
 FROM rust:1-slim-bookworm AS build
@@ -26,8 +26,8 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /shardcast /usr/local/bin/shardcast
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/shardcast/
 USER nonroot
-# HTTP and WebSocket; and one UDP port per shard, from SHARDCAST_UDP_PORT on (or one port for all
-# of them with SHARDCAST_SINGLE_PORT=true).
+# HTTP and WebSocket; and one UDP port per shard, from SHARDCAST_UDP_PORT on
+
 EXPOSE 8080/tcp
-EXPOSE 10000-10015/udp
+EXPOSE 40000-40015/udp
 ENTRYPOINT ["/usr/local/bin/shardcast"]

@@ -8,6 +8,8 @@ pub mod file_limit;
 mod http;
 pub mod interfaces;
 pub mod mailbox;
+pub mod registry;
+pub mod shard_thread;
 pub mod signaling_thread;
 mod stats;
 #[cfg(test)]
