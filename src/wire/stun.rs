@@ -554,7 +554,7 @@ mod tests {
             address.get_from(&message).unwrap();
             assert_eq!(
                 SocketAddr::new(address.ip, address.port),
-                mapped.parse().unwrap()
+                mapped.parse::<SocketAddr>().unwrap()
             );
         }
     }
