@@ -139,9 +139,11 @@ impl Dtls {
             return Ok(());
         };
         self.state = State::Handshaking(Association::server(config), deadline);
-        datagrams.iter().fold(Ok(()), |result, datagram| {
-            result.and(self.feed(now, datagram))
-        })
+        let mut result = Ok(());
+        for datagram in datagrams {
+            result = result.and(self.feed(now, datagram));
+        }
+        result
     }
 
     fn feed(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DtlsDrop> {
