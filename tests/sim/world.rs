@@ -79,7 +79,7 @@ impl World {
             stripe: Stripe::new(Limits {
                 peers_per_room_max: 100,
             }),
-            shard: Shard::new(now, ShardId(0), identity, seed),
+            shard: Shard::new(ShardId(0), identity, seed),
             seats: Vec::new(),
             by_key: HashMap::new(),
             network: Network::new(seed, conditions),
