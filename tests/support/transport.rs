@@ -76,6 +76,8 @@ pub struct ClientTransport {
     pub profile: Option<ProtectionProfile>,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
     pub srtp_failures: u64,
+    /// Packets that came before: the network doubles, and a NACK may be answered twice.
+    pub replays: u64,
     /// Binding requests that a lite agent must not send.
     pub requests_received: u64,
 }
@@ -110,6 +112,7 @@ impl ClientTransport {
             profile: None,
             outgoing: VecDeque::new(),
             srtp_failures: 0,
+            replays: 0,
             requests_received: 0,
         }
     }
@@ -331,6 +334,13 @@ impl ClientTransport {
         };
         match opened {
             Ok(packet) => vec![packet],
+            Err(
+                rtc_shared::error::Error::SrtpSsrcDuplicated(..)
+                | rtc_shared::error::Error::SrtcpSsrcDuplicated(..),
+            ) => {
+                self.replays += 1;
+                Vec::new()
+            }
             Err(_) => {
                 self.srtp_failures += 1;
                 Vec::new()
