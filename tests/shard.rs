@@ -287,6 +287,21 @@ fn a_keyframe_is_asked_for_when_pictures_start_to_flow() {
 }
 
 #[test]
+fn media_that_comes_before_its_description_costs_a_keyframe_request() {
+    let mut stage = Stage::new(1);
+    let (publisher, track) = (stage.publisher, stage.track.clone());
+    stage.world.configure(publisher, &[], &[]);
+    stage.publish(b"the keyframe");
+    assert_eq!(stage.world.count("rtp_unknown_track"), 1);
+    stage.world.configure(publisher, &[track], &[]);
+    assert_eq!(stage.plis(), 0);
+    stage.publish(b"a");
+    assert_eq!(stage.plis(), 1);
+    stage.publish(b"b");
+    assert_eq!(stage.received(0).len(), 2);
+}
+
+#[test]
 fn sender_reports_are_translated_and_receivers_reported() {
     let mut stage = Stage::new(1);
     let report = |rtp_time| SenderReport {
@@ -442,6 +457,8 @@ fn a_publisher_that_changes_its_ssrc_is_seen_as_one_stream() {
     let (a, b) = (packets[0].0, packets[1].0);
     assert_eq!((b.ssrc, b.seq.0), (a.ssrc, a.seq.0 + 1));
     assert_eq!(b.timestamp.0.wrapping_sub(a.timestamp.0), 900);
+    let pli = RtcpPacket::Pli { media: Ssrc(4242) };
+    assert!(stage.upstream().contains(&pli));
     stage.publish(b"late");
     assert_eq!(stage.world.count("rtp_former_ssrc"), 1);
 }

@@ -11,8 +11,8 @@ use tungstenite::{Message, WebSocket};
 
 use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::control::{
-    Change, Changes, Command, Event, JoinRefused, JoinRequest, Joined, PeerInfo, Revision, Roster,
-    TrackInfo,
+    Change, Changes, Command, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, JoinRequest,
+    Joined, PeerInfo, Revision, Roster, TrackInfo,
 };
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
 use crate::io::mailbox::Mailbox;
@@ -141,7 +141,13 @@ impl Server {
         let acceptor = Acceptor::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = acceptor.local_addr();
         let backend = Arc::new(FakeBackend::default());
-        let config = Arc::new(SessionConfig::default());
+        let config = Arc::new(SessionConfig {
+            fingerprint: Fingerprint {
+                algorithm: FingerprintAlgorithm::Sha256,
+                digest: vec![0; 32],
+            },
+            ice_servers: Arc::new([]),
+        });
         let handle = acceptor
             .start(Arc::clone(&backend) as Arc<dyn Backend>, config, limits)
             .unwrap();

@@ -89,7 +89,7 @@ impl PacketCache {
         slot.filter(|packet| packet.seq == seq)
     }
 
-    /// Drops what is older than [`AGE_MAX`].
+    /// Drops what is older than two seconds.
     pub fn expire(&mut self, now: Instant) {
         while self.oldest < self.next {
             let oldest = &self.slots[self.index(self.oldest)];

@@ -20,7 +20,7 @@ pub struct RedLayout {
 
 impl RedLayout {
     /// `None` if the payload is not RED: headers or blocks run past its end, the primary block is
-    /// empty, or there are more than [`REDUNDANT_MAX`] others.
+    /// empty, or there are more than eight others.
     #[must_use]
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let mut types = [0_u8; REDUNDANT_MAX];

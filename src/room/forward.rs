@@ -8,7 +8,7 @@ use crate::base::ids::Mid;
 use crate::base::slab::Slot;
 use crate::media::cache::CachedPacket;
 use crate::media::sender_report::TrackClock;
-use crate::media::stream::Refused;
+use crate::media::stream::{Normalised, Refused};
 use crate::room::output::Output;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
@@ -36,13 +36,14 @@ impl Room {
         };
         output.counters.rtp_received += 1;
         if let Some(track) = self.locate(from, &header, &packet, output) {
-            self.fan_out(now, track, &header, packet, output);
+            self.fan_out(now, from, track, &header, packet, output);
         }
     }
 
     fn fan_out(
         &mut self,
         now: Instant,
+        from: Slot<Peer>,
         slot: Slot<Track>,
         header: &RtpHeader,
         packet: BytesMut,
@@ -51,37 +52,10 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let kind = track.kinds.get(header.payload_type);
-        match kind {
-            PayloadKind::Media | PayloadKind::Red => {}
-            PayloadKind::Rtx => {
-                output.counters.rtp_rtx += 1;
-                return;
-            }
-            PayloadKind::Unknown => {
-                output.counters.rtp_unknown_payload_type += 1;
-                return;
-            }
-        }
-        if header.payload(&packet).is_none() {
-            output.counters.rtp_malformed += 1;
+        let Some((kind, place)) = admit(now, track, header, &packet, output) else {
             return;
-        }
-        let accepted = track
-            .stream
-            .accept(now, header.ssrc, header.seq, header.timestamp);
-        let place = match accepted {
-            Ok(place) => place,
-            Err(Refused::FormerSsrc) => {
-                output.counters.rtp_former_ssrc += 1;
-                return;
-            }
-            Err(Refused::TooOld) => {
-                output.counters.rtp_too_old += 1;
-                return;
-            }
         };
-        let is_new_run = place.restarted && track.stats.is_some();
+        let is_first = track.stats.is_none();
         track.on_packet(now, header, &place);
         let numbering = (place.seq, place.timestamp);
         let ids = &track.config.extensions;
@@ -102,14 +76,16 @@ impl Room {
             packet: packet.freeze(),
             arrived: now,
         });
-        if let Some(publisher) = self.peers.get_mut(track.publisher)
-            && publisher.report_at.is_none()
-        {
+        let Some(publisher) = self.peers.get_mut(from) else {
+            return;
+        };
+        if publisher.report_at.is_none() {
             publisher.report_at = Some(now + REPORT_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
-        if is_new_run {
-            // Decoders see no gap in the numbering, but what came before is of no use to them.
+        // A new run shows no gap, and yet what came before is of no use to its decoders; and of a
+        // track whose first packets came too early, the keyframe is lost.
+        if place.restarted && (!is_first || publisher.had_unknown) {
             self.request_keyframe(now, slot, output);
         }
     }
@@ -168,6 +144,7 @@ impl Room {
             }
         };
         let Some((slot, track)) = found else {
+            peer.had_unknown = true;
             output.counters.rtp_unknown_track += 1;
             return None;
         };
@@ -185,6 +162,35 @@ impl Room {
         }
         Some(source)
     }
+}
+
+/// What a packet is and where it stands in its track, if it has a place there.
+fn admit(
+    now: Instant,
+    track: &mut Track,
+    header: &RtpHeader,
+    packet: &[u8],
+    output: &mut Output,
+) -> Option<(PayloadKind, Normalised)> {
+    let counters = &mut output.counters;
+    let kind = track.kinds.get(header.payload_type);
+    let dropped = match kind {
+        PayloadKind::Rtx => &mut counters.rtp_rtx,
+        PayloadKind::Unknown => &mut counters.rtp_unknown_payload_type,
+        PayloadKind::Media | PayloadKind::Red if header.payload(packet).is_none() => {
+            &mut counters.rtp_malformed
+        }
+        PayloadKind::Media | PayloadKind::Red => {
+            let stream = &mut track.stream;
+            match stream.accept(now, header.ssrc, header.seq, header.timestamp) {
+                Ok(place) => return Some((kind, place)),
+                Err(Refused::FormerSsrc) => &mut counters.rtp_former_ssrc,
+                Err(Refused::TooOld) => &mut counters.rtp_too_old,
+            }
+        }
+    };
+    *dropped += 1;
+    None
 }
 
 /// One packet to one subscriber.

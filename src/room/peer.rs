@@ -26,6 +26,8 @@ pub struct Peer {
     pub tracks: Vec<Slot<Track>>,
     /// What it receives, sorted by SSRC: feedback names that.
     pub subscriptions: Vec<(Ssrc, Slot<Subscription>)>,
+    /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
+    pub had_unknown: bool,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -41,6 +43,7 @@ impl Peer {
             mid_extension: None,
             tracks: Vec::new(),
             subscriptions: Vec::new(),
+            had_unknown: false,
             report_at: None,
         }
     }

@@ -1,132 +1,22 @@
-//! DTLS 1.2 for one peer (RFC 6347, RFC 5764, RFC 8842): the handshake, the peer's identity, and the
-//! SRTP keys that come out of it.
+//! DTLS 1.2 for one peer (RFC 6347, RFC 5764, RFC 8842): who begins, which SRTP profile is chosen,
+//! when a handshake has taken too long, and whether the peer's certificate is the one that its
+//! description names.
 //!
-//! `rtc-dtls` does the protocol. Here is decided which SRTP profile it may choose, when a handshake
-//! has taken too long, what an error means, and whether the certificate is the one that the peer's
-//! description named. Knows no address: its one association has a made-up one.
+//! Knows no address.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use ring::digest;
-use rtc_crypto::RTCCryptoProvider;
-use rtc_crypto::providers::RingProvider;
-use rtc_dtls::cipher_suite::CipherSuiteId;
-use rtc_dtls::config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig};
-use rtc_dtls::crypto::Certificate;
-use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
-use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
-use rtc_shared::TransportProtocol;
-use rtc_shared::error::Error;
 
 use crate::base::time::earliest;
-use crate::control::{DtlsRole, Fingerprint, FingerprintAlgorithm, SrtpProfile, TransportFailure};
+use crate::control::{DtlsRole, Fingerprint, SrtpProfile, TransportFailure};
+use crate::transport::association::{Association, DtlsDrop, Established, Progress};
 use crate::transport::client_hello::{Hello, HelloCollector};
-use crate::transport::keys::{EXPORTER_LABEL, MasterKeys};
+use crate::transport::identity::{DtlsIdentity, hash};
+use crate::transport::keys::MasterKeys;
 use crate::transport::record;
-
-/// Why the server's DTLS identity could not be made.
-#[derive(Debug)]
-pub enum TransportError {
-    /// The key or certificate could not be generated.
-    Certificate(Error),
-    /// `rtc-dtls` refused the configuration.
-    Configuration(Error),
-}
-
-impl fmt::Display for TransportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Certificate(error) => write!(f, "cannot make a certificate: {error}"),
-            Self::Configuration(error) => write!(f, "cannot configure DTLS: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for TransportError {}
-
-/// The server's certificate with its key, made anew at each start (RFC 8827 §6.5: one is enough for
-/// all peers of one origin), and ready-made configurations, shared by all peers.
-pub struct DtlsIdentity {
-    fingerprint: Fingerprint,
-    /// One for each profile, so that `rtc-dtls` cannot choose another.
-    servers: [(SrtpProfile, Arc<HandshakeConfig>); PREFERENCE.len()],
-    client: Arc<HandshakeConfig>,
-}
-
-impl DtlsIdentity {
-    /// Makes an ECDSA P-256 key and a self-signed certificate for it.
-    ///
-    /// # Errors
-    /// [`TransportError`], if the system has no randomness or `rtc-dtls` lacks an algorithm.
-    pub fn generate() -> Result<Self, TransportError> {
-        let provider: Arc<dyn RTCCryptoProvider> = Arc::new(RingProvider::new());
-        let certificate =
-            Certificate::generate_self_signed(vec![SERVER_NAME.to_owned()], provider.crypto())
-                .map_err(TransportError::Certificate)?;
-        let fingerprint = Fingerprint {
-            algorithm: FingerprintAlgorithm::Sha256,
-            digest: hash(FingerprintAlgorithm::Sha256, &certificate.certificate[0]),
-        };
-        let server = |profile| -> Result<_, TransportError> {
-            let config = configuration(&provider, &certificate, &[profile])
-                .with_cipher_suites(vec![CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256])
-                .build(false, None)
-                .map_err(TransportError::Configuration)?;
-            Ok((profile, Arc::new(config)))
-        };
-        let client = configuration(&provider, &certificate, &PREFERENCE)
-            .with_cipher_suites(vec![
-                CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256,
-                // For a peer whose own certificate is RSA.
-                CipherSuiteId::Tls_Ecdhe_Rsa_With_Aes_128_Gcm_Sha256,
-            ])
-            .build(true, None)
-            .map_err(TransportError::Configuration)?;
-        Ok(Self {
-            fingerprint,
-            servers: [
-                server(PREFERENCE[0])?,
-                server(PREFERENCE[1])?,
-                server(PREFERENCE[2])?,
-            ],
-            client: Arc::new(client),
-        })
-    }
-
-    /// The certificate's SHA-256 hash, for our descriptions.
-    #[must_use]
-    pub fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
-    }
-}
-
-impl fmt::Debug for DtlsIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DtlsIdentity")
-            .field("fingerprint", &self.fingerprint)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a DTLS datagram was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DtlsDrop {
-    /// No valid check has come from its source.
-    NotValidated,
-    /// It is not DTLS 1.2, or something in it is broken.
-    Malformed,
-    /// It fits no state we are in: too late, too early, or a repeated part of a ClientHello.
-    Unexpected,
-    /// The peer has sent more handshake messages than any handshake has.
-    TooMany,
-    /// `rtc-dtls` refused it; the association goes on.
-    Rejected,
-}
 
 /// What a transport is told.
 #[derive(Debug)]
@@ -166,12 +56,6 @@ enum State {
     Over,
 }
 
-/// What a handshake leaves.
-struct Established {
-    certificate: Vec<u8>,
-    keys: MasterKeys,
-}
-
 impl Dtls {
     pub(crate) fn new(identity: Arc<DtlsIdentity>) -> Self {
         Self {
@@ -204,15 +88,11 @@ impl Dtls {
         if !matches!(self.state, State::Calling) {
             return;
         }
-        let mut association =
-            Association::new(Endpoint::new(NOWHERE, TransportProtocol::UDP, None));
-        let begun = association
-            .endpoint
-            .connect(now, NOWHERE, self.identity.client.clone(), None);
-        self.state = State::Handshaking(association, now + HANDSHAKE_TIMEOUT);
-        self.drain_transmits();
-        if begun.is_err() {
-            self.fail(now, TransportFailure::DtlsHandshake);
+        match Association::client(now, self.identity.client()) {
+            Some(association) => {
+                self.state = State::Handshaking(association, now + HANDSHAKE_TIMEOUT);
+            }
+            None => self.fail(now, TransportFailure::DtlsHandshake),
         }
     }
 
@@ -221,20 +101,22 @@ impl Dtls {
         now: Instant,
         datagram: &[u8],
     ) -> Result<(), DtlsDrop> {
-        record::weigh(datagram).map_err(|_| DtlsDrop::Malformed)?;
         match &mut self.state {
-            State::Listening { hello, deadline } => match hello.push(datagram) {
-                Hello::Unchanged => Err(DtlsDrop::Unexpected),
-                Hello::Malformed => Err(DtlsDrop::Malformed),
-                Hello::Partial => {
-                    deadline.get_or_insert(now + HANDSHAKE_TIMEOUT);
-                    Ok(())
+            State::Listening { hello, deadline } => {
+                record::weigh(datagram).map_err(|_| DtlsDrop::Malformed)?;
+                match hello.push(datagram) {
+                    Hello::Unchanged => Err(DtlsDrop::Unexpected),
+                    Hello::Malformed => Err(DtlsDrop::Malformed),
+                    Hello::Partial => {
+                        deadline.get_or_insert(now + HANDSHAKE_TIMEOUT);
+                        Ok(())
+                    }
+                    Hello::Complete { offered, datagrams } => {
+                        let deadline = deadline.unwrap_or(now + HANDSHAKE_TIMEOUT);
+                        self.answer(now, deadline, &offered, &datagrams)
+                    }
                 }
-                Hello::Complete { offered, datagrams } => {
-                    let deadline = deadline.unwrap_or(now + HANDSHAKE_TIMEOUT);
-                    self.answer(now, deadline, &offered, &datagrams)
-                }
-            },
+            }
             State::Calling | State::Over => Err(DtlsDrop::Unexpected),
             State::Handshaking(..) | State::Unverified(..) | State::Up(..) => {
                 self.feed(now, datagram)
@@ -250,58 +132,32 @@ impl Dtls {
         offered: &[SrtpProfile],
         datagrams: &[Vec<u8>],
     ) -> Result<(), DtlsDrop> {
-        let mut servers = self.identity.servers.iter();
-        let Some((_, config)) = servers.find(|(profile, _)| offered.contains(profile)) else {
+        let Some(config) = self.identity.server(offered) else {
             let alert = record::handshake_failure_alert();
             self.transmits.push_back(BytesMut::from(&alert[..]));
             self.fail(now, TransportFailure::DtlsHandshake);
             return Ok(());
         };
-        let endpoint = Endpoint::new(NOWHERE, TransportProtocol::UDP, Some(config.clone()));
-        self.state = State::Handshaking(Association::new(endpoint), deadline);
-        datagrams.iter().fold(Ok(()), |result, datagram| {
-            result.and(self.feed(now, datagram))
-        })
+        self.state = State::Handshaking(Association::server(config), deadline);
+        let mut result = Ok(());
+        for datagram in datagrams {
+            result = result.and(self.feed(now, datagram));
+        }
+        result
     }
 
     fn feed(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DtlsDrop> {
-        let weight = record::weigh(datagram).map_err(|_| DtlsDrop::Malformed)?;
-        let is_handshaking = matches!(self.state, State::Handshaking(..));
         let association = self.state.association().ok_or(DtlsDrop::Unexpected)?;
-        // Before the end of the handshake all that comes is kept for a while, afterwards only
-        // handshake messages are.
-        let cost = weight.handshake + if is_handshaking { weight.other } else { 0 };
-        association.budget = association
-            .budget
-            .checked_sub(cost)
-            .ok_or(DtlsDrop::TooMany)?;
-        let result = association
-            .endpoint
-            .read(now, NOWHERE, None, BytesMut::from(datagram));
-        let has_given_up = self.drain_transmits() && is_handshaking;
-        let closed = if is_handshaking {
-            TransportFailure::DtlsHandshake
-        } else {
-            TransportFailure::DtlsClosed
-        };
-        match result {
-            Ok(events) => {
-                for event in events {
-                    match event {
-                        EndpointEvent::HandshakeComplete => self.on_complete(now),
-                        EndpointEvent::PeerClosed => self.fail(now, closed),
-                        // Data channels are not negotiated.
-                        _ => {}
-                    }
-                }
+        match association.read(now, datagram)? {
+            Progress::None => {}
+            Progress::Complete => self.on_complete(now),
+            Progress::Ended => {
+                let failure = match self.state {
+                    State::Handshaking(..) => TransportFailure::DtlsHandshake,
+                    _ => TransportFailure::DtlsClosed,
+                };
+                self.fail(now, failure);
             }
-            Err(Error::ErrAlertFatalOrClose) => self.fail(now, closed),
-            // All others leave the association as it was, unless it has told the peer otherwise.
-            Err(_) if !has_given_up => return Err(DtlsDrop::Rejected),
-            Err(_) => {}
-        }
-        if has_given_up {
-            self.fail(now, closed);
         }
         Ok(())
     }
@@ -335,8 +191,7 @@ impl Dtls {
             _ => return,
         };
         if !matches {
-            self.fail(now, TransportFailure::FingerprintMismatch);
-            return;
+            return self.fail(now, TransportFailure::FingerprintMismatch);
         }
         match std::mem::replace(&mut self.state, State::Over) {
             State::Unverified(association, established) => {
@@ -358,30 +213,22 @@ impl Dtls {
     /// Ends the association, with a close_notify if it was up.
     pub(crate) fn close(&mut self, now: Instant) {
         if let State::Unverified(association, _) | State::Up(association, _) = &mut self.state {
-            association.endpoint.stop(now, NOWHERE);
+            association.stop(now);
         }
-        self.drain_transmits();
+        while let Some(datagram) = self
+            .state
+            .association()
+            .and_then(Association::poll_transmit)
+        {
+            self.transmits.push_back(datagram);
+        }
         self.state = State::Over;
     }
 
-    /// Collects what the association wants to send; says whether a fatal alert in the clear was
-    /// among it.
-    fn drain_transmits(&mut self) -> bool {
-        let Some(association) = self.state.association() else {
-            return false;
-        };
-        let mut is_fatal = false;
-        while let Some(transmit) = association.endpoint.poll_transmit() {
-            is_fatal |= record::has_fatal_alert(&transmit.message);
-            // Something new was sent, so its retransmission is timed from the start again.
-            association.retries = 0;
-            self.transmits.push_back(transmit.message);
-        }
-        is_fatal
-    }
-
     pub(crate) fn poll_transmit(&mut self) -> Option<BytesMut> {
-        self.transmits.pop_front()
+        self.transmits
+            .pop_front()
+            .or_else(|| self.state.association()?.poll_transmit())
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<DtlsEvent> {
@@ -399,23 +246,15 @@ impl Dtls {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_none_or(|deadline| now < deadline) {
-            return;
-        }
-        let State::Handshaking(association, deadline) = &mut self.state else {
-            return self.fail(now, TransportFailure::DtlsHandshake);
+        let deadline = match &self.state {
+            State::Listening { deadline, .. } => *deadline,
+            State::Handshaking(_, deadline) => Some(*deadline),
+            State::Calling | State::Unverified(..) | State::Up(..) | State::Over => None,
         };
-        if now >= *deadline {
-            return self.fail(now, TransportFailure::DtlsHandshake);
-        }
-        let retries = association.retries + 1;
-        let result = association.endpoint.handle_timeout(NOWHERE, now);
-        self.drain_transmits();
-        if let Some(association) = self.state.association() {
-            association.retries = retries;
-        }
-        if result.is_err() {
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.fail(now, TransportFailure::DtlsHandshake);
+        } else if let State::Handshaking(association, _) = &mut self.state {
+            association.handle_timeout(now);
         }
     }
 }
@@ -438,108 +277,23 @@ impl State {
     }
 }
 
-/// One association of `rtc-dtls`.
-struct Association {
-    endpoint: Endpoint,
-    /// How many more handshake fragments and records are taken.
-    budget: usize,
-    /// How often the last flight was repeated.
-    retries: u32,
-}
-
-impl Association {
-    fn new(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            budget: FRAGMENTS_MAX,
-            retries: 0,
-        }
-    }
-
-    /// `rtc-dtls` repeats a flight at a fixed interval, 7 times at most; here the interval doubles
-    /// each time (RFC 6347 §4.2.4.1), so that these 7 last as long as the handshake may.
-    fn poll_timeout(&self) -> Option<Instant> {
-        let backoff = FLIGHT_INTERVAL * ((1 << self.retries.min(BACKOFF_DOUBLINGS_MAX)) - 1);
-        Some(self.endpoint.poll_timeout(&NOWHERE)? + backoff)
-    }
-
-    fn established(&self) -> Option<Established> {
-        let state = self.endpoint.get_connection_state(NOWHERE)?;
-        let profile = PREFERENCE
-            .into_iter()
-            .find(|profile| protection_profile(*profile) == state.srtp_protection_profile())?;
-        let exported = state
-            .export_keying_material(EXPORTER_LABEL, &[], MasterKeys::exported_len(profile))
-            .ok()?;
-        Some(Established {
-            certificate: state.peer_certificates.first()?.clone(),
-            keys: MasterKeys::from_exported(profile, exported.as_ref(), state.is_client())?,
-        })
-    }
-}
-
-fn configuration(
-    provider: &Arc<dyn RTCCryptoProvider>,
-    certificate: &Certificate,
-    profiles: &[SrtpProfile],
-) -> ConfigBuilder {
-    ConfigBuilder::default()
-        .with_crypto_provider(provider.clone())
-        .with_certificates(vec![certificate.clone()])
-        .with_srtp_protection_profiles(profiles.iter().map(|p| protection_profile(*p)).collect())
-        .with_client_auth(ClientAuthType::RequireAnyClientCert)
-        // No chain leads to a self-signed certificate: the fingerprint is compared instead (RFC
-        // 8827 §6.5), above. That its owner holds the key, rtc-dtls does check.
-        .with_insecure_skip_verify(true)
-        // Without it (RFC 7627) the exported keys are not bound to the certificates, and
-        // rtc-dtls, which does not compare the client's Finished with the transcript, would not
-        // notice a changed one. Every browser and OpenSSL since 1.1 has it.
-        .with_extended_master_secret(ExtendedMasterSecretType::Require)
-        .with_server_name(SERVER_NAME.to_owned())
-        .with_flight_interval(FLIGHT_INTERVAL)
-}
-
-fn protection_profile(profile: SrtpProfile) -> SrtpProtectionProfile {
-    match profile {
-        SrtpProfile::AeadAes128Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
-        SrtpProfile::AeadAes256Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
-        SrtpProfile::Aes128CmSha1_80 => SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
-    }
-}
-
-fn hash(algorithm: FingerprintAlgorithm, certificate: &[u8]) -> Vec<u8> {
-    let algorithm = match algorithm {
-        FingerprintAlgorithm::Sha256 => &digest::SHA256,
-        FingerprintAlgorithm::Sha384 => &digest::SHA384,
-        FingerprintAlgorithm::Sha512 => &digest::SHA512,
-    };
-    digest::digest(algorithm, certificate).as_ref().to_vec()
-}
-
-/// Best first: GCM-128 costs a third of SHA1_80 here (DESIGN.md §3).
-const PREFERENCE: [SrtpProfile; 3] = [
-    SrtpProfile::AeadAes128Gcm,
-    SrtpProfile::AeadAes256Gcm,
-    SrtpProfile::Aes128CmSha1_80,
-];
 /// From the first ClientHello to the end of the handshake.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// When a flight is first repeated. RFC 6347 §4.2.4.1 says 1 s and lets time-sensitive applications
-/// take less; libwebrtc begins with 50 ms.
-const FLIGHT_INTERVAL: Duration = Duration::from_millis(250);
-/// 32 s, more than a handshake may take.
-const BACKOFF_DOUBLINGS_MAX: u32 = 7;
-/// The most handshake fragments and records of one association. A handshake takes about 12, and 9
-/// repetitions of each flight fit into its 30 s when the interval doubles from 50 ms on.
-const FRAGMENTS_MAX: usize = 256;
-/// In our certificate and, where we are the client, in `server_name`; nobody looks at it.
-const SERVER_NAME: &str = "shardcast";
-/// The address of both ends of every association, as far as `rtc-dtls` knows (RFC 5737).
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::control::FingerprintAlgorithm;
+    use crate::transport::association::{FRAGMENTS_MAX, NOWHERE};
+    use crate::transport::identity::{PREFERENCE, configuration, protection_profile};
+    use crate::transport::keys::EXPORTER_LABEL;
+    use rtc_crypto::RTCCryptoProvider;
+    use rtc_crypto::providers::RingProvider;
+    use rtc_dtls::config::ConfigBuilder;
+    use rtc_dtls::crypto::Certificate;
+    use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
+    use rtc_shared::TransportProtocol;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
     /// Where the peers of these tests believe the server to be.
     pub(crate) const SERVER: SocketAddr =
@@ -639,22 +393,6 @@ pub(crate) mod tests {
 
     fn dtls() -> Dtls {
         Dtls::new(Arc::new(DtlsIdentity::generate().unwrap()))
-    }
-
-    #[test]
-    fn the_fingerprint_is_the_certificates() {
-        let identity = DtlsIdentity::generate().unwrap();
-        assert_eq!(identity.fingerprint().digest.len(), 32);
-        let other = DtlsIdentity::generate().unwrap();
-        assert_ne!(identity.fingerprint(), other.fingerprint());
-        let peer = Peer::server(&PREFERENCE);
-        for (algorithm, len) in [
-            (FingerprintAlgorithm::Sha256, 32),
-            (FingerprintAlgorithm::Sha384, 48),
-            (FingerprintAlgorithm::Sha512, 64),
-        ] {
-            assert_eq!(peer.fingerprint(algorithm).digest.len(), len);
-        }
     }
 
     #[test]

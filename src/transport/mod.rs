@@ -5,10 +5,12 @@
 //! has ended with the certificate that the peer's description names, no media is taken or sent.
 //! Knows nothing of tracks, rooms or other peers, and leaves it to its owner to tell peers apart.
 
+pub(crate) mod association;
 pub(crate) mod cipher;
 pub(crate) mod client_hello;
-pub mod dtls;
+pub(crate) mod dtls;
 pub mod ice;
+pub mod identity;
 pub mod keys;
 pub mod outbox;
 pub(crate) mod record;
@@ -31,8 +33,9 @@ use crate::transport::srtp::Opener;
 use crate::wire::rtp::RtpHeader;
 use crate::wire::stun::BindingRequest;
 
-pub use crate::transport::dtls::{DtlsDrop, DtlsIdentity, TransportError};
+pub use crate::transport::association::DtlsDrop;
 pub use crate::transport::ice::{StunOutcome, StunRefusal};
+pub use crate::transport::identity::{DtlsIdentity, TransportError};
 pub use crate::transport::srtp::{OpenError, Sealer};
 
 /// The transport of one peer.
@@ -551,7 +554,15 @@ mod tests {
         let mut longest = 0;
         pair.run_with(|datagrams| {
             longest = longest.max(datagrams.len());
-            datagrams.reverse();
+            // But not across a change of keys: rtc-dtls waits for a repetition then.
+            let is_plain =
+                |r: record::Record<'_>| r.content_type == record::HANDSHAKE && r.epoch == 0;
+            if datagrams
+                .iter()
+                .all(|d| record::records(d).flatten().all(is_plain))
+            {
+                datagrams.reverse();
+            }
         });
         assert!(longest > 2, "something was cut");
         assert_eq!(pair.events, connected(SrtpProfile::AeadAes128Gcm));
@@ -596,33 +607,63 @@ mod tests {
         }
     }
 
+    /// Two transports that call each other over a lossy wire.
     #[test]
     fn losses_are_made_up_for() {
-        for seed in 0..20 {
+        for seed in 0..50 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let mut pair = Pair::chromium();
-            pair.describe(FingerprintAlgorithm::Sha256, DtlsRole::Server);
-            let start = pair.now;
-            while !(pair.peer.is_complete && pair.events.len() == 1) {
-                pair.run_with(|datagrams| datagrams.retain(|_| rng.random_bool(0.7)));
-                let theirs = pair.peer.endpoint.poll_timeout(&dtls::tests::SERVER);
-                let next = earliest(pair.transport.poll_timeout(), theirs)
-                    .expect("one of them goes on trying");
-                assert!(next >= pair.now);
-                pair.now = next.max(pair.now + Duration::from_millis(1));
-                let _ = pair
-                    .peer
-                    .endpoint
-                    .handle_timeout(dtls::tests::SERVER, pair.now);
-                pair.transport.handle_timeout(pair.now, &mut pair.out);
-                assert!(pair.now < start + Duration::from_secs(30), "seed {seed}");
+            let start = Instant::now();
+            let mut now = start;
+            let mut out = Outbox::default();
+            let identities = [(); 2].map(|()| Arc::new(DtlsIdentity::generate().unwrap()));
+            let mut ends = identities
+                .clone()
+                .map(|identity| Transport::new(now, identity, credentials("sfu1")));
+            for (at, role) in [(0, DtlsRole::Server), (1, DtlsRole::Client)] {
+                let request = check(&credentials("sfu1"), &[CONTROLLING]);
+                ends[at].handle_stun(now, address(1), &request, &mut out);
+                out.clear();
+                let theirs = vec![identities[1 - at].fingerprint().clone()];
+                ends[at].set_remote_dtls(now, theirs, role, &mut out);
             }
-            assert_eq!(
-                pair.events,
-                connected(SrtpProfile::AeadAes128Gcm),
-                "seed {seed}"
-            );
-            pair.assert_media(address(1));
+            // On the way: when it arrives, at which end, and what.
+            let mut wire: Vec<(Instant, usize, Vec<u8>)> = vec![];
+            let mut from = 1;
+            while ends.iter().any(|end| end.remote().is_none()) {
+                for (_, datagram) in out.iter() {
+                    if rng.random_bool(0.7) {
+                        let delay = Duration::from_millis(rng.random_range(20..400));
+                        wire.push((now + delay, 1 - from, datagram.to_vec()));
+                    }
+                }
+                out.clear();
+                wire.sort_by_key(|(at, ..)| *at);
+                let timeout = earliest(ends[0].poll_timeout(), ends[1].poll_timeout());
+                let arrival = wire.first().map(|(at, ..)| *at);
+                now = earliest(timeout, arrival).expect("one of them goes on trying");
+                assert!(now < start + Duration::from_secs(30), "seed {seed}");
+                if arrival == Some(now) {
+                    let (_, to, datagram) = wire.remove(0);
+                    let _ = ends[to].handle_dtls(now, address(1), &datagram, &mut out);
+                    from = to;
+                } else {
+                    let due = ends[0].poll_timeout() == Some(now);
+                    from = usize::from(!due);
+                    ends[from].handle_timeout(now, &mut out);
+                    assert!(
+                        ends[from].poll_timeout() > Some(now),
+                        "a timeout without effect"
+                    );
+                }
+            }
+            let profile = SrtpProfile::AeadAes128Gcm;
+            for end in &mut ends {
+                assert_eq!(
+                    end.poll_event(),
+                    Some(TransportEvent::Connected { profile })
+                );
+                assert_eq!(end.poll_event(), None);
+            }
         }
     }
 

@@ -243,7 +243,7 @@ mod tests {
         let mut packet = Vec::new();
         let header = OutgoingHeader {
             payload_type: PayloadType(96),
-            marker: seq % 2 == 0,
+            marker: seq & 1 == 0,
             seq: SeqNo16(seq),
             timestamp: RtpTime(90_000),
             ssrc: Ssrc(ssrc),

@@ -271,10 +271,8 @@ fn split_message(data: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Reads one message, which is as long as its header says.
 fn parse_message(message: &[u8], packets: &mut Vec<RtcpPacket>) -> Option<()> {
-    let padded = message[0] & 0x20 != 0;
-    let format = message[0] & 0x1f;
-    match (PacketType::from(message[1]), format) {
-        (PacketType::SenderReport, _) => {
+    match PacketType::from(message[1]) {
+        PacketType::SenderReport => {
             let report = read::<rtc_rtcp::sender_report::SenderReport>(message)?;
             packets.push(RtcpPacket::SenderReport(SenderReport {
                 ssrc: Ssrc(report.ssrc),
@@ -285,11 +283,11 @@ fn parse_message(message: &[u8], packets: &mut Vec<RtcpPacket>) -> Option<()> {
             }));
             push_blocks(packets, report.ssrc, &report.reports);
         }
-        (PacketType::ReceiverReport, _) => {
+        PacketType::ReceiverReport => {
             let report = read::<ReceiverReport>(message)?;
             push_blocks(packets, report.ssrc, &report.reports);
         }
-        (PacketType::SourceDescription, _) => {
+        PacketType::SourceDescription => {
             let description = read::<SourceDescription>(message)?;
             let names = description.chunks.into_iter().filter_map(|chunk| {
                 let mut items = chunk.items.into_iter();
@@ -301,49 +299,50 @@ fn parse_message(message: &[u8], packets: &mut Vec<RtcpPacket>) -> Option<()> {
             });
             packets.extend(names.take(REPORT_BLOCKS_MAX));
         }
-        (PacketType::Goodbye, _) => {
+        PacketType::Goodbye => {
             let goodbye = read::<Goodbye>(message)?;
             packets.push(RtcpPacket::Bye {
                 sources: goodbye.sources.into_iter().map(Ssrc).collect(),
             });
         }
-        // Padding would be taken for further entries; nobody pads feedback.
-        (
-            PacketType::TransportSpecificFeedback | PacketType::PayloadSpecificFeedback,
-            FORMAT_TLN | FORMAT_FIR,
-        ) if padded => return None,
-        (PacketType::TransportSpecificFeedback, FORMAT_TLN) => {
-            let nack = read::<TransportLayerNack>(message)?;
-            packets.push(RtcpPacket::Nack {
-                sender: Ssrc(nack.sender_ssrc),
-                media: Ssrc(nack.media_ssrc),
-                seqs: nack
-                    .nacks
-                    .into_iter()
-                    .flatten()
-                    .take(NACKED_MAX)
-                    .map(SeqNo16)
-                    .collect(),
-            });
-        }
-        (PacketType::PayloadSpecificFeedback, FORMAT_PLI) => {
-            let pli = read::<PictureLossIndication>(message)?;
-            packets.push(RtcpPacket::Pli {
-                media: Ssrc(pli.media_ssrc),
-            });
-        }
-        (PacketType::PayloadSpecificFeedback, FORMAT_FIR) => {
-            let fir = read::<FullIntraRequest>(message)?;
-            let entries = fir.fir.iter().take(FIR_MAX);
-            packets.push(RtcpPacket::Fir {
-                entries: entries
-                    .map(|entry| (Ssrc(entry.ssrc), entry.sequence_number))
-                    .collect(),
-            });
+        PacketType::TransportSpecificFeedback | PacketType::PayloadSpecificFeedback => {
+            packets.push(parse_feedback(message)?);
         }
         _ => packets.push(RtcpPacket::Other),
     }
     Some(())
+}
+
+/// Reads one feedback message (RFC 4585 §6.1).
+fn parse_feedback(message: &[u8]) -> Option<RtcpPacket> {
+    let padded = message[0] & 0x20 != 0;
+    let format = message[0] & 0x1f;
+    Some(match (PacketType::from(message[1]), format) {
+        // Padding would be taken for further entries; nobody pads feedback.
+        (_, FORMAT_TLN | FORMAT_FIR) if padded => return None,
+        (PacketType::TransportSpecificFeedback, FORMAT_TLN) => {
+            let nack = read::<TransportLayerNack>(message)?;
+            let seqs = nack.nacks.into_iter().flatten();
+            RtcpPacket::Nack {
+                sender: Ssrc(nack.sender_ssrc),
+                media: Ssrc(nack.media_ssrc),
+                seqs: seqs.take(NACKED_MAX).map(SeqNo16).collect(),
+            }
+        }
+        (PacketType::PayloadSpecificFeedback, FORMAT_PLI) => RtcpPacket::Pli {
+            media: Ssrc(read::<PictureLossIndication>(message)?.media_ssrc),
+        },
+        (PacketType::PayloadSpecificFeedback, FORMAT_FIR) => {
+            let entries = read::<FullIntraRequest>(message)?.fir;
+            let entries = entries.iter().take(FIR_MAX);
+            RtcpPacket::Fir {
+                entries: entries
+                    .map(|entry| (Ssrc(entry.ssrc), entry.sequence_number))
+                    .collect(),
+            }
+        }
+        _ => RtcpPacket::Other,
+    })
 }
 
 fn read<T: Unmarshal>(message: &[u8]) -> Option<T> {

@@ -423,8 +423,9 @@ mod tests {
 
     #[test]
     fn hostile_extension_blocks_end_where_they_break() {
+        type Case<'a> = (&'a str, u16, &'a [u8], Vec<(u8, Vec<u8>)>);
         let none: Vec<(u8, Vec<u8>)> = vec![];
-        let cases: [(&str, u16, &[u8], Vec<(u8, Vec<u8>)>); 9] = [
+        let cases: [Case<'_>; 9] = [
             (
                 "padding between",
                 0xbede,
@@ -487,7 +488,8 @@ mod tests {
     #[test]
     fn the_shortest_form_that_fits_is_written() {
         let long = [7u8; 17];
-        let cases: [(&str, &[(u8, &[u8])], Option<u16>, usize); 6] = [
+        type Case<'a> = (&'a str, &'a [(u8, &'a [u8])], Option<u16>, usize);
+        let cases: [Case<'_>; 6] = [
             ("none", &[], None, 12),
             (
                 "one byte",

@@ -55,7 +55,7 @@ describe("three people on the demo page", () => {
           .filter(({ type }) => type === "transport")
           .map(({ srtpCipher }) => srtpCipher),
       );
-      assert.deepEqual(ciphers, ["AEAD_AES_128_GCM"], person.name);
+      assert.deepEqual(ciphers, ["SRTP_AEAD_AES_128_GCM"], person.name);
     }
   });
 
