@@ -94,6 +94,21 @@ fn five_percent_loss_leaves_order_and_content_intact() {
 }
 
 #[test]
+fn peers_connect_through_heavy_loss() {
+    // ICE, DTLS (with its fragments) and the descriptions all have to get through a fifth of loss each way.
+    let conditions = Conditions {
+        loss_up: 0.2,
+        loss_down: 0.2,
+        ..Conditions::REORDERING
+    };
+    for seed in 100..110 {
+        let mut world = room_of(4, seed, conditions, Rate::THIN);
+        world.check();
+        world.run_for(seconds(2));
+    }
+}
+
+#[test]
 fn video_lost_on_the_way_down_is_sent_again() {
     let conditions = Conditions {
         loss_down: 0.05,
