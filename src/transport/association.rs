@@ -172,10 +172,12 @@ impl Association {
             .iter()
             .any(|datagram| record::has_fatal_alert(datagram));
         self.transmits.extend(sent.iter().cloned());
+        // An alert that answers another one is no flight.
+        let flight: Vec<BytesMut> = sent.into_iter().filter(|d| has_handshake(d)).collect();
         if let Some(handshake) = &mut self.handshake
-            && !sent.is_empty()
+            && !flight.is_empty()
         {
-            handshake.flight = sent;
+            handshake.flight = flight;
             if is_new_flight {
                 handshake.answered = handshake.received;
                 handshake.repeats = 0;
@@ -291,6 +293,12 @@ impl Handshake {
     }
 }
 
+fn has_handshake(datagram: &[u8]) -> bool {
+    record::records(datagram)
+        .flatten()
+        .any(|record| record.content_type == HANDSHAKE)
+}
+
 /// So that the interval is 32 s at most, more than a handshake may take.
 const DOUBLINGS_MAX: u32 = 7;
 /// As long as libwebrtc waits before it first repeats a flight.
@@ -300,3 +308,112 @@ const ASKED_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub(crate) const FRAGMENTS_MAX: usize = 256;
 /// The address of both ends of every association, as far as `rtc-dtls` knows (RFC 5737).
 pub(crate) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::dtls::tests::{CHROMIUM, Peer, SERVER};
+    use crate::transport::identity::DtlsIdentity;
+    use crate::transport::record::tests::record;
+
+    /// A server that has sent its certificate, and a client that has not received it.
+    fn half_way(now: Instant) -> (Association, Peer) {
+        let identity = DtlsIdentity::generate().unwrap();
+        let mut server = Association::server(identity.server(&CHROMIUM).unwrap());
+        let mut client = Peer::client(now, &CHROMIUM, |c| c);
+        for datagram in client.transmits() {
+            server.read(now, &datagram).unwrap();
+        }
+        for datagram in sent(&mut server) {
+            client.read(now, &datagram);
+        }
+        for datagram in client.transmits() {
+            server.read(now, &datagram).unwrap();
+        }
+        (server, client)
+    }
+
+    fn sent(association: &mut Association) -> Vec<BytesMut> {
+        std::iter::from_fn(|| association.poll_transmit()).collect()
+    }
+
+    /// As libwebrtc does it: the client repeats its hello before our timer would have run out.
+    #[test]
+    fn a_repeated_hello_gets_the_lost_flight_again() {
+        let start = Instant::now();
+        let (mut server, mut client) = half_way(start);
+        let lost = sent(&mut server);
+        assert!(!lost.is_empty());
+        let mut now = start + FLIGHT_INTERVAL;
+        client.endpoint.handle_timeout(SERVER, now).unwrap();
+        let hello = client.transmits();
+        server.read(now, &hello[0]).unwrap();
+        assert_eq!(sent(&mut server), lost);
+        server.read(now, &hello[0]).unwrap();
+        assert_eq!(sent(&mut server).len(), 0, "not at once again");
+        now += ASKED_INTERVAL_MIN;
+        server.read(now, &hello[0]).unwrap();
+        assert_eq!(sent(&mut server), lost);
+
+        for datagram in lost {
+            client.read(now, &datagram);
+        }
+        let mut progress = Progress::None;
+        for datagram in client.transmits() {
+            progress = server.read(now, &datagram).unwrap();
+        }
+        assert_eq!(progress, Progress::Complete);
+        assert!(server.established().is_some());
+        assert_eq!(server.poll_timeout(), None);
+    }
+
+    #[test]
+    fn the_clock_repeats_the_flight_whatever_else_comes() {
+        let start = Instant::now();
+        let (mut server, _) = half_way(start);
+        let lost = sent(&mut server);
+        // A warning, which rtc-dtls answers with a warning, and part of some message, at which it
+        // stops its timer.
+        let warning = record(record::ALERT, 0, &[1, 100]);
+        let part = record::tests::fragment(11, 2, 900, 0, b"part");
+        for (seq, mut datagram) in [(90, warning), (91, record(HANDSHAKE, 0, &part))] {
+            datagram[10] = seq;
+            let _ = server.read(start, &datagram);
+        }
+        sent(&mut server);
+        let due = server.poll_timeout().unwrap();
+        assert_eq!(due, start + FLIGHT_INTERVAL);
+        server.handle_timeout(due);
+        assert_eq!(sent(&mut server), lost);
+        assert_eq!(server.poll_timeout(), Some(due + 2 * FLIGHT_INTERVAL));
+    }
+
+    #[test]
+    fn only_whole_messages_in_order_count_as_received() {
+        let mut handshake = Handshake::default();
+        let part = |seq, offset, data: &[u8]| {
+            record(
+                HANDSHAKE,
+                0,
+                &record::tests::fragment(1, seq, 6, offset, data),
+            )
+        };
+        let cases = [
+            (part(3, 0, b"forged"), None),
+            (part(0, 3, b"def"), None),
+            (part(0, 0, b"abc"), None),
+            (part(0, 2, b"cdef"), Some(0)),
+            (part(0, 0, b"abcdef"), Some(0)),
+            (part(1, 0, b"abcdef"), Some(1)),
+        ];
+        for (datagram, received) in cases {
+            handshake.on_received(&datagram);
+            assert_eq!(handshake.received, received);
+        }
+        handshake.answered = Some(1);
+        assert!(handshake.is_repetition(&part(1, 0, b"abc")));
+        assert!(!handshake.is_repetition(&part(2, 0, b"abc")));
+        let mixed = [part(1, 0, b"abc"), record(record::ALERT, 0, &[2, 40])].concat();
+        assert!(!handshake.is_repetition(&mixed));
+    }
+}
