@@ -80,21 +80,21 @@ impl Live {
 
     /// How many packets of each received track came, least first.
     pub fn packets(&self) -> Vec<usize> {
-        self.count_packets(|_| true)
+        self.packets_where(|_| true)
     }
 
-    /// As [`Live::packets`], of one peer's tracks.
-    pub fn packets_from(&self, peer: &str) -> Vec<usize> {
-        self.count_packets(|publisher| publisher == peer)
+    /// As [`Live::packets`], of one publisher's tracks.
+    pub fn packets_of(&self, peer: &str) -> Vec<usize> {
+        self.packets_where(|publisher| publisher == peer)
     }
 
-    fn count_packets(&self, counts_peer: impl Fn(&str) -> bool) -> Vec<usize> {
+    fn packets_where(&self, wanted: impl Fn(&str) -> bool) -> Vec<usize> {
         let mut counts: Vec<usize> = self
             .client
             .negotiation
             .remote_tracks()
             .iter()
-            .filter(|t| counts_peer(&t.peer))
+            .filter(|t| wanted(&t.peer))
             .filter_map(|t| self.client.reception(&t.peer, &t.track))
             .map(|received| received.packets.len())
             .collect();

@@ -242,7 +242,23 @@ fn checks_with_a_wrong_password_move_nobody() {
         world.send_datagram(thief, &request);
     }
     world.run_for(Duration::from_millis(200));
-    // `World` itself reports a datagram to where nobody is; an error response to a forged request
-    // would be one, and an amplifier besides.
+    // `World` itself reports anything but a short refusal to where nobody is.
+    assert_untouched(&mut world);
+}
+
+#[test]
+fn a_forged_source_takes_nobodys_address() {
+    let (mut world, eve) = stage(1600);
+    world.seats[eve].client.publish(false);
+    world.start(eve);
+    world.settle("room");
+    // A valid check of eve's own, as if from where bob is.
+    let transport = &world.client(eve).transport;
+    let remote = transport.remote.clone().expect("negotiated");
+    let ufrag = transport.local.ufrag.clone();
+    let request = transport.request(&ufrag, &remote, true);
+    let bob = world.seats[1].address;
+    world.send_datagram(bob, &request);
+    world.run_for(Duration::from_millis(200));
     assert_untouched(&mut world);
 }

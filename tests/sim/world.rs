@@ -2,6 +2,7 @@
 //! driven by one virtual clock, with clients at the other end of the network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub struct World {
     network: Network<Delivery>,
     next_key: u64,
     config: Arc<SessionConfig>,
+    /// Every media packet sent, by addressee, SSRC and sequence number, as a hash.
+    sealed: HashMap<(PeerKey, u32, u16), u64>,
     /// What went wrong on the server's side, as text.
     pub faults: Vec<String>,
 }
@@ -42,7 +45,7 @@ pub struct Seat {
     session: Option<Session>,
     pub key: Option<PeerKey>,
     /// Whether the client means to be in its room.
-    wants_in: bool,
+    pub wants_in: bool,
     /// The stay in the room, by the coordinator's book.
     room: Option<RoomId>,
     pub address: SocketAddr,
@@ -85,16 +88,13 @@ impl World {
             network: Network::new(seed, conditions),
             next_key: 1,
             config,
+            sealed: HashMap::new(),
             faults: Vec::new(),
         }
     }
 
     pub fn elapsed(&self) -> Duration {
         self.now - self.zero
-    }
-
-    pub fn set_conditions(&mut self, conditions: Conditions) {
-        self.network.conditions = conditions;
     }
 
     // --- clients -------------------------------------------------------------------------------
@@ -440,22 +440,45 @@ impl World {
         }
     }
 
-    /// Nothing goes to who left, nor to where nobody ever was. A last word (a DTLS alert) may.
+    /// Nothing goes to who left, nor to where nobody ever was. A last word (a DTLS alert) may, and
+    /// so may the short refusal of a check.
     fn check_addressee(&mut self, to: SocketAddr, bytes: &[u8]) {
         let seat = self
             .seats
             .iter()
-            .find(|s| s.address == to || s.former.contains(&to));
-        let is_media = bytes.first().is_some_and(|b| (128..=191).contains(b));
-        match seat {
-            None => self.fault(format!("a datagram to {to}, where nobody is")),
-            Some(seat) => {
-                let gone = seat.removed_at.is_some_and(|at| at < self.now);
-                if is_media && gone {
-                    let id = seat.client.id().to_owned();
-                    self.fault(format!("media to {id}, which left"));
-                }
+            .position(|s| s.address == to || s.former.contains(&to));
+        let Some(seat) = seat else {
+            let is_stun_error = bytes.starts_with(&[0x01, 0x11]) && bytes.len() <= 100;
+            if !is_stun_error {
+                self.fault(format!("a datagram to {to}, where nobody is"));
             }
+            return;
+        };
+        let is_media = bytes.first().is_some_and(|b| (128..=191).contains(b));
+        let gone = self.seats[seat].removed_at.is_some_and(|at| at < self.now);
+        if is_media && gone {
+            let id = self.seats[seat].client.id().to_owned();
+            self.fault(format!("media to {id}, which left"));
+        }
+        if is_media && !(192..=223).contains(&bytes[1]) {
+            self.check_nonce(seat, bytes);
+        }
+    }
+
+    /// One key, SSRC and sequence number seal one packet: a second one would give the key away
+    /// (RFC 7714 §8.4). No test sends enough for a sequence number to come around.
+    fn check_nonce(&mut self, seat: usize, bytes: &[u8]) {
+        let Some(key) = self.seats[seat].key else {
+            return;
+        };
+        let sequence = u16::from_be_bytes([bytes[2], bytes[3]]);
+        let ssrc = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let hash = hasher.finish();
+        let former = self.sealed.insert((key, ssrc, sequence), hash);
+        if former.is_some_and(|former| former != hash) {
+            self.fault(format!("two packets sealed under SSRC {ssrc}, {sequence}"));
         }
     }
 

@@ -27,6 +27,9 @@ use rtc_stun::textattrs::Username;
 
 /// The DTLS endpoint knows its server by this address, wherever the datagrams really go.
 const DTLS_REMOTE: &str = "192.0.2.255:1";
+/// RFC 6347 §4.3.2.
+const HELLO_VERIFY_REQUEST: u8 = 3;
+const FLIGHT_INTERVAL: Duration = Duration::from_millis(300);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// RFC 7675 §5.1 says 4–6 s; browsers ask about twice as often.
 const CONSENT_INTERVAL: Duration = Duration::from_millis(2500);
@@ -70,14 +73,27 @@ pub struct ClientTransport {
     pending: VecDeque<(TransactionId, SocketAddr)>,
     pub last_consent: Option<Instant>,
     dtls: Option<Endpoint>,
+    /// How far the handshake has come, as client: which of the server's flights are answered.
+    answered: Answered,
+    is_client: bool,
     pub expected_fingerprint: Option<String>,
     pub claimed_fingerprint: Option<String>,
     srtp: Option<Srtp>,
     pub profile: Option<ProtectionProfile>,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
     pub srtp_failures: u64,
+    /// Packets that came before: the network doubles, and a NACK may be answered twice.
+    pub replays: u64,
     /// Binding requests that a lite agent must not send.
     pub requests_received: u64,
+}
+
+/// See [`ClientTransport::is_repetition`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Nothing,
+    Cookie,
+    Hello,
 }
 
 struct Srtp {
@@ -104,12 +120,15 @@ impl ClientTransport {
             pending: VecDeque::new(),
             last_consent: None,
             dtls: None,
+            answered: Answered::Nothing,
+            is_client: false,
             expected_fingerprint: None,
             claimed_fingerprint: None,
             srtp: None,
             profile: None,
             outgoing: VecDeque::new(),
             srtp_failures: 0,
+            replays: 0,
             requests_received: 0,
         }
     }
@@ -161,7 +180,8 @@ impl ClientTransport {
         let local = "192.0.2.254:1".parse().expect("an address");
         let server = (setup == Setup::Passive).then(|| config.clone());
         let mut endpoint = Endpoint::new(local, TransportProtocol::UDP, server);
-        if setup == Setup::Active {
+        self.is_client = setup == Setup::Active;
+        if self.is_client {
             endpoint
                 .connect(now, remote, config, None)
                 .expect("the ClientHello can be made");
@@ -179,7 +199,7 @@ impl ClientTransport {
             .with_insecure_skip_verify(true)
             .with_verify_peer_certificate(Some(Arc::new(|_, _| Ok(()))))
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
-            .with_flight_interval(Duration::from_millis(200))
+            .with_flight_interval(FLIGHT_INTERVAL)
             .build(is_client, None)
             .expect("the DTLS configuration is valid")
     }
@@ -245,6 +265,9 @@ impl ClientTransport {
     }
 
     fn handle_dtls(&mut self, now: Instant, datagram: &[u8]) -> Vec<Incoming> {
+        if self.is_client && self.is_repetition(datagram) {
+            return Vec::new();
+        }
         let remote: SocketAddr = DTLS_REMOTE.parse().expect("an address");
         let Some(endpoint) = &mut self.dtls else {
             return Vec::new();
@@ -331,6 +354,13 @@ impl ClientTransport {
         };
         match opened {
             Ok(packet) => vec![packet],
+            Err(
+                rtc_shared::error::Error::SrtpSsrcDuplicated(..)
+                | rtc_shared::error::Error::SrtcpSsrcDuplicated(..),
+            ) => {
+                self.replays += 1;
+                Vec::new()
+            }
             Err(_) => {
                 self.srtp_failures += 1;
                 Vec::new()
@@ -376,6 +406,23 @@ impl ClientTransport {
         while let Some(transmit) = endpoint.poll_transmit() {
             self.outgoing.push_back((to, transmit.message.to_vec()));
         }
+    }
+
+    /// Whether a datagram only repeats what is answered already. `rtc-dtls` stops its retransmission
+    /// timer at any handshake message, so such a one would keep a lost answer lost.
+    fn is_repetition(&mut self, datagram: &[u8]) -> bool {
+        // RFC 6347 §4.1: type 22 is a handshake record, epoch 0 is in the clear.
+        let is_plain_handshake = datagram.len() > 13 && datagram[0] == 22 && datagram[4] == 0;
+        let kind = is_plain_handshake.then(|| datagram[13]);
+        let (is_repetition, answered) = match (self.answered, kind) {
+            (Answered::Nothing, Some(HELLO_VERIFY_REQUEST)) => (false, Answered::Cookie),
+            (Answered::Cookie, Some(HELLO_VERIFY_REQUEST)) => (true, Answered::Cookie),
+            (Answered::Cookie, Some(_)) => (false, Answered::Hello),
+            (Answered::Hello, Some(_)) => (true, Answered::Hello),
+            (other, _) => (false, other),
+        };
+        self.answered = answered;
+        is_repetition
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
