@@ -28,7 +28,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 pub const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a socket may stay without a room.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Frames taken at once, and how long one more takes: a client trickles some 20 candidates.
+/// Frames taken at once, and how long one more takes: a client trickles some 20 candidates. An
+/// answer to an offer of the server is not counted: the server sets the pace of those.
 pub const FRAMES_BURST: u32 = 100;
 /// See [`FRAMES_BURST`].
 pub const FRAME_INTERVAL: Duration = Duration::from_millis(20);
@@ -138,6 +139,10 @@ impl CloseReason {
             Self::TransportFailed(failure) => transport_message(failure),
         }
     }
+}
+
+fn frame_cost(bytes: usize) -> u32 {
+    1 + u32::try_from(bytes / FRAME_COST_BYTES).unwrap_or(u32::MAX - 1)
 }
 
 fn transport_error(failure: TransportFailure) -> ErrorCode {
@@ -276,8 +281,11 @@ impl Session {
         match message::parse(text) {
             Ok(inbound) => {
                 let event = inbound.event.name();
-                if let Err(refusal) = self.handle_inbound(now, inbound) {
-                    self.refuse(now, &refusal, Some(event));
+                let answers = matches!(inbound.event, InboundEvent::Answer(_));
+                match self.handle_inbound(now, inbound) {
+                    Ok(()) if answers => self.frames.give_back(frame_cost(text.len())),
+                    Ok(()) => {}
+                    Err(refusal) => self.refuse(now, &refusal, Some(event)),
                 }
             }
             Err(error) => self.refuse(now, &error.refusal, error.event.as_deref()),
@@ -422,8 +430,7 @@ impl Session {
             return false;
         }
         self.handle_activity(now);
-        let cost = 1 + u32::try_from(bytes / FRAME_COST_BYTES).unwrap_or(u32::MAX - 1);
-        if !self.frames.take(now, cost) {
+        if !self.frames.take(now, frame_cost(bytes)) {
             self.close(CloseReason::RateLimited);
             return false;
         }
