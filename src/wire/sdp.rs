@@ -530,31 +530,8 @@ fn parse_section(media: &MediaDescription, session: &Attributes<'_>) -> Result<S
         _ => None,
     }
     .filter(|_| proto == RTP_PROTO || proto == "RTP/SAVPF");
-    let mut payload_types = Vec::new();
-    if kind.is_some() {
-        let mut seen = 0u128;
-        for format in &name.formats {
-            if let Some(number) = format.parse::<u8>().ok().filter(|n| *n < 128)
-                && seen & (1 << number) == 0
-            {
-                seen |= 1 << number;
-                payload_types.push(PayloadType(number));
-            }
-        }
-    }
-    let mut extensions = ExtensionMap::default();
-    let mut extension_ids = Vec::new();
-    for (id, uri) in own.extmaps.iter().chain(&session.extmaps) {
-        if extension_ids.contains(id) {
-            continue; // The first wins: an id stands for one thing (RFC 8285 §5).
-        }
-        extension_ids.push(*id);
-        if let Some(extension) = Extension::from_uri(uri)
-            && extensions.id(extension).is_none()
-        {
-            extensions.insert(extension, *id);
-        }
-    }
+    let payload_types = kind.map_or_else(Vec::new, |_| payload_types(&name.formats));
+    let (extensions, extension_ids) = extensions(own.extmaps.iter().chain(&session.extmaps));
     let ice = match (own.ufrag.or(session.ufrag), own.pwd.or(session.pwd)) {
         (Some(ufrag), Some(pwd)) => Some(IceLines {
             ufrag: ufrag.to_owned(),
@@ -599,18 +576,51 @@ fn parse_section(media: &MediaDescription, session: &Attributes<'_>) -> Result<S
         msid: own.msid,
         media: match kind {
             Some(kind) => Media::Rtp(kind),
-            None => Media::Other {
-                media: name.media.clone(),
-                proto,
-                formats: name
-                    .formats
-                    .iter()
-                    .take(FORMATS_ECHOED_MAX)
-                    .cloned()
-                    .collect(),
-            },
+            None => other_media(name, proto),
         },
     })
+}
+
+/// The payload types an `m=` line lists, each once.
+fn payload_types(formats: &[String]) -> Vec<PayloadType> {
+    let mut seen = 0u128;
+    let numbers = formats.iter().filter_map(|format| {
+        let number = format.parse::<u8>().ok().filter(|n| *n < 128)?;
+        let is_new = seen & (1 << number) == 0;
+        seen |= 1 << number;
+        is_new.then_some(PayloadType(number))
+    });
+    numbers.collect()
+}
+
+/// The known extensions, and every id that is taken. The first line of an id wins: it stands for one
+/// thing (RFC 8285 §5).
+fn extensions<'a>(
+    lines: impl Iterator<Item = &'a (ExtensionId, &'a str)>,
+) -> (ExtensionMap, Vec<ExtensionId>) {
+    let mut map = ExtensionMap::default();
+    let mut ids = Vec::new();
+    for (id, uri) in lines {
+        if ids.contains(id) {
+            continue;
+        }
+        ids.push(*id);
+        if let Some(extension) = Extension::from_uri(uri)
+            && map.id(extension).is_none()
+        {
+            map.insert(extension, *id);
+        }
+    }
+    (map, ids)
+}
+
+fn other_media(name: &MediaName, proto: String) -> Media {
+    let formats = name.formats.iter().take(FORMATS_ECHOED_MAX).cloned();
+    Media::Other {
+        media: name.media.clone(),
+        proto,
+        formats: formats.collect(),
+    }
 }
 
 /// Appends what was read; what exceeds the bound is ignored, so that no section costs more than a
