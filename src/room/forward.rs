@@ -11,6 +11,7 @@ use crate::media::stream::{Normalised, Refused};
 use crate::room::output::Output;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::relay::relay_packet;
 use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -52,30 +53,21 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let Some((kind, place)) = admit(now, track, header, &packet, output) else {
+        let Some(place) = admit(now, track, header, &packet, output) else {
             return;
         };
         let is_first = track.stats.is_none();
         track.on_packet(now, header, &place);
-        let numbering = (place.seq, place.timestamp);
-        let ids = &track.config.extensions;
-        if let Some(incoming) = Incoming::read(&packet, header, numbering, kind, ids) {
-            for &slot in &track.subscriptions {
-                if let Some(subscription) = self.subscriptions.get_mut(slot)
-                    && subscription.config.active
-                    && let Some(peer) = self.peers.get_mut(subscription.subscriber)
-                {
-                    let clock = track.clock.as_ref();
-                    forward(now, subscription, peer, &incoming, clock, output);
-                }
-            }
-        }
-        track.cache.insert(CachedPacket {
+        let packet = CachedPacket {
             seq: place.seq,
             timestamp: place.timestamp,
             packet: packet.freeze(),
             arrived: now,
-        });
+        };
+        if !track.sinks.is_empty() {
+            relay_packet(track, header, &packet, output);
+        }
+        self.deliver(now, slot, header, packet, output);
         let Some(publisher) = self.peers.get_mut(from) else {
             return;
         };
@@ -88,6 +80,36 @@ impl Room {
         if place.restarted && (!is_first || publisher.had_unknown) {
             self.request_keyframe(now, slot, output);
         }
+    }
+
+    /// An opened packet of a track, whoever brought it: goes to each peer of this shard that receives it, and is kept
+    /// for NACKs.
+    pub(in crate::room) fn deliver(
+        &mut self,
+        now: Instant,
+        slot: TrackSlot,
+        header: &RtpHeader,
+        packet: CachedPacket,
+        output: &mut Output,
+    ) {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        let kind = track.kinds.get(header.payload_type);
+        let numbering = (packet.seq, packet.timestamp);
+        let ids = &track.config.extensions;
+        if let Some(incoming) = Incoming::read(&packet.packet, header, numbering, kind, ids) {
+            for &slot in &track.subscriptions {
+                if let Some(subscription) = self.subscriptions.get_mut(slot)
+                    && subscription.config.active
+                    && let Some(peer) = self.peers.get_mut(subscription.subscriber)
+                {
+                    let clock = track.clock.as_ref();
+                    forward(now, subscription, peer, &incoming, clock, output);
+                }
+            }
+        }
+        track.cache.insert(packet);
     }
 
     /// The track a packet belongs to: by its SSRC where that is declared or learned; else by its
@@ -164,14 +186,14 @@ impl Room {
     }
 }
 
-/// What a packet is and where it stands in its track, if it has a place there.
+/// Where a packet stands in its track, if it has a place there.
 fn admit(
     now: Instant,
     track: &mut Track,
     header: &RtpHeader,
     packet: &[u8],
     output: &mut Output,
-) -> Option<(PayloadKind, Normalised)> {
+) -> Option<Normalised> {
     let counters = &mut output.counters;
     let kind = track.kinds.get(header.payload_type);
     let dropped = match kind {
@@ -183,7 +205,7 @@ fn admit(
         PayloadKind::Media | PayloadKind::Red => {
             let stream = &mut track.stream;
             match stream.accept(now, header.ssrc, header.seq, header.timestamp) {
-                Ok(place) => return Some((kind, place)),
+                Ok(place) => return Some(place),
                 Err(Refused::FormerSsrc) => &mut counters.rtp_former_ssrc,
                 Err(Refused::TooOld) => &mut counters.rtp_too_old,
             }

@@ -6,9 +6,11 @@
 mod configure;
 mod feedback;
 mod forward;
+pub mod origin;
 pub mod output;
 mod payload;
 mod peer;
+mod relay;
 pub mod slots;
 mod source;
 mod state;

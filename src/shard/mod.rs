@@ -2,6 +2,8 @@
 //!
 //! A pure state machine: datagrams, commands and the time go in; datagrams and events come out.
 
+mod relay;
+mod rooms;
 pub mod routes;
 pub mod timers;
 
@@ -11,15 +13,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId};
-use crate::base::slab::{Slab, Slot};
+use crate::base::time::earliest;
+use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
-use crate::room::Room;
 use crate::room::output::Output;
+use crate::shard::relay::Relays;
+use crate::shard::rooms::Rooms;
 use crate::shard::routes::{Route, RouteTable, canonical};
 use crate::shard::timers::Timers;
 use crate::transport::outbox::Outbox;
@@ -30,23 +34,22 @@ use crate::wire::stun::BindingRequest;
 /// Everything one shard thread owns, but for its socket and its queues.
 ///
 /// After each `handle_*` the edge sends what [`Shard::outbox`] holds and clears it, and drains
-/// [`Shard::poll_event`]. How many rooms and peers there are, the coordinator bounds.
+/// [`Shard::poll_event`] and [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
 pub struct Shard {
     id: ShardId,
     identity: Arc<DtlsIdentity>,
     rng: StdRng,
-    rooms: Slab<Room>,
-    rooms_by_id: HashMap<RoomId, Slot<Room>>,
+    rooms: Rooms,
     peers: HashMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
+    relays: Relays,
     output: Output,
 }
 
 /// A peer of this shard.
 #[derive(Debug)]
 struct Member {
-    room: RoomId,
     route: Route,
 }
 
@@ -54,16 +57,20 @@ impl Shard {
     /// A shard without rooms. `seed` decides the random numbers of streams, which need not be secret.
     #[must_use]
     pub fn new(id: ShardId, identity: Arc<DtlsIdentity>, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut output = Output::default();
+        // What other shards still say of the wants of a former shard of this id must find none.
+        output.relay.next_want = rng.random();
         Self {
             id,
             identity,
-            rng: StdRng::seed_from_u64(seed),
-            rooms: Slab::new(),
-            rooms_by_id: HashMap::new(),
+            rng,
+            rooms: Rooms::new(id),
             peers: HashMap::new(),
             routes: RouteTable::default(),
             timers: Timers::default(),
-            output: Output::default(),
+            relays: Relays::default(),
+            output,
         }
     }
 
@@ -135,6 +142,18 @@ impl Shard {
         self.reschedule();
     }
 
+    /// Takes what another shard says.
+    pub fn handle_relay(&mut self, now: Instant, from: ShardId, message: RelayMessage) {
+        let (rooms, output) = (&mut self.rooms, &mut self.output);
+        self.relays.handle(now, from, message, rooms, output);
+        self.reschedule();
+    }
+
+    /// What other shards are to hear, oldest first, and which.
+    pub fn poll_relay(&mut self) -> Option<(ShardId, RelayMessage)> {
+        self.output.relay.messages.pop_front()
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         // Taken out first: a peer that is due again at once waits for the next turn.
@@ -143,19 +162,22 @@ impl Shard {
             due.push(key);
         }
         for key in due {
-            if let Some(Member { route, .. }) = self.peers.get(&key)
+            if let Some(Member { route }) = self.peers.get(&key)
                 && let Some(room) = self.rooms.get_mut(route.room)
             {
                 room.handle_timeout(now, route.peer, &mut self.output);
             }
             self.settle(now, key);
         }
+        let (rooms, output) = (&mut self.rooms, &mut self.output);
+        self.relays.handle_timeout(now, rooms, output);
+        self.reschedule();
     }
 
     /// When [`Shard::handle_timeout`] is next needed. May be early, never late.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.poll_timeout()
+        earliest(self.timers.poll_timeout(), self.relays.poll_timeout())
     }
 
     /// What happened, oldest first, and which peer's session is to be told.
@@ -187,6 +209,12 @@ impl Shard {
         self.rooms.len()
     }
 
+    /// How many wants it has and serves: tracks that cross between shards.
+    #[must_use]
+    pub fn wants_len(&self) -> usize {
+        self.relays.len()
+    }
+
     /// Ends every peer: each is told that its transport closes.
     pub fn close(&mut self, now: Instant) {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
@@ -200,14 +228,7 @@ impl Shard {
             self.output.counters.command_unknown_peer += 1;
             return;
         }
-        let slot = match self.rooms_by_id.get(&room) {
-            Some(slot) => *slot,
-            None => {
-                let slot = self.rooms.insert(Room::new());
-                self.rooms_by_id.insert(room.clone(), slot);
-                slot
-            }
-        };
+        let slot = self.rooms.find_or_start(&room);
         let transport = Transport::new(now, self.identity.clone(), ice);
         if let Some(members) = self.rooms.get_mut(slot) {
             let route = Route {
@@ -215,13 +236,13 @@ impl Shard {
                 room: slot,
                 peer: members.add_peer(key, transport, &mut self.rng),
             };
-            self.peers.insert(key, Member { room, route });
+            self.peers.insert(key, Member { route });
         }
         self.follow_ufrags(key);
     }
 
     fn remove_peer(&mut self, now: Instant, key: PeerKey) {
-        let Some(Member { room: id, route }) = self.peers.remove(&key) else {
+        let Some(Member { route }) = self.peers.remove(&key) else {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
@@ -229,10 +250,8 @@ impl Shard {
         self.timers.remove(key);
         if let Some(room) = self.rooms.get_mut(route.room) {
             room.remove_peer(now, route.peer, &mut self.output);
-            if room.is_empty() {
-                self.rooms.remove(route.room);
-                self.rooms_by_id.remove(&id);
-            }
+            self.relays.follow(route.room, &mut self.output);
+            self.rooms.remove_if_empty(route.room);
         }
     }
 
@@ -243,7 +262,7 @@ impl Shard {
         tracks: Vec<TrackConfig>,
         mut subscriptions: Vec<SubscriptionConfig>,
     ) {
-        let Some(Member { route, .. }) = self.peers.get(&key) else {
+        let Some(Member { route }) = self.peers.get(&key) else {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
@@ -257,6 +276,7 @@ impl Shard {
         if let Some(room) = self.rooms.get_mut(route.room) {
             let (rng, output) = (&mut self.rng, &mut self.output);
             room.configure(now, route.peer, tracks, subscriptions, rng, output);
+            self.relays.follow(route.room, output);
         }
     }
 
@@ -316,7 +336,7 @@ impl Shard {
     }
 
     fn with_transport(&mut self, key: PeerKey, act: impl FnOnce(&mut Transport, &mut Outbox)) {
-        let transport = self.peers.get(&key).and_then(|Member { route, .. }| {
+        let transport = self.peers.get(&key).and_then(|Member { route }| {
             let room = self.rooms.get_mut(route.room)?;
             room.transport_mut(route.peer)
         });
@@ -328,7 +348,7 @@ impl Shard {
 
     /// Makes checks find a peer under the ufrags that its transport takes at present.
     fn follow_ufrags(&mut self, key: PeerKey) {
-        if let Some(Member { route, .. }) = self.peers.get(&key)
+        if let Some(Member { route }) = self.peers.get(&key)
             && let Some(room) = self.rooms.get_mut(route.room)
             && let Some(transport) = room.transport_mut(route.peer)
         {
@@ -339,7 +359,7 @@ impl Shard {
 
     /// Takes what an input did to a peer's transport, and its new deadline.
     fn settle(&mut self, now: Instant, key: PeerKey) {
-        if let Some(Member { route, .. }) = self.peers.get(&key)
+        if let Some(Member { route }) = self.peers.get(&key)
             && let Some(room) = self.rooms.get_mut(route.room)
         {
             room.drain_transport(now, route.peer, &mut self.output);
@@ -351,11 +371,14 @@ impl Shard {
     /// Notes the deadlines that may have changed.
     fn reschedule(&mut self) {
         for key in self.output.rescheduled.drain(..) {
-            if let Some(Member { route, .. }) = self.peers.get(&key)
+            if let Some(Member { route }) = self.peers.get(&key)
                 && let Some(room) = self.rooms.get(route.room)
             {
                 self.timers.schedule(key, room.poll_timeout(route.peer));
             }
+        }
+        if !self.output.relay.rescheduled.is_empty() {
+            self.relays.settle(&self.rooms, &mut self.output);
         }
     }
 }
