@@ -32,14 +32,16 @@ pub struct ClientSection {
     pub remote: Option<Msid>,
 }
 
+type Pending = (MediaKind, Option<Msid>, bool);
+
 /// A browser's peer connection as far as its descriptions go.
 #[derive(Debug)]
 pub struct Client {
     pub sections: Vec<ClientSection>,
     /// Added, in no section yet: kind, what it sends, whether it receives.
-    pub pending: Vec<(MediaKind, Option<Msid>, bool)>,
+    pub pending: Vec<Pending>,
     /// An offer of ours waits for an answer: how it was before.
-    local_offer: Option<(Vec<ClientSection>, Vec<(MediaKind, Option<Msid>, bool)>)>,
+    local_offer: Option<(Vec<ClientSection>, Vec<Pending>)>,
     pub dirty: bool,
     pub rolled_back: usize,
     /// Refuse new sections of this kind in answers.

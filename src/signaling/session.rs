@@ -801,7 +801,8 @@ mod tests {
             session.handle_joined(now, Err(refused));
             note(code, &mut session);
         }
-        let inputs: [(&str, fn(&mut Session, Instant)); 8] = [
+        type Input = fn(&mut Session, Instant);
+        let inputs: [(&str, Input); 8] = [
             ("replaced", |s, now| s.handle_event(now, Event::Replaced)),
             ("replaced", |s, now| s.handle_changes(now, None)),
             ("shutting-down", |s, now| {
