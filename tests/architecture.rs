@@ -468,12 +468,24 @@ impl File {
     }
 }
 
-/// Where `#[cfg(test)] mod` begins.
+/// Where `#[cfg(test)] mod` begins, which may be `pub(crate)` so that other tests can use its helpers.
 fn find_test_module(tokens: &[Token]) -> Option<usize> {
-    const MARK: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-    tokens
-        .windows(MARK.len())
-        .position(|w| w.iter().zip(MARK).all(|(t, m)| t.text == m))
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    const VISIBILITY: [&str; 4] = ["pub", "(", "crate", ")"];
+    let reads = |tokens: &[Token], texts: &[&str]| {
+        tokens.len() >= texts.len() && tokens.iter().zip(texts).all(|(t, m)| t.text == *m)
+    };
+    (0..tokens.len()).find(|at| {
+        let Some(item) = tokens.get(at + MARK.len()..) else {
+            return false;
+        };
+        let hidden = if reads(item, &VISIBILITY) {
+            &item[VISIBILITY.len()..]
+        } else {
+            item
+        };
+        reads(&tokens[*at..], &MARK) && reads(hidden, &["mod"])
+    })
 }
 
 /// The token that ends the item that begins at `start`: its `;` or its closing brace.
@@ -840,6 +852,8 @@ fn the_checkers_find_super_and_folder_imports() {
     assert_eq!(go("room/peer.rs", "pub(super) fn f() {}"), 0);
     assert_eq!(go("room/peer.rs", "pub(in crate::room) fn f() {}"), 0);
     let source = "#[cfg(test)]\nmod tests { use super::*; }";
+    assert_eq!(go("room/peer.rs", source), 0);
+    let source = "#[cfg(test)]\npub(crate) mod tests { use super::*; }";
     assert_eq!(go("room/peer.rs", source), 0);
     let source = "#[cfg(test)]\nmod tests { use super::*; }\nfn f() { super::g() }";
     assert_eq!(go("room/peer.rs", source), 1);

@@ -6,9 +6,10 @@ use std::marker::PhantomData;
 
 /// Entries at stable indices; the place of a removed one is used again.
 #[derive(Debug)]
-pub struct Slab<T> {
+pub struct Slab<T, K = T> {
     entries: Vec<Option<T>>,
     free: Vec<u32>,
+    of: PhantomData<fn() -> K>,
 }
 
 /// Where an entry of a [`Slab`] of `T` lives. Whoever keeps one drops it when the entry goes.
@@ -17,18 +18,19 @@ pub struct Slot<T> {
     of: PhantomData<fn() -> T>,
 }
 
-impl<T> Slab<T> {
+impl<T, K> Slab<T, K> {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
+            of: PhantomData,
         }
     }
 
     /// Adds an entry.
-    pub fn insert(&mut self, entry: T) -> Slot<T> {
+    pub fn insert(&mut self, entry: T) -> Slot<K> {
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = Some(entry);
@@ -46,7 +48,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, slot: Slot<T>) -> Option<T> {
+    pub fn remove(&mut self, slot: Slot<K>) -> Option<T> {
         let entry = self.entries.get_mut(slot.index as usize)?.take()?;
         self.free.push(slot.index);
         Some(entry)
@@ -55,14 +57,14 @@ impl<T> Slab<T> {
     /// The entry, if it is still there.
     #[inline]
     #[must_use]
-    pub fn get(&self, slot: Slot<T>) -> Option<&T> {
+    pub fn get(&self, slot: Slot<K>) -> Option<&T> {
         self.entries.get(slot.index as usize)?.as_ref()
     }
 
     /// The entry, if it is still there.
     #[inline]
     #[must_use]
-    pub fn get_mut(&mut self, slot: Slot<T>) -> Option<&mut T> {
+    pub fn get_mut(&mut self, slot: Slot<K>) -> Option<&mut T> {
         self.entries.get_mut(slot.index as usize)?.as_mut()
     }
 
@@ -79,7 +81,7 @@ impl<T> Slab<T> {
     }
 }
 
-impl<T> Default for Slab<T> {
+impl<T, K> Default for Slab<T, K> {
     fn default() -> Self {
         Self::new()
     }
@@ -120,7 +122,7 @@ mod tests {
 
     #[test]
     fn places_are_stable_and_used_again() {
-        let mut slab = Slab::new();
+        let mut slab = Slab::<_>::new();
         let (a, b) = (slab.insert("a"), slab.insert("b"));
         assert_eq!(slab.remove(a), Some("a"));
         assert_eq!((slab.get(a), slab.get(b)), (None, Some(&"b")));

@@ -9,11 +9,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::base::ids::{SubscriptionKey, TrackKey};
-use crate::base::slab::Slot;
 use crate::control::{SubscriptionConfig, TrackConfig};
 use crate::room::output::Output;
 use crate::room::payload::{PayloadKinds, Routes};
-use crate::room::peer::Peer;
+use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
@@ -26,7 +25,7 @@ impl Room {
     pub fn configure(
         &mut self,
         now: Instant,
-        slot: Slot<Peer>,
+        slot: PeerSlot,
         tracks: Vec<TrackConfig>,
         subscriptions: Vec<SubscriptionConfig>,
         rng: &mut StdRng,
@@ -37,7 +36,7 @@ impl Room {
     }
 
     /// Ends a track: its subscribers are told, their subscriptions wait.
-    pub(in crate::room) fn end_track(&mut self, slot: Slot<Track>, output: &mut Output) {
+    pub(in crate::room) fn end_track(&mut self, slot: TrackSlot, output: &mut Output) {
         let Some(track) = self.tracks.remove(slot) else {
             return;
         };
@@ -62,7 +61,7 @@ impl Room {
     }
 
     /// Ends a subscription, of which its peer forgets the slot.
-    pub(in crate::room) fn end_subscription(&mut self, slot: Slot<Subscription>) {
+    pub(in crate::room) fn end_subscription(&mut self, slot: SubscriptionSlot) {
         self.detach(slot);
         self.subscriptions.remove(slot);
     }
@@ -70,7 +69,7 @@ impl Room {
     fn configure_tracks(
         &mut self,
         now: Instant,
-        slot: Slot<Peer>,
+        slot: PeerSlot,
         configs: Vec<TrackConfig>,
         output: &mut Output,
     ) {
@@ -107,10 +106,10 @@ impl Room {
     fn start_track(
         &mut self,
         now: Instant,
-        publisher: Slot<Peer>,
+        publisher: PeerSlot,
         config: TrackConfig,
         output: &mut Output,
-    ) -> Slot<Track> {
+    ) -> TrackSlot {
         let key = config.key;
         let slot = self.tracks.insert(Track::new(config, publisher));
         self.tracks_by_key.insert(key, slot);
@@ -121,7 +120,7 @@ impl Room {
         slot
     }
 
-    fn update_track(&mut self, slot: Slot<Track>, config: TrackConfig) {
+    fn update_track(&mut self, slot: TrackSlot, config: TrackConfig) {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
@@ -143,7 +142,7 @@ impl Room {
     }
 
     /// Lays out which SSRC belongs to which of the peer's `tracks`.
-    fn declare_sources(&mut self, slot: Slot<Peer>, tracks: Vec<Slot<Track>>, output: &mut Output) {
+    fn declare_sources(&mut self, slot: PeerSlot, tracks: Vec<TrackSlot>, output: &mut Output) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
@@ -169,7 +168,7 @@ impl Room {
     fn configure_subscriptions(
         &mut self,
         now: Instant,
-        slot: Slot<Peer>,
+        slot: PeerSlot,
         configs: Vec<SubscriptionConfig>,
         rng: &mut StdRng,
         output: &mut Output,
@@ -178,7 +177,7 @@ impl Room {
             return;
         };
         let former = std::mem::take(&mut peer.subscriptions);
-        let mut former: HashMap<SubscriptionKey, Slot<Subscription>> = former
+        let mut former: HashMap<SubscriptionKey, SubscriptionSlot> = former
             .into_iter()
             .filter_map(|(_, slot)| Some((self.subscriptions.get(slot)?.config.key, slot)))
             .collect();
@@ -214,7 +213,7 @@ impl Room {
         }
     }
 
-    fn is_ssrc_of(&self, slot: Slot<Subscription>, config: &SubscriptionConfig) -> bool {
+    fn is_ssrc_of(&self, slot: SubscriptionSlot, config: &SubscriptionConfig) -> bool {
         let subscription = self.subscriptions.get(slot);
         subscription.is_some_and(|subscription| subscription.config.ssrc == config.ssrc)
     }
@@ -222,11 +221,11 @@ impl Room {
     fn start_subscription(
         &mut self,
         now: Instant,
-        subscriber: Slot<Peer>,
+        subscriber: PeerSlot,
         config: SubscriptionConfig,
         rng: &mut StdRng,
         output: &mut Output,
-    ) -> Slot<Subscription> {
+    ) -> SubscriptionSlot {
         let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
         let slot = self.subscriptions.insert(subscription);
         self.attach(slot);
@@ -237,7 +236,7 @@ impl Room {
     fn update_subscription(
         &mut self,
         now: Instant,
-        slot: Slot<Subscription>,
+        slot: SubscriptionSlot,
         config: SubscriptionConfig,
         output: &mut Output,
     ) {
@@ -274,7 +273,7 @@ impl Room {
     }
 
     /// Connects a subscription to its track, or lets it wait for that.
-    fn attach(&mut self, slot: Slot<Subscription>) {
+    fn attach(&mut self, slot: SubscriptionSlot) {
         let Some(subscription) = self.subscriptions.get(slot) else {
             return;
         };
@@ -285,7 +284,7 @@ impl Room {
         }
     }
 
-    fn attach_to(&mut self, slot: Slot<Subscription>, to: Slot<Track>) {
+    fn attach_to(&mut self, slot: SubscriptionSlot, to: TrackSlot) {
         let (Some(subscription), Some(track)) =
             (self.subscriptions.get_mut(slot), self.tracks.get_mut(to))
         else {
@@ -297,7 +296,7 @@ impl Room {
         subscription.reshape(routes);
     }
 
-    fn detach(&mut self, slot: Slot<Subscription>) {
+    fn detach(&mut self, slot: SubscriptionSlot) {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };

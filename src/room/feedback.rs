@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
-use crate::base::slab::Slot;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::{Incoming, Subscription};
@@ -21,7 +21,7 @@ impl Room {
     pub fn handle_rtcp(
         &mut self,
         now: Instant,
-        from: Slot<Peer>,
+        from: PeerSlot,
         mut datagram: BytesMut,
         output: &mut Output,
     ) {
@@ -63,7 +63,7 @@ impl Room {
     pub(in crate::room) fn want_keyframe(
         &mut self,
         now: Instant,
-        slot: Slot<Subscription>,
+        slot: SubscriptionSlot,
         output: &mut Output,
     ) {
         let Some(subscription) = self.subscriptions.get(slot) else {
@@ -82,7 +82,7 @@ impl Room {
     pub(in crate::room) fn send_due_keyframe_requests(
         &mut self,
         now: Instant,
-        publisher: Slot<Peer>,
+        publisher: PeerSlot,
         output: &mut Output,
     ) {
         let Room { peers, tracks, .. } = self;
@@ -102,7 +102,7 @@ impl Room {
     pub(in crate::room) fn send_due_report(
         &mut self,
         now: Instant,
-        publisher: Slot<Peer>,
+        publisher: PeerSlot,
         output: &mut Output,
     ) {
         let Some(peer) = self.peers.get_mut(publisher) else {
@@ -135,7 +135,7 @@ impl Room {
     fn on_sender_report(
         &mut self,
         now: Instant,
-        from: Slot<Peer>,
+        from: PeerSlot,
         report: &SenderReport,
         output: &mut Output,
     ) {
@@ -175,7 +175,7 @@ impl Room {
         self.pass_on_sender_report(now, slot, output);
     }
 
-    fn pass_on_sender_report(&mut self, now: Instant, slot: Slot<Track>, output: &mut Output) {
+    fn pass_on_sender_report(&mut self, now: Instant, slot: TrackSlot, output: &mut Output) {
         let Some(track) = self.tracks.get(slot) else {
             return;
         };
@@ -197,7 +197,7 @@ impl Room {
     fn on_keyframe_request(
         &mut self,
         now: Instant,
-        from: Slot<Peer>,
+        from: PeerSlot,
         media: Ssrc,
         output: &mut Output,
     ) {
@@ -211,7 +211,7 @@ impl Room {
     pub(in crate::room) fn request_keyframe(
         &mut self,
         now: Instant,
-        slot: Slot<Track>,
+        slot: TrackSlot,
         output: &mut Output,
     ) {
         let Some(track) = self.tracks.get_mut(slot) else {
@@ -232,7 +232,7 @@ impl Room {
     }
 
     /// Answers a NACK with the same packets, under the same numbers.
-    fn on_nack(&mut self, from: Slot<Peer>, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
+    fn on_nack(&mut self, from: PeerSlot, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
         let Some((slot, track)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
@@ -254,11 +254,7 @@ impl Room {
     }
 
     /// What a peer receives under an SSRC, if that has a track.
-    fn subscribed(
-        &self,
-        peer: Slot<Peer>,
-        ssrc: Ssrc,
-    ) -> Option<(Slot<Subscription>, Slot<Track>)> {
+    fn subscribed(&self, peer: PeerSlot, ssrc: Ssrc) -> Option<(SubscriptionSlot, TrackSlot)> {
         let slot = self.peers.get(peer)?.subscription(ssrc)?;
         Some((slot, self.subscriptions.get(slot)?.track?))
     }

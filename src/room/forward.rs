@@ -5,13 +5,13 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::base::ids::Mid;
-use crate::base::slab::Slot;
 use crate::media::cache::CachedPacket;
 use crate::media::sender_report::TrackClock;
 use crate::media::stream::{Normalised, Refused};
 use crate::room::output::Output;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::{Incoming, Misfit, Subscription};
@@ -23,7 +23,7 @@ impl Room {
     pub fn handle_rtp(
         &mut self,
         now: Instant,
-        from: Slot<Peer>,
+        from: PeerSlot,
         mut packet: BytesMut,
         output: &mut Output,
     ) {
@@ -43,8 +43,8 @@ impl Room {
     fn fan_out(
         &mut self,
         now: Instant,
-        from: Slot<Peer>,
-        slot: Slot<Track>,
+        from: PeerSlot,
+        slot: TrackSlot,
         header: &RtpHeader,
         packet: BytesMut,
         output: &mut Output,
@@ -94,11 +94,11 @@ impl Room {
     /// `mid`; else by its payload type, if that fits one track only (RFC 9143 §9.2).
     fn locate(
         &mut self,
-        from: Slot<Peer>,
+        from: PeerSlot,
         header: &RtpHeader,
         packet: &[u8],
         output: &mut Output,
-    ) -> Option<Slot<Track>> {
+    ) -> Option<TrackSlot> {
         let peer = self.peers.get(from)?;
         let source = match peer.sources.find(header.ssrc) {
             Some(source) => source,
@@ -116,7 +116,7 @@ impl Room {
     #[cold]
     fn learn(
         &mut self,
-        from: Slot<Peer>,
+        from: PeerSlot,
         header: &RtpHeader,
         packet: &[u8],
         output: &mut Output,

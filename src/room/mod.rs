@@ -9,10 +9,10 @@ mod forward;
 pub mod output;
 mod payload;
 mod peer;
+pub mod slots;
 mod source;
 mod state;
 mod subscription;
 mod track;
 
-pub use peer::Peer;
 pub use state::Room;

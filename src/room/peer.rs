@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
-use crate::base::slab::Slot;
+use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::SourceTable;
-use crate::room::subscription::Subscription;
-use crate::room::track::Track;
 use crate::transport::Transport;
 use crate::wire::extension::ExtensionId;
 
@@ -23,9 +21,9 @@ pub struct Peer {
     /// The id it uses for the `mid` header extension.
     pub mid_extension: Option<ExtensionId>,
     /// What it publishes.
-    pub tracks: Vec<Slot<Track>>,
+    pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
-    pub subscriptions: Vec<(Ssrc, Slot<Subscription>)>,
+    pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -49,7 +47,7 @@ impl Peer {
     }
 
     /// The subscription that is sent to it under `ssrc`.
-    pub fn subscription(&self, ssrc: Ssrc) -> Option<Slot<Subscription>> {
+    pub fn subscription(&self, ssrc: Ssrc) -> Option<SubscriptionSlot> {
         let at = self
             .subscriptions
             .binary_search_by_key(&ssrc, |(ssrc, _)| *ssrc)

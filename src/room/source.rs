@@ -1,16 +1,15 @@
 //! Which SSRC of a peer belongs to which of its tracks.
 
 use crate::base::ids::Ssrc;
-use crate::base::slab::Slot;
-use crate::room::track::Track;
+use crate::room::slots::TrackSlot;
 
 /// What an SSRC carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The media of a track.
-    Media(Slot<Track>),
+    Media(TrackSlot),
     /// Retransmissions for a track.
-    Rtx(Slot<Track>),
+    Rtx(TrackSlot),
 }
 
 /// The SSRCs of one peer: those its description declares, and those learned from packets.
@@ -61,7 +60,7 @@ impl SourceTable {
     pub fn declare(
         &mut self,
         declared: impl Iterator<Item = (Ssrc, Source)>,
-        lives_on: impl Fn(Slot<Track>) -> bool,
+        lives_on: impl Fn(TrackSlot) -> bool,
     ) -> u64 {
         let former = std::mem::take(self);
         let mut refused = 0;
@@ -99,13 +98,14 @@ mod tests {
     use crate::base::slab::Slab;
     use crate::control::{IceCredentials, TrackConfig};
     use crate::room::peer::Peer;
+    use crate::room::track::Track;
     use crate::transport::{DtlsIdentity, Transport};
     use crate::wire::extension::ExtensionMap;
     use std::sync::Arc;
     use std::time::Instant;
 
     /// Two places of tracks; the tracks themselves do not matter here.
-    fn slots() -> [Slot<Track>; 2] {
+    fn slots() -> [TrackSlot; 2] {
         let identity = Arc::new(DtlsIdentity::generate().unwrap());
         let ice = IceCredentials {
             ufrag: "ufrag".into(),

@@ -7,11 +7,14 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::base::ids::{PeerKey, Ssrc, TrackKey};
-use crate::base::slab::{Slab, Slot};
+use crate::base::slab::Slab;
 use crate::base::time::earliest;
 use crate::control::TransportEvent;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
+use crate::room::slots::{
+    OfPeers, OfSubscriptions, OfTracks, PeerSlot, SubscriptionSlot, TrackSlot,
+};
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::transport::Transport;
@@ -19,12 +22,12 @@ use crate::transport::Transport;
 /// The peers of one room that one shard holds. A subscription reaches only tracks in here.
 #[derive(Default)]
 pub struct Room {
-    pub(in crate::room) peers: Slab<Peer>,
-    pub(in crate::room) tracks: Slab<Track>,
-    pub(in crate::room) subscriptions: Slab<Subscription>,
-    pub(in crate::room) tracks_by_key: HashMap<TrackKey, Slot<Track>>,
+    pub(in crate::room) peers: Slab<Peer, OfPeers>,
+    pub(in crate::room) tracks: Slab<Track, OfTracks>,
+    pub(in crate::room) subscriptions: Slab<Subscription, OfSubscriptions>,
+    pub(in crate::room) tracks_by_key: HashMap<TrackKey, TrackSlot>,
     /// Subscriptions whose track is not known (yet): each is in here once.
-    pub(in crate::room) waiting: HashMap<TrackKey, Vec<Slot<Subscription>>>,
+    pub(in crate::room) waiting: HashMap<TrackKey, Vec<SubscriptionSlot>>,
 }
 
 impl Room {
@@ -35,14 +38,14 @@ impl Room {
     }
 
     /// Adds a peer that publishes and receives nothing yet.
-    pub fn add_peer(&mut self, key: PeerKey, transport: Transport, rng: &mut StdRng) -> Slot<Peer> {
+    pub fn add_peer(&mut self, key: PeerKey, transport: Transport, rng: &mut StdRng) -> PeerSlot {
         // An SSRC of 0 stands for "none" in some receivers.
         let rtcp_ssrc = Ssrc(rng.random_range(1..=u32::MAX));
         self.peers.insert(Peer::new(key, transport, rtcp_ssrc))
     }
 
     /// Ends a peer: its transport is closed, its tracks end for everybody.
-    pub fn remove_peer(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+    pub fn remove_peer(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
@@ -66,12 +69,12 @@ impl Room {
 
     /// A peer's transport.
     #[must_use]
-    pub fn transport_mut(&mut self, slot: Slot<Peer>) -> Option<&mut Transport> {
+    pub fn transport_mut(&mut self, slot: PeerSlot) -> Option<&mut Transport> {
         self.peers.get_mut(slot).map(|peer| &mut peer.transport)
     }
 
     /// Takes what happened to a peer's transport: after every input to it.
-    pub fn drain_transport(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+    pub fn drain_transport(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
         while let Some(peer) = self.peers.get_mut(slot)
             && let Some(event) = peer.transport.poll_event()
         {
@@ -87,7 +90,7 @@ impl Room {
 
     /// When a peer next needs [`Room::handle_timeout`].
     #[must_use]
-    pub fn poll_timeout(&self, slot: Slot<Peer>) -> Option<Instant> {
+    pub fn poll_timeout(&self, slot: PeerSlot) -> Option<Instant> {
         let peer = self.peers.get(slot)?;
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
         tracks
@@ -97,7 +100,7 @@ impl Room {
     }
 
     /// Does what is due for a peer.
-    pub fn handle_timeout(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+    pub fn handle_timeout(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
@@ -108,7 +111,7 @@ impl Room {
     }
 
     /// The peer can be sent to: the pictures it waits for start with a keyframe.
-    fn on_reachable(&mut self, now: Instant, slot: Slot<Peer>, output: &mut Output) {
+    fn on_reachable(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
         let Some(peer) = self.peers.get(slot) else {
             return;
         };

@@ -4,15 +4,13 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::base::ids::{PayloadType, RtpTime, SeqNo};
-use crate::base::slab::Slot;
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
 use crate::media::sender_report::TrackClock;
 use crate::room::payload::{PayloadKind, Route, Routes};
-use crate::room::peer::Peer;
-use crate::room::track::Track;
+use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Sealer, Transport};
 use crate::wire::extension::{Extension, ExtensionMap};
@@ -25,9 +23,9 @@ pub struct Subscription {
     /// As the subscriber's description has it.
     pub config: SubscriptionConfig,
     /// Who receives it.
-    pub subscriber: Slot<Peer>,
+    pub subscriber: PeerSlot,
     /// What it copies, once that is known.
-    pub track: Option<Slot<Track>>,
+    pub track: Option<TrackSlot>,
     /// Which payload type each of the track's goes out under.
     pub routes: Routes,
     /// Its numbering.
@@ -111,7 +109,7 @@ impl Subscription {
     /// A subscription that waits for its track. `first` and `time_offset` are chosen at random.
     pub fn new(
         config: SubscriptionConfig,
-        subscriber: Slot<Peer>,
+        subscriber: PeerSlot,
         first: u16,
         time_offset: u32,
     ) -> Self {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use crate::base::ids::{ClockRate, MediaKind};
-use crate::base::slab::Slot;
 use crate::control::TrackConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::KeyframeRequests;
@@ -11,8 +10,7 @@ use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::room::payload::PayloadKinds;
-use crate::room::peer::Peer;
-use crate::room::subscription::Subscription;
+use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::wire::codec::Codec;
 use crate::wire::rtp::RtpHeader;
 
@@ -22,7 +20,7 @@ pub struct Track {
     /// As its publisher's description has it.
     pub config: TrackConfig,
     /// Who publishes it.
-    pub publisher: Slot<Peer>,
+    pub publisher: PeerSlot,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
     /// Its numbering.
@@ -38,12 +36,12 @@ pub struct Track {
     /// Who wants a keyframe.
     pub keyframes: KeyframeRequests,
     /// Who receives it.
-    pub subscriptions: Vec<Slot<Subscription>>,
+    pub subscriptions: Vec<SubscriptionSlot>,
 }
 
 impl Track {
     /// A track without packets and subscriptions.
-    pub fn new(config: TrackConfig, publisher: Slot<Peer>) -> Self {
+    pub fn new(config: TrackConfig, publisher: PeerSlot) -> Self {
         Self {
             publisher,
             kinds: PayloadKinds::new(&config.codecs),

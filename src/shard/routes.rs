@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::base::ids::PeerKey;
 use crate::base::slab::Slot;
-use crate::room::{Peer, Room};
+use crate::room::Room;
+use crate::room::slots::PeerSlot;
 
 /// Where a peer lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Route {
     /// Its room.
     pub room: Slot<Room>,
     /// Its place there.
-    pub peer: Slot<Peer>,
+    pub peer: PeerSlot,
 }
 
 /// The addresses and ufrags of all peers of a shard.

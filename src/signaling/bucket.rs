@@ -44,6 +44,11 @@ impl Bucket {
         self.tokens -= count;
         true
     }
+
+    /// Puts `count` tokens back, up to a full bucket.
+    pub fn give_back(&mut self, count: u32) {
+        self.tokens = self.tokens.saturating_add(count).min(self.burst);
+    }
 }
 
 #[cfg(test)]
@@ -67,5 +72,8 @@ mod tests {
         assert!(!bucket.take(t0 + ms(100_000), 1));
         // More than a full bucket costs a full one.
         assert!(bucket.take(t0 + ms(200_000), 99));
+        bucket.give_back(2);
+        assert!(bucket.take(t0 + ms(200_000), 2));
+        assert!(!bucket.take(t0 + ms(200_000), 1));
     }
 }

@@ -603,3 +603,237 @@ fn track_json(track: &TrackInfo) -> Value {
         "msid_track": msid::encode(track.id.as_str()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::base::ids::{MediaKind, PeerKey, TrackId, TrackKey};
+
+    fn code(text: &str) -> Option<ErrorCode> {
+        parse(text).err().map(|error| error.refusal.code)
+    }
+
+    fn join(data: Value) -> Result<Join, ErrorCode> {
+        let mut data = data;
+        data["self_id"] = json!("a");
+        data["room_id"] = json!("r");
+        match parse(&json!({"event": "joinRoom", "data": data}).to_string()) {
+            Ok(Inbound {
+                event: InboundEvent::Join(join),
+                ..
+            }) => Ok(*join),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.refusal.code),
+        }
+    }
+
+    #[test]
+    fn codes_are_distinct_kebab_case() {
+        let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(texts.len(), ErrorCode::ALL.len());
+        for text in texts {
+            assert!(
+                text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn join_takes_what_is_optional() {
+        let plain = join(json!({})).unwrap();
+        assert_eq!((plain.info.id.as_str(), plain.room.as_str()), ("a", "r"));
+        assert!(!plain.viewer && plain.info.name.is_none());
+        let full = join(json!({
+            "token": "t", "name": "Zoë", "metadata": {"x": [1]}, "protocol": 1, "offerer": "server",
+        }))
+        .unwrap();
+        assert!(full.viewer);
+        assert_eq!(full.info.name.as_deref(), Some("Zoë"));
+        assert_eq!(full.info.metadata.as_deref(), Some(&json!({"x": [1]})));
+        assert_eq!(full.token.as_deref(), Some("t"));
+        let nulls = json!({"token": null, "name": null, "metadata": null, "offerer": null});
+        assert_eq!(join(nulls).unwrap(), plain);
+    }
+
+    #[test]
+    fn join_has_limits() {
+        let bad = Err(ErrorCode::BadData);
+        assert!(join(json!({"name": "é".repeat(NAME_CHARS_MAX)})).is_ok());
+        assert_eq!(join(json!({"name": "é".repeat(NAME_CHARS_MAX + 1)})), bad);
+        assert_eq!(join(json!({"name": "a\nb"})), bad);
+        assert!(join(json!({"metadata": "x".repeat(METADATA_BYTES_MAX - 2)})).is_ok());
+        assert_eq!(
+            join(json!({"metadata": "x".repeat(METADATA_BYTES_MAX - 1)})),
+            bad
+        );
+        assert_eq!(join(json!({"offerer": "nobody"})), bad);
+        let ids = [
+            json!({"self_id": 7, "room_id": "r"}),
+            json!({"self_id": "x".repeat(129), "room_id": "r"}),
+            json!({"self_id": "", "room_id": "r"}),
+            json!({"self_id": "a", "room_id": "\u{7}"}),
+            json!({"self_id": "a"}),
+            json!({}),
+        ];
+        for data in ids {
+            let text = json!({"event": "joinRoom", "data": data}).to_string();
+            assert_eq!(code(&text), Some(ErrorCode::BadId), "{text}");
+        }
+    }
+
+    #[test]
+    fn descriptions_come_as_objects_or_strings() {
+        let sdp = InboundEvent::Offer("v=0".to_owned());
+        let held = json!({"type": "offer", "sdp": "v=0"}).to_string();
+        let cases = [
+            json!({"offer": {"type": "offer", "sdp": "v=0"}}),
+            json!({"self_id": null, "offer": {"sdp": "v=0"}}),
+            json!({"self_id": "", "room_id": "", "offer": {"type": null, "sdp": "v=0"}}),
+            json!({"offer": held}),
+            json!(json!({"offer": held}).to_string()),
+        ];
+        for data in cases {
+            let text = json!({"event": "offer", "data": data}).to_string();
+            let inbound = parse(&text).unwrap();
+            assert_eq!(inbound.event, sdp, "{text}");
+            assert_eq!((inbound.self_id, inbound.room_id), (None, None));
+        }
+        for data in [
+            json!(null),
+            json!([]),
+            json!("x"),
+            json!({"offer": "v=0"}),
+            json!({"offer": {"type": "answer", "sdp": "v=0"}}),
+            json!({"offer": {"type": "offer", "sdp": 5}}),
+            json!({"offer": {"type": "offer"}}),
+        ] {
+            let text = json!({"event": "offer", "data": data}).to_string();
+            assert_eq!(code(&text), Some(ErrorCode::BadData), "{text}");
+        }
+    }
+
+    #[test]
+    fn candidates_are_checked_for_their_form() {
+        let udp = "candidate:842163049 1 udp 1677729535 203.0.113.5 46154 typ srflx raddr 0.0.0.0 rport 0 generation 0";
+        let of = |candidate: Value| {
+            code(&json!({"event": "ice-candidate", "data": {"candidate": candidate}}).to_string())
+        };
+        for good in [
+            json!({"candidate": udp, "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "x"}),
+            json!({"candidate": format!("a={udp}\r\n"), "sdpMid": null, "sdpMLineIndex": "1"}),
+            json!({"candidate": "candidate:1 1 TCP 1518280447 192.0.2.1 9 typ host tcptype active"}),
+            json!({"candidate": ""}),
+            json!({"candidate": null}),
+            json!({}),
+            json!(udp),
+            json!(json!({"candidate": udp}).to_string()),
+            json!(null),
+        ] {
+            assert_eq!(of(good.clone()), None, "{good}");
+        }
+        for bad in [
+            json!({"candidate": "candidate:1 1 udp"}),
+            json!({"candidate": udp.replace("46154", "146154")}),
+            json!({"candidate": udp.replace("1677729535", "-1")}),
+            json!({"candidate": udp.replace("typ", "type")}),
+            json!({"candidate": format!("{udp}\n{udp}")}),
+            json!({"candidate": format!("{udp}{}", " x".repeat(600))}),
+            json!({"candidate": 5}),
+            json!("hello"),
+        ] {
+            assert_eq!(of(bad.clone()), Some(ErrorCode::BadCandidate), "{bad}");
+        }
+    }
+
+    #[test]
+    fn depth_is_counted_outside_strings_only() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(!is_too_deep(&nested(DEPTH_MAX)));
+        assert!(is_too_deep(&nested(DEPTH_MAX + 1)));
+        assert!(!is_too_deep(&format!("\"{}\"", "[".repeat(100))));
+        assert!(!is_too_deep(&format!(r#""\"{}""#, "[".repeat(100))));
+        assert!(is_too_deep(&format!(r#""\\"{}"#, "[".repeat(100))));
+        assert!(!is_too_deep(&"[]".repeat(100)));
+        let held = json!({"event": "offer", "data": nested(DEPTH_MAX + 1)}).to_string();
+        assert_eq!(code(&held), Some(ErrorCode::TooDeep));
+    }
+
+    #[test]
+    fn unknown_events_are_named_in_bounds() {
+        let name = "é".repeat(500);
+        let error = parse(&json!({"event": name}).to_string()).unwrap_err();
+        assert_eq!(error.refusal.code, ErrorCode::UnknownEvent);
+        assert_eq!(error.event.unwrap().chars().count(), EVENT_CHARS_MAX);
+    }
+
+    #[test]
+    fn outbound_frames_have_the_documented_form() {
+        let peer = PeerInfo {
+            id: PeerId::new("Zoë").unwrap(),
+            name: Some("Z".into()),
+            metadata: None,
+        };
+        let track = TrackInfo {
+            key: TrackKey {
+                peer: PeerKey(1),
+                index: 0,
+            },
+            peer: peer.id.clone(),
+            id: TrackId::new("{t}").unwrap(),
+            kind: MediaKind::Video,
+        };
+        let track_data = json!({"peer_id": "Zoë", "track_id": "{t}", "kind": "video",
+            "stream_id": "Zo%C3%AB", "msid_track": "{t}"});
+        let refusal = Refusal::new(ErrorCode::RoomFull, "full");
+        let cases = [
+            (
+                Outbound::Answer("v=0"),
+                json!({"event": "answer", "data": "{\"sdp\":\"v=0\",\"type\":\"answer\"}"}),
+            ),
+            (
+                Outbound::PeerJoined(&peer),
+                json!({"event": "peer-joined", "data": {"peer": {"id": "Zoë", "name": "Z"}}}),
+            ),
+            (
+                Outbound::PeerLeft(&peer.id),
+                json!({"event": "peer-left", "data": {"peer_id": "Zoë"}}),
+            ),
+            (
+                Outbound::TrackPublished(&track),
+                json!({"event": "track-published", "data": {"track": track_data}}),
+            ),
+            (
+                Outbound::TrackUnpublished(&track),
+                json!({"event": "track-unpublished", "data": track_data}),
+            ),
+            (
+                Outbound::Error {
+                    refusal: &refusal,
+                    event: Some("joinRoom"),
+                },
+                json!({"event": "error",
+                    "data": {"code": "room-full", "message": "full", "event": "joinRoom"}}),
+            ),
+        ];
+        for (frame, expected) in cases {
+            let text = frame.to_text();
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+        }
+        let text = Outbound::Candidate {
+            line: "candidate:1",
+            mid: "0",
+            index: 0,
+            ufrag: "u",
+        }
+        .to_text();
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        let held: Value = serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            held,
+            json!({"candidate": "candidate:1", "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "u"})
+        );
+    }
+}

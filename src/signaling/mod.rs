@@ -6,3 +6,10 @@ pub mod msid;
 pub mod negotiation;
 pub mod roster;
 pub mod session;
+
+#[cfg(test)]
+mod fake_client;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod room_tests;

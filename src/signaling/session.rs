@@ -28,7 +28,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 pub const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a socket may stay without a room.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Frames taken at once, and how long one more takes: a client trickles some 20 candidates.
+/// Frames taken at once, and how long one more takes: a client trickles some 20 candidates. An
+/// answer to an offer of the server is not counted: the server sets the pace of those.
 pub const FRAMES_BURST: u32 = 100;
 /// See [`FRAMES_BURST`].
 pub const FRAME_INTERVAL: Duration = Duration::from_millis(20);
@@ -138,6 +139,10 @@ impl CloseReason {
             Self::TransportFailed(failure) => transport_message(failure),
         }
     }
+}
+
+fn frame_cost(bytes: usize) -> u32 {
+    1 + u32::try_from(bytes / FRAME_COST_BYTES).unwrap_or(u32::MAX - 1)
 }
 
 fn transport_error(failure: TransportFailure) -> ErrorCode {
@@ -276,8 +281,11 @@ impl Session {
         match message::parse(text) {
             Ok(inbound) => {
                 let event = inbound.event.name();
-                if let Err(refusal) = self.handle_inbound(now, inbound) {
-                    self.refuse(now, &refusal, Some(event));
+                let answers = matches!(inbound.event, InboundEvent::Answer(_));
+                match self.handle_inbound(now, inbound) {
+                    Ok(()) if answers => self.frames.give_back(frame_cost(text.len())),
+                    Ok(()) => {}
+                    Err(refusal) => self.refuse(now, &refusal, Some(event)),
                 }
             }
             Err(error) => self.refuse(now, &error.refusal, error.event.as_deref()),
@@ -422,8 +430,7 @@ impl Session {
             return false;
         }
         self.handle_activity(now);
-        let cost = 1 + u32::try_from(bytes / FRAME_COST_BYTES).unwrap_or(u32::MAX - 1);
-        if !self.frames.take(now, cost) {
+        if !self.frames.take(now, frame_cost(bytes)) {
             self.close(CloseReason::RateLimited);
             return false;
         }
@@ -593,6 +600,534 @@ impl Session {
                 }
             };
             self.outputs.push_back(Output::Send(frame.to_text()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::base::ids::{MediaKind, ShardId};
+    use crate::control::{Roster, SrtpProfile};
+    use crate::signaling::fake_client::{CHROMIUM, Client};
+    use crate::signaling::harness::{Room, config};
+
+    fn drain(session: &mut Session) -> Vec<Output> {
+        std::iter::from_fn(|| session.poll_output()).collect()
+    }
+
+    fn errors(outputs: &[Output]) -> Vec<String> {
+        let frames = outputs.iter().filter_map(|output| match output {
+            Output::Send(text) => Some(serde_json::from_str::<Value>(text).unwrap()),
+            _ => None,
+        });
+        frames
+            .filter(|frame| frame["event"] == "error")
+            .map(|frame| frame["data"]["code"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn joined(key: u64) -> Joined {
+        Joined {
+            key: PeerKey(key),
+            shard: ShardId(0),
+            addresses: Arc::from(["192.0.2.1:40000".parse().unwrap()]),
+            roster: Roster::default(),
+        }
+    }
+
+    const JOIN: &str = r#"{"event":"joinRoom","data":{"self_id":"a","room_id":"room"}}"#;
+
+    fn in_room(now: Instant) -> Session {
+        let mut session = Session::new(now, config(), 1);
+        session.handle_text(now, JOIN);
+        session.handle_joined(now, Ok(joined(1)));
+        drain(&mut session);
+        session
+    }
+
+    /// What the predecessor's client says, and nothing more.
+    #[test]
+    fn the_old_client_gets_along() {
+        let mut room = Room::new();
+        let other = room.publisher("other");
+        let old = room.connect("old");
+        room.text(
+            old,
+            r#"{"event":"joinRoom","data":{"self_id":"old","room_id":"room"}}"#,
+        );
+        let client = &mut room.members[old].client;
+        client.add_track(MediaKind::Audio, "s", "mic");
+        client.add_track(MediaKind::Video, "s", "cam");
+        let sdp = client.offer();
+        client.dirty = false;
+        room.say(
+            old,
+            "offer",
+            json!({"self_id": "old", "room_id": "room", "offer": {"type": "offer", "sdp": sdp}}),
+        );
+        for candidate in [
+            json!({"candidate": "candidate:1 1 udp 2113937151 4f8a-b.local 54021 typ host generation 0 ufrag OIkc network-cost 999", "sdpMid": "0", "sdpMLineIndex": 0}),
+            json!({"candidate": "", "sdpMid": null, "sdpMLineIndex": "0"}),
+            Value::Null,
+        ] {
+            let data = json!({"self_id": "old", "room_id": "room", "candidate": candidate});
+            room.say(old, "ice-candidate", data);
+        }
+        // Its data may come as a JSON string, as the server's own does.
+        let held = json!({"candidate": {"candidate": ""}}).to_string();
+        room.say(old, "ice-candidate", json!(held));
+        room.publisher("late");
+        assert_eq!(room.members[old].errors(), [""; 0]);
+        assert_eq!(room.flows(old).len(), 4);
+        assert!(room.flows(other).contains("old mic"));
+        let described = |frame: &&Value| frame["event"] == "offer" || frame["event"] == "answer";
+        for frame in room.members[old].frames.iter().filter(described) {
+            assert!(frame["data"].is_string(), "{frame}");
+        }
+        room.text(
+            old,
+            r#"{"event":"leaveRoom","data":{"self_id":"old","room_id":"room"}}"#,
+        );
+        assert!(room.members[old].closed.is_none());
+    }
+
+    /// Each code comes for the reason its documentation gives.
+    #[test]
+    fn every_error_code_is_reachable() {
+        let now = Instant::now();
+        let mut seen = BTreeSet::new();
+        codes_without_a_room(now, &mut seen);
+        codes_of_frames(now, &mut seen);
+        codes_of_transports(now, &mut seen);
+        codes_of_other_inputs(now, &mut seen);
+        let all = ErrorCode::ALL.iter().map(|code| code.to_string()).collect();
+        assert_eq!(seen, all);
+    }
+
+    fn note(seen: &mut BTreeSet<String>, expected: &str, session: &mut Session) {
+        let codes = errors(&drain(session));
+        assert!(
+            codes.iter().any(|code| code == expected),
+            "{expected}: {codes:?}"
+        );
+        seen.extend(codes);
+    }
+
+    fn offer_frame(sdp: &str) -> String {
+        json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": sdp}}}).to_string()
+    }
+
+    fn codes_without_a_room(now: Instant, seen: &mut BTreeSet<String>) {
+        let deep = format!(r#"{{"event":"offer","data":{}"#, "[".repeat(40));
+        let before = [
+            ("bad-json", "{"),
+            ("bad-json", "[]"),
+            ("bad-json", r#"{"data":{}}"#),
+            ("too-deep", &deep),
+            ("unknown-event", r#"{"event":"sing"}"#),
+            ("bad-data", r#"{"event":"joinRoom","data":7}"#),
+            ("bad-id", r#"{"event":"joinRoom","data":{"self_id":"a"}}"#),
+            (
+                "bad-id",
+                r#"{"event":"joinRoom","data":{"self_id":"a","room_id":"b\n"}}"#,
+            ),
+            ("not-joined", r#"{"event":"leaveRoom"}"#),
+        ];
+        for (code, text) in before {
+            let mut session = Session::new(now, config(), 1);
+            session.handle_text(now, text);
+            note(seen, code, &mut session);
+        }
+        for (refused, code) in [
+            (JoinRefused::RoomFull, "room-full"),
+            (JoinRefused::TooManyRooms, "too-many-rooms"),
+            (JoinRefused::ShuttingDown, "shutting-down"),
+        ] {
+            let mut session = Session::new(now, config(), 1);
+            session.handle_text(now, JOIN);
+            session.handle_joined(now, Err(refused));
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_frames(now: Instant, seen: &mut BTreeSet<String>) {
+        let within = [
+            ("already-joined", JOIN.to_owned()),
+            (
+                "identity-mismatch",
+                r#"{"event":"offer","data":{"self_id":"b","offer":{"sdp":""}}}"#.to_owned(),
+            ),
+            ("bad-description", offer_frame("v=1")),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=setup", "a=x")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=ice-pwd", "a=x")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=ice-ufrag:OIkc", "a=ice-ufrag:O")),
+            ),
+            (
+                "unexpected-answer",
+                offer_frame(CHROMIUM).replace("offer", "answer"),
+            ),
+            (
+                "bad-candidate",
+                r#"{"event":"ice-candidate","data":{"candidate":"x"}}"#.to_owned(),
+            ),
+        ];
+        for (code, text) in within {
+            let mut session = in_room(now);
+            session.handle_text(now, &text);
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_transports(now: Instant, seen: &mut BTreeSet<String>) {
+        let mut session = in_room(now);
+        session.handle_text(now, &offer_frame(CHROMIUM));
+        let changed = CHROMIUM.replace("8A:D7", "8B:D7");
+        session.handle_text(now, &offer_frame(&changed));
+        note(seen, "unsupported", &mut session);
+        session.handle_event(
+            now,
+            Event::Transport(TransportEvent::Failed(TransportFailure::DtlsClosed)),
+        );
+        note(seen, "dtls-closed", &mut session);
+        for (failure, code) in [
+            (
+                TransportFailure::FingerprintMismatch,
+                "fingerprint-mismatch",
+            ),
+            (TransportFailure::DtlsHandshake, "dtls-failed"),
+        ] {
+            let mut session = in_room(now);
+            session.handle_text(now, &offer_frame(CHROMIUM));
+            session.handle_event(now, Event::Transport(TransportEvent::Failed(failure)));
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_other_inputs(now: Instant, seen: &mut BTreeSet<String>) {
+        type Input = fn(&mut Session, Instant);
+        let inputs: [(&str, Input); 8] = [
+            ("replaced", |s, now| s.handle_event(now, Event::Replaced)),
+            ("replaced", |s, now| s.handle_changes(now, None)),
+            ("shutting-down", |s, now| {
+                s.handle_event(now, Event::Shutdown)
+            }),
+            ("too-large", |s, now| s.handle_oversized(now)),
+            ("not-text", |s, now| s.handle_binary(now)),
+            ("slow-consumer", |s, now| s.handle_slow_consumer(now)),
+            ("timeout", |s, now| s.handle_timeout(now + ACTIVITY_TIMEOUT)),
+            ("rate-limited", |s, now| {
+                (0..=FRAMES_BURST).for_each(|_| s.handle_text(now, r#"{"event":"sing"}"#));
+            }),
+        ];
+        for (code, input) in inputs {
+            let mut session = in_room(now);
+            input(&mut session, now);
+            note(seen, code, &mut session);
+        }
+        let mut session = in_room(now);
+        for n in 0..=ERRORS_BURST {
+            session.handle_text(now + FRAME_INTERVAL * n / 4, "{");
+        }
+        note(seen, "too-many-errors", &mut session);
+    }
+
+    #[test]
+    fn closing_tells_why_leaves_and_then_says_nothing_more() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        session.handle_event(now, Event::Replaced);
+        let outputs = drain(&mut session);
+        assert!(
+            matches!(
+                &outputs[..],
+                [
+                    Output::Send(_),
+                    Output::Shard(Command::RemovePeer { peer: PeerKey(1) }),
+                    Output::Leave,
+                    Output::Close(CloseReason::Replaced)
+                ]
+            ),
+            "{outputs:?}"
+        );
+        session.handle_text(now, JOIN);
+        session.handle_event(now, Event::Shutdown);
+        session.handle_closed(now);
+        session.handle_timeout(now + JOIN_TIMEOUT);
+        assert!(drain(&mut session).is_empty() && session.poll_timeout().is_none());
+        assert_eq!(
+            (CloseReason::Replaced.code(), CloseReason::Replaced.reason()),
+            (4001, "replaced")
+        );
+    }
+
+    #[test]
+    fn a_socket_that_goes_while_joining_gives_its_place_back() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(), 1);
+        session.handle_text(now, JOIN);
+        session.handle_closed(now);
+        drain(&mut session);
+        session.handle_joined(now, Ok(joined(1)));
+        assert!(matches!(drain(&mut session)[..], [Output::Leave]));
+    }
+
+    #[test]
+    fn pings_and_deadlines() {
+        let t0 = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut session = Session::new(t0, config(), 1);
+        assert_eq!(session.poll_timeout(), Some(t0 + 15 * second));
+        session.handle_timeout(t0 + 15 * second);
+        assert!(matches!(drain(&mut session)[..], [Output::Ping]));
+        // A pong keeps it alive, but not without a room for ever.
+        for n in 1..4 {
+            session.handle_activity(t0 + n * 15 * second);
+            session.handle_timeout(t0 + n * 15 * second);
+        }
+        drain(&mut session);
+        session.handle_activity(t0 + 59 * second);
+        assert_eq!(session.poll_timeout(), Some(t0 + 60 * second));
+        session.handle_timeout(t0 + 60 * second);
+        assert_eq!(errors(&drain(&mut session)), ["timeout"]);
+
+        let mut session = in_room(t0);
+        session.handle_timeout(t0 + 29 * second);
+        assert!(errors(&drain(&mut session)).is_empty());
+        session.handle_timeout(t0 + 30 * second);
+        assert_eq!(errors(&drain(&mut session)), ["timeout"]);
+    }
+
+    #[test]
+    fn unknown_events_never_disconnect_at_a_bearable_rate() {
+        let t0 = Instant::now();
+        let mut session = in_room(t0);
+        for n in 0..1_000 {
+            session.handle_text(t0 + FRAME_INTERVAL * n, r#"{"event":"sing"}"#);
+        }
+        let outputs = drain(&mut session);
+        assert_eq!(errors(&outputs).len(), 1_000);
+        assert!(!outputs.iter().any(|o| matches!(o, Output::Close(_))));
+    }
+
+    #[test]
+    fn changes_are_asked_for_once_at_a_time() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        let pulls = |session: &mut Session| {
+            let outputs = drain(session);
+            outputs
+                .iter()
+                .filter(|o| matches!(o, Output::PullChanges(_)))
+                .count()
+        };
+        session.handle_event(now, Event::RoomChanged);
+        session.handle_event(now, Event::RoomChanged);
+        session.handle_event(now, Event::RoomChanged);
+        assert_eq!(pulls(&mut session), 1);
+        session.handle_changes(now, Some(Changes::Log(Revision(2), Vec::new())));
+        assert_eq!(pulls(&mut session), 1, "asked again");
+        session.handle_changes(now, Some(Changes::Log(Revision(3), Vec::new())));
+        assert_eq!(pulls(&mut session), 0);
+    }
+
+    #[test]
+    fn large_frames_count_for_more_but_asked_for_answers_for_nothing() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        let padding = "x".repeat(200 * 1024);
+        let text = format!(r#"{{"event":"sing","data":"{padding}"}}"#);
+        for _ in 0..5 {
+            session.handle_text(now, &text);
+        }
+        assert!(errors(&drain(&mut session)).contains(&"rate-limited".to_owned()));
+        // 120 others publish at once, one after the other: 120 offers, 120 answers.
+        let mut room = Room::new();
+        let a = room.publisher("a");
+        for n in 0..120 {
+            let other = room.publisher(&format!("p{n}"));
+            room.drop_socket(other);
+        }
+        assert!(room.members[a].count("offer") > 200);
+        assert_eq!(room.members[a].closed, None);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Text(String),
+        Binary,
+        Joined(bool),
+        Changes(u8),
+        Event(Event),
+        Pass(u16),
+        AnswerLast,
+        Closed,
+        Oversized,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let failure = |f| Event::Transport(TransportEvent::Failed(f));
+        let profile = SrtpProfile::AeadAes128Gcm;
+        prop_oneof![
+            8 => prop::sample::select(frames()).prop_map(Op::Text),
+            1 => "\\PC{0,60}".prop_map(Op::Text),
+            1 => Just(Op::Binary),
+            6 => any::<bool>().prop_map(Op::Joined),
+            4 => (0u8..5).prop_map(Op::Changes),
+            6 => prop::sample::select(vec![
+                Event::RoomChanged,
+                Event::Replaced,
+                Event::Shutdown,
+                Event::Transport(TransportEvent::Connected { profile }),
+                Event::Transport(TransportEvent::ConsentLost),
+                Event::Transport(TransportEvent::ConsentRegained),
+                failure(TransportFailure::DtlsClosed),
+                failure(TransportFailure::DtlsHandshake),
+            ]).prop_map(Op::Event),
+            4 => (0u16..40_000).prop_map(Op::Pass),
+            4 => Just(Op::AnswerLast),
+            1 => Just(Op::Closed),
+            1 => Just(Op::Oversized),
+        ]
+    }
+
+    fn frames() -> Vec<String> {
+        let offer =
+            |sdp: &str| json!({"event": "offer", "data": {"offer": {"sdp": sdp}}}).to_string();
+        let receiving = include_str!("../../fuzz/seeds/sdp/chromium-recvonly.sdp");
+        vec![
+            JOIN.to_owned(),
+            JOIN.replace("\"a\"", "\"a\",\"offerer\":\"server\""),
+            r#"{"event":"leaveRoom"}"#.to_owned(),
+            r#"{"event":"ice-candidate","data":{"candidate":null}}"#.to_owned(),
+            offer(CHROMIUM),
+            offer(receiving),
+            offer(&CHROMIUM.replace("m=video 9", "m=video 0")),
+            offer(&CHROMIUM.replace("a=sendrecv", "a=inactive")),
+            offer(&CHROMIUM.replace("OIkc", "OIkd")),
+            offer(CHROMIUM).replace("offer", "answer"),
+        ]
+    }
+
+    fn roster(n: u8) -> Roster {
+        use crate::base::ids::{PeerId, TrackId, TrackKey};
+        use crate::control::PeerInfo;
+        let mut roster = Roster {
+            revision: Revision(u64::from(n)),
+            ..Roster::default()
+        };
+        for peer in 2..2 + u64::from(n) {
+            let id = PeerId::new(&format!("p{peer}")).unwrap();
+            let info = PeerInfo {
+                id: id.clone(),
+                name: None,
+                metadata: None,
+            };
+            roster.peers.push((PeerKey(peer), info));
+            for (index, kind) in [(0, MediaKind::Audio), (1, MediaKind::Video)] {
+                roster.tracks.push(TrackInfo {
+                    key: TrackKey {
+                        peer: PeerKey(peer),
+                        index,
+                    },
+                    peer: id.clone(),
+                    id: TrackId::new(kind.as_str()).unwrap(),
+                    kind,
+                });
+            }
+        }
+        roster
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Any inputs in any order: no panic, nothing after Close, no SSRC for two subscriptions.
+        #[test]
+        fn any_sequence_of_inputs_is_survived(ops in prop::collection::vec(op(), 1..60)) {
+            let mut now = Instant::now();
+            let mut session = Session::new(now, config(), 3);
+            let (mut closed, mut last_offer) = (false, None::<String>);
+            let mut client = Client::new(CHROMIUM);
+            let mut ssrcs = std::collections::HashMap::new();
+            for op in ops {
+                match op {
+                    Op::Text(text) => session.handle_text(now, &text),
+                    Op::Binary => session.handle_binary(now),
+                    Op::Joined(true) => {
+                        let mut joined = joined(1);
+                        joined.roster = roster(2);
+                        session.handle_joined(now, Ok(joined));
+                    }
+                    Op::Joined(false) => session.handle_joined(now, Err(JoinRefused::RoomFull)),
+                    Op::Changes(n) => {
+                        session.handle_changes(now, Some(Changes::Snapshot(roster(n))));
+                    }
+                    Op::Event(event) => session.handle_event(now, event),
+                    Op::Pass(ms) => {
+                        now += Duration::from_millis(u64::from(ms));
+                        session.handle_timeout(now);
+                    }
+                    Op::AnswerLast => if let Some(sdp) = last_offer.take() {
+                        client.sections.clear();
+                        let sdp = client.answer(&sdp);
+                        let frame = json!({"event": "answer", "data": {"answer": {"sdp": sdp}}});
+                        session.handle_text(now, &frame.to_string());
+                    },
+                    Op::Closed => session.handle_closed(now),
+                    Op::Oversized => session.handle_oversized(now),
+                }
+                for output in drain(&mut session) {
+                    // Only a join that was answered too late has anything to say after the end.
+                    prop_assert!(!closed || matches!(output, Output::Leave), "{output:?}");
+                    match output {
+                        Output::Close(_) => closed = true,
+                        Output::Send(text) => {
+                            let frame: Value = serde_json::from_str(&text).unwrap();
+                            if frame["event"] == "offer" {
+                                let held = frame["data"].as_str().unwrap();
+                                let held: Value = serde_json::from_str(held).unwrap();
+                                last_offer = held["sdp"].as_str().map(str::to_owned);
+                            }
+                        }
+                        Output::Shard(Command::AddPeer { .. }) => {
+                            ssrcs.clear();
+                            client = Client::new(CHROMIUM);
+                        }
+                        Output::Shard(Command::Configure { subscriptions, .. }) => {
+                            for subscription in subscriptions {
+                                for ssrc in [Some(subscription.ssrc), subscription.rtx_ssrc] {
+                                    let Some(ssrc) = ssrc else { continue };
+                                    let first = *ssrcs.entry(ssrc).or_insert(subscription.key);
+                                    prop_assert_eq!(first, subscription.key);
+                                }
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+                prop_assert_eq!(
+                    session.poll_timeout().is_none(),
+                    matches!(session.state, State::Closed)
+                );
+            }
         }
     }
 }
