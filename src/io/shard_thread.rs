@@ -23,7 +23,7 @@ use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// Named counts of one shard, as of at most [`SNAPSHOT_PERIOD`] ago.
+/// Named counts of one shard, as of at most `SNAPSHOT_PERIOD` ago.
 pub type CounterSnapshot = Vec<(&'static str, u64)>;
 
 /// What other threads hold of a shard. Cheap to share; ends the thread with [`ShardHandle::stop`].
