@@ -95,9 +95,9 @@ impl Backend for Registry {
             .join(key, request, Arc::clone(&mailbox), || self.place())?;
         let shard = self.shard(outcome.shard);
         shard.attach(key, mailbox);
-        if let Some((_, replaced)) = outcome.replaced {
+        if let Some((former, mailbox)) = outcome.replaced {
             shard.on_left();
-            replaced.post(Event::Replaced);
+            mailbox.post(Event::Replaced(former));
         }
         notify(&outcome.notify);
         Ok(Joined {

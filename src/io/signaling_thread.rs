@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::control::{Changes, Command, JoinRefused, JoinRequest, Joined, Revision, TrackInfo};
 use crate::io::connection::{Arrival, Connection, Waiter};
@@ -197,7 +200,7 @@ impl<'s> SignalingThread<'s> {
             shared,
             link: Link::new(stream, leftover),
             waiter,
-            session: Session::new(Instant::now(), config, rand::random()),
+            session: Session::new(Instant::now(), config, StdRng::from_rng(&mut rand::rng())),
             stay: None,
             end: None,
         }
@@ -235,7 +238,10 @@ impl<'s> SignalingThread<'s> {
         {
             match mail {
                 Mail::Event(event) => self.session.handle_event(now, event),
-                Mail::Overflow => self.end_slow_consumer(),
+                Mail::Overflow => {
+                    Stats::count(&self.shared.stats.slow_consumers);
+                    self.session.handle_slow_consumer(now);
+                }
             }
             self.drain_outputs(now);
         }
@@ -513,7 +519,7 @@ mod tests {
             name: None,
             metadata: None,
         });
-        server.backend.post("a", Event::RoomChanged);
+        server.backend.post("a", |_| Event::RoomChanged);
         assert_eq!(read_event(&mut socket).0, "peer-joined");
         socket.close(None).unwrap();
         assert!(read_close(&mut socket).0 != 1006, "the close is answered");
@@ -601,7 +607,7 @@ mod tests {
                 name: None,
                 metadata: Some(Arc::new(metadata.clone())),
             });
-            server.backend.post("a", Event::RoomChanged);
+            server.backend.post("a", |_| Event::RoomChanged);
             if server.backend.has_left("a") {
                 break;
             }
@@ -621,7 +627,7 @@ mod tests {
         let mut socket = server.upgrade();
         socket.send(join_text("panic", "a").into()).unwrap();
         assert_eq!(read_event(&mut socket).0, "joined");
-        server.backend.post("a", Event::RoomChanged);
+        server.backend.post("a", |_| Event::RoomChanged);
         wait_until(|| server.backend.has_left("a"));
         let text = server.request(&format!("{HEALTH}Connection: close\r\n\r\n"));
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");

@@ -161,7 +161,7 @@ impl Shard {
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
         let (peer, event) = self.output.events.pop_front()?;
-        Some((peer, Event::Transport(event)))
+        Some((peer, Event::Transport(peer, event)))
     }
 
     /// What is to be sent. IPv4 destinations are plain IPv4 addresses, also where the socket is IPv6.

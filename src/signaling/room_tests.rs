@@ -369,9 +369,9 @@ fn ice_restarts_from_either_side() {
 
     let former = room.members[a].client.server_ufrag.clone();
     room.members[a].auto = false;
-    room.event(a, Event::Transport(TransportEvent::ConsentLost));
-    room.event(a, Event::Transport(TransportEvent::ConsentRegained));
-    room.event(a, Event::Transport(TransportEvent::ConsentLost));
+    room.transport(a, TransportEvent::ConsentLost);
+    room.transport(a, TransportEvent::ConsentRegained);
+    room.transport(a, TransportEvent::ConsentLost);
     assert_eq!(
         (restarts(&room), room.members[a].count("offer")),
         (2, 1),
@@ -484,7 +484,8 @@ fn transport_failures_are_told() {
     ] {
         let mut room = Room::new();
         let (a, b) = (room.publisher("a"), room.publisher("b"));
-        room.event(a, Event::Transport(TransportEvent::Failed(failure)));
+        let former = room.members[a].key.expect("joined");
+        room.transport(a, TransportEvent::Failed(failure));
         assert_eq!(room.members[a].errors(), [code]);
         let closed = closes.then_some(CloseReason::TransportFailed(failure));
         assert_eq!(room.members[a].closed, closed);
@@ -494,7 +495,8 @@ fn transport_failures_are_told() {
             room.say(a, "joinRoom", json!({"self_id": "a", "room_id": "room"}));
             assert_eq!(room.members[a].count("joined"), 2);
             // A late event of the former stay does not touch the new one.
-            room.event(a, Event::Transport(TransportEvent::Failed(failure)));
+            room.event(a, Event::Transport(former, TransportEvent::Failed(failure)));
+            room.event(a, Event::Replaced(former));
             assert!(room.members[a].key.is_some());
         }
     }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::base::ids::PeerKey;
 use crate::base::time::{Interval, earliest};
@@ -208,12 +208,13 @@ enum Pull {
 }
 
 impl Session {
-    /// A connection that has just been opened. `seed` must be random: credentials are made of it.
+    /// A connection that has just been opened. Credentials are made with `rng`: its seed must be as
+    /// hard to guess as they have to be (RFC 8445 §5.3: 128 bits of randomness for a password).
     #[must_use]
-    pub fn new(now: Instant, config: Arc<SessionConfig>, seed: u64) -> Self {
+    pub fn new(now: Instant, config: Arc<SessionConfig>, rng: StdRng) -> Self {
         Self {
             config,
-            rng: StdRng::seed_from_u64(seed),
+            rng,
             state: State::Idle { since: now },
             last_activity: now,
             ping: Interval::new(now, PING_INTERVAL),
@@ -382,12 +383,16 @@ impl Session {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Shutdown => self.close(CloseReason::ShuttingDown),
-            Event::Replaced if matches!(self.state, State::InRoom(_)) => {
+            // Of a former stay on the same connection otherwise.
+            Event::Replaced(peer) if self.peer() == Some(peer) => {
                 self.close(CloseReason::Replaced);
             }
-            Event::Replaced => {}
+            Event::Replaced(_) => {}
             Event::RoomChanged => self.pull_changes(),
-            Event::Transport(event) => self.handle_transport(now, event),
+            Event::Transport(peer, event) if self.peer() == Some(peer) => {
+                self.handle_transport(now, event);
+            }
+            Event::Transport(..) => {}
         }
         self.drain_negotiation();
     }
@@ -398,14 +403,18 @@ impl Session {
         self.state = State::Closed;
     }
 
+    /// What this connection is called in the room it is in.
+    fn peer(&self) -> Option<PeerKey> {
+        match &self.state {
+            State::InRoom(stay) => Some(stay.key),
+            _ => None,
+        }
+    }
+
     fn handle_transport(&mut self, now: Instant, event: TransportEvent) {
         let State::InRoom(stay) = &mut self.state else {
             return;
         };
-        // Nothing was agreed on yet: this is of a former stay on the same connection.
-        if !stay.negotiation.has_transport() {
-            return;
-        }
         match event {
             TransportEvent::Connected { .. } => stay.negotiation.handle_connected(now),
             TransportEvent::ConsentLost => stay.negotiation.handle_consent_lost(now),
@@ -489,7 +498,7 @@ impl Session {
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,
                 addresses: &joined.addresses,
-                seed: self.rng.random(),
+                rng: StdRng::from_rng(&mut self.rng),
             },
             &joined.roster.tracks,
         );
@@ -644,7 +653,7 @@ mod tests {
     const JOIN: &str = r#"{"event":"joinRoom","data":{"self_id":"a","room_id":"room"}}"#;
 
     fn in_room(now: Instant) -> Session {
-        let mut session = Session::new(now, config(), 1);
+        let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
         session.handle_text(now, JOIN);
         session.handle_joined(now, Ok(joined(1)));
         drain(&mut session);
@@ -740,7 +749,7 @@ mod tests {
             ("not-joined", r#"{"event":"leaveRoom"}"#),
         ];
         for (code, text) in before {
-            let mut session = Session::new(now, config(), 1);
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
             session.handle_text(now, text);
             note(seen, code, &mut session);
         }
@@ -749,7 +758,7 @@ mod tests {
             (JoinRefused::TooManyRooms, "too-many-rooms"),
             (JoinRefused::ShuttingDown, "shutting-down"),
         ] {
-            let mut session = Session::new(now, config(), 1);
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
             session.handle_text(now, JOIN);
             session.handle_joined(now, Err(refused));
             note(seen, code, &mut session);
@@ -804,7 +813,10 @@ mod tests {
         note(seen, "unsupported", &mut session);
         session.handle_event(
             now,
-            Event::Transport(TransportEvent::Failed(TransportFailure::DtlsClosed)),
+            Event::Transport(
+                PeerKey(1),
+                TransportEvent::Failed(TransportFailure::DtlsClosed),
+            ),
         );
         note(seen, "dtls-closed", &mut session);
         for (failure, code) in [
@@ -816,7 +828,10 @@ mod tests {
         ] {
             let mut session = in_room(now);
             session.handle_text(now, &offer_frame(CHROMIUM));
-            session.handle_event(now, Event::Transport(TransportEvent::Failed(failure)));
+            session.handle_event(
+                now,
+                Event::Transport(PeerKey(1), TransportEvent::Failed(failure)),
+            );
             note(seen, code, &mut session);
         }
     }
@@ -824,7 +839,9 @@ mod tests {
     fn codes_of_other_inputs(now: Instant, seen: &mut BTreeSet<String>) {
         type Input = fn(&mut Session, Instant);
         let inputs: [(&str, Input); 8] = [
-            ("replaced", |s, now| s.handle_event(now, Event::Replaced)),
+            ("replaced", |s, now| {
+                s.handle_event(now, Event::Replaced(PeerKey(1)))
+            }),
             ("replaced", |s, now| s.handle_changes(now, None)),
             ("shutting-down", |s, now| {
                 s.handle_event(now, Event::Shutdown)
@@ -853,7 +870,7 @@ mod tests {
     fn closing_tells_why_leaves_and_then_says_nothing_more() {
         let now = Instant::now();
         let mut session = in_room(now);
-        session.handle_event(now, Event::Replaced);
+        session.handle_event(now, Event::Replaced(PeerKey(1)));
         let outputs = drain(&mut session);
         assert!(
             matches!(
@@ -881,7 +898,7 @@ mod tests {
     #[test]
     fn a_socket_that_goes_while_joining_gives_its_place_back() {
         let now = Instant::now();
-        let mut session = Session::new(now, config(), 1);
+        let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
         session.handle_text(now, JOIN);
         session.handle_closed(now);
         drain(&mut session);
@@ -893,7 +910,7 @@ mod tests {
     fn pings_and_deadlines() {
         let t0 = Instant::now();
         let second = Duration::from_secs(1);
-        let mut session = Session::new(t0, config(), 1);
+        let mut session = Session::new(t0, config(), StdRng::seed_from_u64(1));
         assert_eq!(session.poll_timeout(), Some(t0 + 15 * second));
         session.handle_timeout(t0 + 15 * second);
         assert!(matches!(drain(&mut session)[..], [Output::Ping]));
@@ -983,7 +1000,7 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        let failure = |f| Event::Transport(TransportEvent::Failed(f));
+        let failure = |f| Event::Transport(PeerKey(1), TransportEvent::Failed(f));
         let profile = SrtpProfile::AeadAes128Gcm;
         prop_oneof![
             8 => prop::sample::select(frames()).prop_map(Op::Text),
@@ -993,11 +1010,11 @@ mod tests {
             4 => (0u8..5).prop_map(Op::Changes),
             6 => prop::sample::select(vec![
                 Event::RoomChanged,
-                Event::Replaced,
+                Event::Replaced(PeerKey(1)),
                 Event::Shutdown,
-                Event::Transport(TransportEvent::Connected { profile }),
-                Event::Transport(TransportEvent::ConsentLost),
-                Event::Transport(TransportEvent::ConsentRegained),
+                Event::Transport(PeerKey(1), TransportEvent::Connected { profile }),
+                Event::Transport(PeerKey(1), TransportEvent::ConsentLost),
+                Event::Transport(PeerKey(1), TransportEvent::ConsentRegained),
                 failure(TransportFailure::DtlsClosed),
                 failure(TransportFailure::DtlsHandshake),
             ]).prop_map(Op::Event),
@@ -1063,7 +1080,7 @@ mod tests {
         #[test]
         fn any_sequence_of_inputs_is_survived(ops in prop::collection::vec(op(), 1..60)) {
             let mut now = Instant::now();
-            let mut session = Session::new(now, config(), 3);
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(3));
             let (mut closed, mut last_offer) = (false, None::<String>);
             let mut client = Client::new(CHROMIUM);
             let mut ssrcs = std::collections::HashMap::new();

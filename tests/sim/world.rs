@@ -1,6 +1,8 @@
 //! A room server without its edge: sessions, a coordinator stripe and a shard, joined by hand and
 //! driven by one virtual clock, with clients at the other end of the network.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -118,7 +120,8 @@ impl World {
             seed: self.seed ^ (seat as u64 + 1) << 32,
             zero: self.zero,
         });
-        let session = Session::new(self.now, Arc::clone(&self.config), self.seed + seat as u64);
+        let rng = StdRng::seed_from_u64(self.seed + seat as u64);
+        let session = Session::new(self.now, Arc::clone(&self.config), rng);
         self.seats.push(Seat {
             client,
             session: Some(session),
@@ -377,9 +380,11 @@ impl World {
                 self.seats[seat].room = Some(room);
                 self.seats[seat].removed_at = None;
                 self.by_key.insert(key, seat);
-                if let Some((_, former)) = outcome.replaced {
+                if let Some((replaced, former)) = outcome.replaced {
                     self.seats[former].room = None;
-                    self.session(former, |session| session.handle_event(now, Event::Replaced));
+                    self.session(former, |session| {
+                        session.handle_event(now, Event::Replaced(replaced));
+                    });
                 }
                 self.notify(&outcome.notify);
                 Ok(Joined {

@@ -121,7 +121,7 @@ impl World {
         self.settle();
         assert!(self.clients[at].srtp.is_some(), "the handshake is done");
         let connected = |(key, event): &(PeerKey, Event)| {
-            *key == peer && matches!(event, Event::Transport(TransportEvent::Connected { .. }))
+            *key == peer && matches!(event, Event::Transport(_, TransportEvent::Connected { .. }))
         };
         assert!(self.events.iter().any(connected), "{:?}", self.events);
     }
