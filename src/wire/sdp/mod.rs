@@ -146,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn a_section_without_a_usable_format_can_be_written() {
+        let text = GSTREAMER.replace("SAVPF 98", "SAVPF 98q");
+        let description = Description::parse(&text).unwrap();
+        assert!(description.sections[1].payload_types.is_empty());
+        assert!(Description::parse(&description.to_string()).is_ok());
+    }
+
+    #[test]
     fn port_zero_refuses_unless_bundled() {
         let at_zero = GSTREAMER.replace("m=audio 9", "m=audio 0");
         let description = Description::parse(&at_zero).unwrap();

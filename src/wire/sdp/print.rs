@@ -54,7 +54,7 @@ impl fmt::Display for Description {
 }
 
 fn print_section(section: &Section) -> MediaDescription {
-    let (media, proto, formats) = match &section.media {
+    let (media, proto, formats): (String, &str, Vec<String>) = match &section.media {
         Media::Rtp(kind) => (
             kind.as_str().to_owned(),
             RTP_PROTO,
@@ -69,6 +69,11 @@ fn print_section(section: &Section) -> MediaDescription {
             proto,
             formats,
         } => (media.clone(), proto.as_str(), formats.clone()),
+    };
+    let formats = if formats.is_empty() {
+        vec!["0".to_owned()] // One must stand there (RFC 8866 §5.14), whatever it means.
+    } else {
+        formats
     };
     let mut printed = MediaDescription {
         media_name: MediaName {
