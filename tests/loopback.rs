@@ -345,29 +345,39 @@ fn a_slow_consumer_is_disconnected_and_nobody_else_notices() {
     let server = server();
     let mut pair = Bystanders::start(server.http_addr(), "steady");
     let mut slow = Socket::connect(server.http_addr(), "/ws");
+    slow.shrink_receive_buffer();
     slow.send("joinRoom", json!({"self_id": "slow", "room_id": "steady"}));
     slow.wait_for("joined", LONG);
     // It reads no more. Joins with large metadata tell it more than its socket's buffers hold.
-    let metadata = "m".repeat(3000);
-    let end = Instant::now() + Duration::from_secs(60);
+    let metadata = "m".repeat(4000);
+    // Long before its silence would count: a socket is dead after 30 s.
+    let end = Instant::now() + Duration::from_secs(25);
     let mut joins = 0;
     let gone = |pair: &Bystanders| {
         let roster = &pair.ann.client.roster;
         joins_told(pair) > 50 && !roster.contains("slow")
     };
-    let mut churn = Socket::connect(server.http_addr(), "/ws");
+    let connect = || -> Vec<Socket> {
+        (0..8)
+            .map(|_| Socket::connect(server.http_addr(), "/ws"))
+            .collect()
+    };
+    let mut churners = connect();
     while Instant::now() < end && !gone(&pair) {
-        churn.send(
-            "joinRoom",
-            json!({"self_id": format!("churn{joins}"), "room_id": "steady", "metadata": {"m": metadata}}),
-        );
-        churn.wait_for("joined", LONG);
-        churn.send("leaveRoom", json!({}));
-        joins += 1;
+        for churner in &mut churners {
+            let id = format!("churn{joins}");
+            let data = json!({"self_id": id, "room_id": "steady", "metadata": {"m": metadata}});
+            churner.send("joinRoom", data);
+            joins += 1;
+        }
+        for churner in &mut churners {
+            churner.wait_for("joined", LONG);
+            churner.send("leaveRoom", json!({}));
+        }
         pair.run_for(Duration::from_millis(2));
-        if joins % 20 == 0 {
+        if joins % 160 == 0 {
             // The server limits how much one connection may send.
-            churn = Socket::connect(server.http_addr(), "/ws");
+            churners = connect();
         }
     }
     assert!(
