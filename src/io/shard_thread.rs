@@ -221,7 +221,7 @@ impl Edge {
                 mailbox.post(event);
             }
         }
-        self.send(shard);
+        self.send(shard, now);
         self.snapshot(shard, now);
     }
 
@@ -264,18 +264,19 @@ impl Edge {
                 self.readable = false;
             }
         }
-        for (from, datagram) in self.batch.drain() {
-            shard.handle_datagram(now, from, datagram);
-        }
+        shard.handle_batch(now, self.batch.drain());
+        self.send(shard, now);
     }
 
-    fn send(&mut self, shard: &mut Shard) {
-        let outbox = shard.outbox();
-        if outbox.is_empty() {
-            return;
+    fn send(&mut self, shard: &mut Shard, now: Instant) {
+        while let Some(outbox) = shard.poll_outbox(now) {
+            self.sent += self.socket.send_batch(outbox.messages());
+            outbox.clear();
+            if outbox.is_segmenting() && !self.socket.can_segment() {
+                outbox.set_segmentation(false);
+                tracing::warn!(shard = %self.id, "no UDP segmentation offload: datagrams are sent one by one");
+            }
         }
-        self.sent += self.socket.send_batch(outbox.iter());
-        outbox.clear();
     }
 
     fn snapshot(&mut self, shard: &Shard, now: Instant) {
@@ -289,6 +290,7 @@ impl Edge {
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
+            ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
             ("shard_restarts", self.restarts),
         ]);

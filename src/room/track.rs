@@ -11,6 +11,7 @@ use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
+use crate::room::targets::Targets;
 use crate::wire::codec::Codec;
 use crate::wire::rtp::RtpHeader;
 
@@ -35,8 +36,10 @@ pub struct Track {
     pub cache: PacketCache,
     /// Who wants a keyframe.
     pub keyframes: KeyframeRequests,
-    /// Who receives it.
+    /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
+    /// Those of them that its packets go to at present.
+    pub targets: Targets,
 }
 
 impl Track {
@@ -52,6 +55,7 @@ impl Track {
             cache: PacketCache::new(config.kind),
             keyframes: KeyframeRequests::default(),
             subscriptions: Vec::new(),
+            targets: Targets::default(),
             config,
         }
     }

@@ -201,12 +201,11 @@ impl World {
             while let Some(event) = self.shard.poll_event() {
                 self.events.push(event);
             }
-            let datagrams: Vec<(SocketAddr, Vec<u8>)> = {
-                let outbox = self.shard.outbox();
-                let all = outbox.iter().map(|(to, d)| (to, d.to_vec())).collect();
+            let mut datagrams: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+            while let Some(outbox) = self.shard.poll_outbox(self.now) {
+                datagrams.extend(outbox.iter().map(|(to, d)| (to, d.to_vec())));
                 outbox.clear();
-                all
-            };
+            }
             for (to, datagram) in datagrams {
                 if let Some(client) = self.clients.iter_mut().find(|c| c.address == to) {
                     client.receive(self.now, &datagram);
@@ -220,7 +219,7 @@ impl World {
                         .handle_datagram(self.now, client.address, datagram);
                 }
             }
-            if is_quiet && self.shard.outbox().is_empty() {
+            if is_quiet && self.shard.poll_outbox(self.now).is_none() {
                 return;
             }
         }
