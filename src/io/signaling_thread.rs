@@ -630,7 +630,7 @@ mod tests {
         // Faster than the thread can take them, sooner or later.
         wait_until(|| {
             for _ in 0..1000 {
-                let lost = Event::Transport(TransportEvent::ConsentLost);
+                let lost = |key| Event::Transport(key, TransportEvent::ConsentLost);
                 server.backend.post("a", lost);
             }
             server.backend.has_left("a")
