@@ -177,10 +177,11 @@ pub enum Event {
     /// The room's roster has changed: ask the coordinator what happened since the last known
     /// revision. Says nothing more, so that any number of changes needs one place in a queue.
     RoomChanged,
-    /// Another connection joined with the same peer id: this one has been replaced.
-    Replaced,
-    /// The peer's transport changed its state.
-    Transport(TransportEvent),
+    /// Another connection joined with the same peer id: this peer has been replaced. Names the peer,
+    /// because one connection may have left and joined again meanwhile.
+    Replaced(PeerKey),
+    /// This peer's transport changed its state.
+    Transport(PeerKey, TransportEvent),
     /// The server is stopping.
     Shutdown,
 }

@@ -253,9 +253,11 @@ impl Cluster {
                 self.mesh.push(self.now, ShardId(shard as u16), to, message);
             }
             while self.shards[shard].poll_event().is_some() {}
-            let outbox = self.shards[shard].outbox();
-            let sent: Vec<_> = outbox.iter().map(|(to, d)| (to, d.to_vec())).collect();
-            outbox.clear();
+            let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+            while let Some(outbox) = self.shards[shard].poll_outbox(self.now) {
+                sent.extend(outbox.iter().map(|(to, d)| (to, d.to_vec())));
+                outbox.clear();
+            }
             for (to, datagram) in sent {
                 self.receive(shard, to, &datagram);
             }
@@ -269,7 +271,8 @@ impl Cluster {
                     self.shards[shard].handle_datagram(self.now, from, datagram);
                 }
             }
-            if is_quiet && self.shards[shard].outbox().is_empty() {
+            let now = self.now;
+            if is_quiet && self.shards[shard].poll_outbox(now).is_none() {
                 return;
             }
         }
@@ -857,7 +860,7 @@ impl Cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Whatever happens in whatever order: nobody hears another room or hears anything after leaving; once things
     /// settle everybody hears what they subscribed to, and nothing is left when all have gone.

@@ -24,6 +24,10 @@ counters! {
     rtp_received,
     /// RTP packets sent to subscribers, retransmissions apart.
     rtp_forwarded,
+    /// Of these, packets that got padding, so that they share a message with their neighbours.
+    rtp_padded,
+    /// How many bytes of padding they got.
+    rtp_padding_bytes,
     /// RTP packets sent again on a NACK.
     rtp_retransmitted,
     /// RTCP datagrams taken.
@@ -72,12 +76,12 @@ counters! {
     rtp_too_old,
     /// Copies not sent: the subscriber takes no such codec.
     forward_no_codec,
-    /// Copies not sent: the subscriber has no live transport.
-    forward_not_connected,
     /// Copies not sent: from before the subscription started, or sent already.
     forward_late,
     /// Copies not sent: redundant audio that is malformed.
     forward_malformed_red,
+    /// Subscriptions that stopped, because their subscriber cannot be reached any more.
+    subscription_unreachable,
     /// NACKed packets that may not or cannot be sent again.
     nack_not_held,
     /// NACKed packets that were sent again as often as is allowed.

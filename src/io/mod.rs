@@ -2,6 +2,7 @@
 
 pub mod acceptor;
 mod assets;
+mod chunks;
 mod connection;
 mod dual_stack;
 pub mod file_limit;

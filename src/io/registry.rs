@@ -110,9 +110,9 @@ impl Backend for Registry {
             })?;
         let shard = self.shard(outcome.shard);
         shard.attach(key, mailbox);
-        if let Some((_, former, replaced)) = outcome.replaced {
-            self.shard(former).on_left();
-            replaced.post(Event::Replaced);
+        if let Some((former, former_shard, mailbox)) = outcome.replaced {
+            self.shard(former_shard).on_left();
+            mailbox.post(Event::Replaced(former));
         }
         notify(&outcome.notify);
         Ok(Joined {

@@ -26,7 +26,7 @@ use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// Named counts of one shard, as of at most [`SNAPSHOT_PERIOD`] ago.
+/// Named counts of one shard, as of at most `SNAPSHOT_PERIOD` ago.
 pub type CounterSnapshot = Vec<(&'static str, u64)>;
 
 /// What other threads hold of a shard. Cheap to share; ends the thread with [`ShardHandle::stop`].
@@ -239,7 +239,7 @@ impl Edge {
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
         self.take_commands(shard, now);
         self.links
-            .take(|from, message| shard.handle_relay(now, from, message));
+            .take_control(|from, message| shard.handle_relay(now, from, message));
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
@@ -251,7 +251,11 @@ impl Edge {
         }
         // Before the system calls: the other shards work meanwhile.
         self.relay(shard, now);
-        self.send(shard);
+        self.send(shard, now);
+        // A batch of its own, so that no more is sealed at once than from the socket.
+        self.links
+            .take_media(|from, packet| shard.handle_relay(now, from, packet));
+        self.send(shard, now);
         self.snapshot(shard, now);
     }
 
@@ -313,18 +317,19 @@ impl Edge {
                 self.readable = false;
             }
         }
-        for (from, datagram) in self.batch.drain() {
-            shard.handle_datagram(now, from, datagram);
-        }
+        shard.handle_batch(now, self.batch.drain());
+        self.send(shard, now);
     }
 
-    fn send(&mut self, shard: &mut Shard) {
-        let outbox = shard.outbox();
-        if outbox.is_empty() {
-            return;
+    fn send(&mut self, shard: &mut Shard, now: Instant) {
+        while let Some(outbox) = shard.poll_outbox(now) {
+            self.sent += self.socket.send_batch(outbox.messages());
+            outbox.clear();
+            if outbox.is_segmenting() && !self.socket.can_segment() {
+                outbox.set_segmentation(false);
+                tracing::warn!(shard = %self.id, "no UDP segmentation offload: datagrams are sent one by one");
+            }
         }
-        self.sent += self.socket.send_batch(outbox.iter());
-        outbox.clear();
     }
 
     fn snapshot(&mut self, shard: &Shard, now: Instant) {
@@ -338,6 +343,7 @@ impl Edge {
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
+            ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
             ("shard_restarts", self.restarts),
         ]);

@@ -141,7 +141,7 @@ impl Room {
         let slot = self.tracks.insert(Track::new(config, origin));
         self.tracks_by_key.insert(key, slot);
         for subscription in self.waiting.remove(&key).unwrap_or_default() {
-            self.attach_to(subscription, slot);
+            self.attach_to(subscription, slot, output);
             self.want_keyframe(now, subscription, output);
         }
         slot
@@ -263,7 +263,7 @@ impl Room {
         self.note_source(config.source, config.source_shard);
         let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
         let slot = self.subscriptions.insert(subscription);
-        self.attach(slot);
+        self.attach(slot, output);
         self.want_keyframe(now, slot, output);
         slot
     }
@@ -303,12 +303,15 @@ impl Room {
         }
         subscription.config = config;
         if is_moved {
-            self.attach(slot);
-        } else if reshapes {
-            let track = subscription.track.and_then(|track| self.tracks.get(track));
-            subscription.reshape(track.map_or_else(Routes::none, |track| {
-                Routes::new(&track.config.codecs, &subscription.config.codecs)
-            }));
+            self.attach(slot, output);
+        } else {
+            if reshapes {
+                let track = subscription.track.and_then(|track| self.tracks.get(track));
+                subscription.reshape(track.map_or_else(Routes::none, |track| {
+                    Routes::new(&track.config.codecs, &subscription.config.codecs)
+                }));
+            }
+            self.route(slot, output);
         }
         if starts || reshapes {
             self.want_keyframe(now, slot, output);
@@ -316,18 +319,18 @@ impl Room {
     }
 
     /// Connects a subscription to its track, or lets it wait for that.
-    fn attach(&mut self, slot: SubscriptionSlot) {
+    fn attach(&mut self, slot: SubscriptionSlot, output: &mut Output) {
         let Some(subscription) = self.subscriptions.get(slot) else {
             return;
         };
         let source = subscription.config.source;
         match self.tracks_by_key.get(&source) {
-            Some(track) => self.attach_to(slot, *track),
+            Some(track) => self.attach_to(slot, *track, output),
             None => self.waiting.entry(source).or_default().push(slot),
         }
     }
 
-    fn attach_to(&mut self, slot: SubscriptionSlot, to: TrackSlot) {
+    fn attach_to(&mut self, slot: SubscriptionSlot, to: TrackSlot, output: &mut Output) {
         let (Some(subscription), Some(track)) =
             (self.subscriptions.get_mut(slot), self.tracks.get_mut(to))
         else {
@@ -337,6 +340,7 @@ impl Room {
         subscription.track = Some(to);
         let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
         subscription.reshape(routes);
+        self.route(slot, output);
     }
 
     fn detach(&mut self, slot: SubscriptionSlot) {
@@ -348,6 +352,7 @@ impl Room {
             Some(track) => {
                 if let Some(track) = self.tracks.get_mut(track) {
                     track.subscriptions.retain(|other| *other != slot);
+                    track.targets.remove((subscription.subscriber, slot));
                 }
             }
             None => {

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
+use crate::room::incoming::Incoming;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
@@ -13,7 +14,7 @@ use crate::room::relay::relay_clock;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
-use crate::room::subscription::{Incoming, Subscription};
+use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
 use crate::wire::rtp::RtpHeader;
@@ -249,19 +250,19 @@ impl Room {
 
     /// Answers a NACK with the same packets, under the same numbers.
     fn on_nack(&mut self, from: PeerSlot, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
-        let Some((slot, track)) = self.subscribed(from, media) else {
+        let Some((slot, from_track)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
         let (Some(subscription), Some(track), Some(peer)) = (
             self.subscriptions.get_mut(slot),
-            self.tracks.get(track),
+            self.tracks.get(from_track),
             self.peers.get_mut(from),
         ) else {
             return;
         };
         for seq in seqs {
-            match resend(subscription, track, peer, *seq, output) {
+            match resend(subscription, (from_track, track), peer, *seq, output) {
                 Resend::Sent => output.counters.rtp_retransmitted += 1,
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::OverBudget => output.counters.nack_over_budget += 1,
@@ -294,7 +295,7 @@ enum Resend {
 
 fn resend(
     subscription: &mut Subscription,
-    track: &Track,
+    (slot, track): (TrackSlot, &Track),
     peer: &mut Peer,
     seq: SeqNo16,
     output: &mut Output,
@@ -308,19 +309,22 @@ fn resend(
     };
     let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
     let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
-        let kind = track.kinds.get(header.payload_type);
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
-        Incoming::read(&cached.packet, &header, numbering, kind, ids)
+        Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
     });
-    let Some(incoming) = incoming else {
+    let Some(mut incoming) = incoming else {
         return Resend::NotHeld;
     };
-    let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.sealer()) else {
+    incoming.padding = cached.padding;
+    let (Ok(shape), Some((to, sealer))) = (subscription.shape(&incoming), peer.transport.sealer())
+    else {
         return Resend::NotHeld;
     };
     if !subscription.take_resend(out, &shape) {
         return Resend::OverBudget;
     }
+    let path = (to, sealer.rtp());
     subscription.send(&incoming, &shape, out, path, &mut output.outbox);
     Resend::Sent
 }

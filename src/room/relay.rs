@@ -6,12 +6,15 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::base::ids::{ShardId, TrackKey, WantKey};
 use crate::base::time::earliest;
 use crate::control::TrackConfig;
 use crate::control::relay::{RelayMessage, RelayedClock, RelayedPacket, RelayedTrack};
-use crate::media::cache::CachedPacket;
 use crate::media::sender_report::TrackClock;
+use crate::media::stream::Normalised;
+use crate::room::batch::Batch;
 use crate::room::origin::{Origin, Remote, Sink};
 use crate::room::output::{Output, RelayOutput, WantChange};
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
@@ -151,18 +154,25 @@ fn push_clock(run: u64, clock: &TrackClock, sink: Sink, relay: &mut RelayOutput)
 
 /// A packet of a local track goes to the shards that want it: once each, and without a copy.
 #[cold]
-pub fn relay_packet(track: &Track, header: &RtpHeader, packet: &CachedPacket, output: &mut Output) {
+pub fn relay_packet(
+    now: Instant,
+    track: &Track,
+    header: &RtpHeader,
+    place: &Normalised,
+    packet: &Bytes,
+    output: &mut Output,
+) {
     for sink in &track.sinks {
         let relayed = RelayedPacket {
             want: sink.want,
             kind: track.config.kind,
             version: track.version,
             run: track.run,
-            seq: packet.seq,
-            timestamp: packet.timestamp,
+            seq: place.seq,
+            timestamp: place.timestamp,
             header: *header,
-            packet: packet.packet.clone(),
-            arrived: packet.arrived,
+            packet: packet.clone(),
+            arrived: now,
         };
         let message = RelayMessage::Packet(relayed);
         output.relay.push(sink.shard, message);
@@ -359,8 +369,14 @@ impl Room {
         }
     }
 
-    /// A packet of a remote track.
-    pub fn handle_relayed(&mut self, now: Instant, packet: RelayedPacket, output: &mut Output) {
+    /// Takes a packet of a remote track. It waits in `batch` to be fanned out.
+    pub fn handle_relayed(
+        &mut self,
+        now: Instant,
+        packet: RelayedPacket,
+        batch: &mut Batch,
+        output: &mut Output,
+    ) {
         let Some((slot, remote)) = self.remote_track(packet.want) else {
             output.counters.relay_stale += 1;
             return;
@@ -375,18 +391,16 @@ impl Room {
         }
         let restarted = packet.run > remote.run;
         remote.run = remote.run.max(packet.run);
-        if restarted && let Some(track) = self.tracks.get_mut(slot) {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        if restarted {
             // What was reported of the former run says nothing of this one.
             track.clock = None;
         }
-        let place = CachedPacket {
-            seq: packet.seq,
-            timestamp: packet.timestamp,
-            packet: packet.packet,
-            arrived: packet.arrived,
-        };
         output.counters.relay_packets_received += 1;
-        self.deliver(now, slot, &packet.header, place, output);
+        let numbering = (packet.seq, packet.timestamp);
+        batch.put(slot, track, &packet.header, packet.packet, numbering);
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {

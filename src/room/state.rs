@@ -106,10 +106,12 @@ impl Room {
 
     /// Takes what happened to a peer's transport: after every input to it.
     pub fn drain_transport(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let mut has_new_keys = false;
         while let Some(peer) = self.peers.get_mut(slot)
             && let Some(event) = peer.transport.poll_event()
         {
             output.events.push_back((peer.key, event));
+            has_new_keys |= matches!(event, TransportEvent::Connected { .. });
             match event {
                 TransportEvent::Connected { .. } | TransportEvent::ConsentRegained => {
                     self.on_reachable(now, slot, output);
@@ -117,6 +119,7 @@ impl Room {
                 TransportEvent::ConsentLost | TransportEvent::Failed(_) => {}
             }
         }
+        self.follow_transport(slot, has_new_keys, output);
     }
 
     /// When a peer next needs [`Room::handle_timeout`].

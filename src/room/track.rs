@@ -12,6 +12,7 @@ use crate::media::stream::{Normalised, Stream};
 use crate::room::origin::{Origin, Sink};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
+use crate::room::targets::Targets;
 use crate::wire::codec::Codec;
 use crate::wire::rtp::RtpHeader;
 
@@ -42,8 +43,10 @@ pub struct Track {
     pub cache: PacketCache,
     /// Who wants a keyframe.
     pub keyframes: KeyframeRequests,
-    /// Who receives it.
+    /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
+    /// Those of them that its packets go to at present.
+    pub targets: Targets,
 }
 
 impl Track {
@@ -62,6 +65,7 @@ impl Track {
             cache: PacketCache::new(config.kind),
             keyframes: KeyframeRequests::new(keyframe_interval(origin)),
             subscriptions: Vec::new(),
+            targets: Targets::default(),
             config,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! A pure state machine: datagrams, commands and the time go in; datagrams and events come out.
 
+pub mod batches;
 mod relay;
 mod rooms;
 pub mod routes;
@@ -22,6 +23,7 @@ use crate::base::time::earliest;
 use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
 use crate::room::output::Output;
+use crate::shard::batches::Batches;
 use crate::shard::relay::Relays;
 use crate::shard::rooms::Rooms;
 use crate::shard::routes::{Route, RouteTable, canonical};
@@ -33,8 +35,7 @@ use crate::wire::stun::BindingRequest;
 
 /// Everything one shard thread owns, but for its socket and its queues.
 ///
-/// After each `handle_*` the edge sends what [`Shard::outbox`] holds and clears it, and drains
-/// [`Shard::poll_event`] and [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
+/// After each `handle_*` the edge drains [`Shard::poll_outbox`], [`Shard::poll_event`] and [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
 pub struct Shard {
     id: ShardId,
     identity: Arc<DtlsIdentity>,
@@ -43,6 +44,7 @@ pub struct Shard {
     peers: HashMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
+    batches: Batches,
     relays: Relays,
     output: Output,
 }
@@ -69,6 +71,7 @@ impl Shard {
             peers: HashMap::new(),
             routes: RouteTable::default(),
             timers: Timers::default(),
+            batches: Batches::default(),
             relays: Relays::default(),
             output,
         }
@@ -82,6 +85,7 @@ impl Shard {
 
     /// Takes a command of a session.
     pub fn handle_command(&mut self, now: Instant, command: Command) {
+        self.finish_batches(now);
         let key = command.peer();
         match command {
             Command::AddPeer { room, ice, .. } => self.add_peer(now, key, room, ice),
@@ -104,8 +108,43 @@ impl Shard {
         self.settle(now, key);
     }
 
-    /// Takes a datagram. Before a check has validated its source, only STUN is looked at.
+    /// Takes what one receive brought, in that order. Before a check has validated the source of a
+    /// datagram, only STUN from there is looked at.
+    ///
+    /// Media is only opened and numbered here. [`Shard::poll_outbox`] fans it out, when all else in the
+    /// batch has taken effect: what a subscriber gets of it then goes out together.
+    pub fn handle_batch(
+        &mut self,
+        now: Instant,
+        datagrams: impl IntoIterator<Item = (SocketAddr, BytesMut)>,
+    ) {
+        self.finish_batches(now);
+        for (from, datagram) in datagrams {
+            self.take_datagram(now, from, datagram);
+            if self.batches.is_full() {
+                self.finish_batches(now);
+            }
+        }
+    }
+
+    /// Takes one datagram, and puts all that comes of it into the outbox.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: BytesMut) {
+        self.handle_batch(now, [(from, datagram)]);
+        self.finish_batches(now);
+    }
+
+    /// What is to be sent next of what the last input brought about; `None` when that is all. The
+    /// caller sends it and clears it.
+    ///
+    /// It is made in portions of about [`OUTBOX_BYTES`]: what was just sealed is then still in the core's
+    /// cache when the kernel copies it, and the first subscriber need not wait for the last.
+    pub fn poll_outbox(&mut self, now: Instant) -> Option<&mut Outbox> {
+        self.fan_out(now, OUTBOX_BYTES);
+        let outbox = &mut self.output.outbox;
+        (!outbox.is_empty()).then_some(outbox)
+    }
+
+    fn take_datagram(&mut self, now: Instant, from: SocketAddr, datagram: BytesMut) {
         let from = canonical(from);
         self.output.counters.datagrams_received += 1;
         let kind = PacketKind::of(&datagram);
@@ -126,7 +165,10 @@ impl Shard {
         };
         let output = &mut self.output;
         match kind {
-            PacketKind::Rtp => room.handle_rtp(now, route.peer, datagram, output),
+            PacketKind::Rtp => {
+                let batch = self.batches.of(route.room);
+                room.handle_rtp(now, route.peer, datagram, batch, output);
+            }
             PacketKind::Rtcp => room.handle_rtcp(now, route.peer, datagram, output),
             _ => {
                 if let Some(transport) = room.transport_mut(route.peer)
@@ -142,8 +184,22 @@ impl Shard {
         self.reschedule();
     }
 
-    /// Takes what another shard says.
+    /// Takes what another shard says. A packet of a remote track waits for [`Shard::poll_outbox`], as those of
+    /// [`Shard::handle_batch`] do.
     pub fn handle_relay(&mut self, now: Instant, from: ShardId, message: RelayMessage) {
+        if let RelayMessage::Packet(packet) = message {
+            if self.batches.is_begun() {
+                self.finish_batches(now);
+            }
+            let (rooms, batches) = (&mut self.rooms, &mut self.batches);
+            self.relays
+                .take_packet(now, packet, rooms, batches, &mut self.output);
+            if self.batches.is_full() {
+                self.finish_batches(now);
+            }
+            return;
+        }
+        self.finish_batches(now);
         let (rooms, output) = (&mut self.rooms, &mut self.output);
         self.relays.handle(now, from, message, rooms, output);
         self.reschedule();
@@ -154,8 +210,27 @@ impl Shard {
         self.output.relay.messages.pop_front()
     }
 
+    /// Fans out what waits, until that is all or so many bytes wait to be sent.
+    fn fan_out(&mut self, now: Instant, bytes_max: usize) {
+        while let Some((room, batch)) = self.batches.first() {
+            if let Some(room) = self.rooms.get_mut(room)
+                && !room.fan_out(now, batch, bytes_max, &mut self.output)
+            {
+                return;
+            }
+            self.batches.on_done();
+        }
+    }
+
+    /// Before anything else changes, what waits goes into the outbox: who sends after each input finds
+    /// nothing left here.
+    fn finish_batches(&mut self, now: Instant) {
+        self.fan_out(now, usize::MAX);
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.finish_batches(now);
         // Taken out first: a peer that is due again at once waits for the next turn.
         let mut due = Vec::new();
         while let Some(key) = self.timers.pop_due(now) {
@@ -183,10 +258,11 @@ impl Shard {
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
         let (peer, event) = self.output.events.pop_front()?;
-        Some((peer, Event::Transport(event)))
+        Some((peer, Event::Transport(peer, event)))
     }
 
-    /// What is to be sent. IPv4 destinations are plain IPv4 addresses, also where the socket is IPv6.
+    /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
+    /// destinations are plain IPv4 addresses, also where the socket is IPv6.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.output.outbox
     }
@@ -217,6 +293,7 @@ impl Shard {
 
     /// Ends every peer: each is told that its transport closes.
     pub fn close(&mut self, now: Instant) {
+        self.finish_batches(now);
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
             self.remove_peer(now, key);
@@ -382,3 +459,7 @@ impl Shard {
         }
     }
 }
+
+/// How much is sealed before it is sent, in bytes: a part of a core's second-level cache (512 KiB on
+/// Zen 3), and more than a system call sends.
+pub const OUTBOX_BYTES: usize = 256 << 10;

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use crate::base::ids::{RoomId, ShardId, TrackKey, WantKey};
 use crate::base::slab::Slot;
-use crate::control::relay::RelayMessage;
+use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::room::Room;
 use crate::room::origin::Sink;
 use crate::room::output::{Output, WantChange};
+use crate::shard::batches::Batches;
 use crate::shard::rooms::Rooms;
 use crate::shard::timers::Timers;
 
@@ -61,9 +62,27 @@ impl Relays {
             RelayMessage::Started { .. }
             | RelayMessage::Ended { .. }
             | RelayMessage::Refused { .. }
-            | RelayMessage::Clock { .. }
-            | RelayMessage::Packet(_) => self.handle_served(now, message, rooms, output),
+            | RelayMessage::Clock { .. } => self.handle_served(now, message, rooms, output),
+            RelayMessage::Packet(_) => debug_assert!(false, "packets go into a batch"),
         }
+        self.settle(rooms, output);
+    }
+
+    /// Takes a packet of a track of another shard. It waits in its room's batch.
+    pub fn take_packet(
+        &mut self,
+        now: Instant,
+        packet: RelayedPacket,
+        rooms: &mut Rooms,
+        batches: &mut Batches,
+        output: &mut Output,
+    ) {
+        let slot = self.own.get(&packet.want).copied();
+        let Some((slot, room)) = slot.and_then(|slot| Some((slot, rooms.get_mut(slot)?))) else {
+            output.counters.relay_stale += 1;
+            return;
+        };
+        room.handle_relayed(now, packet, batches.of(slot), output);
         self.settle(rooms, output);
     }
 
@@ -128,7 +147,6 @@ impl Relays {
         output: &mut Output,
     ) {
         let want = match &message {
-            RelayMessage::Packet(packet) => packet.want,
             RelayMessage::Started { want, .. }
             | RelayMessage::Ended { want }
             | RelayMessage::Refused { want }
@@ -141,7 +159,6 @@ impl Relays {
             return;
         };
         match message {
-            RelayMessage::Packet(packet) => room.handle_relayed(now, packet, output),
             RelayMessage::Started { track, .. } => {
                 room.handle_started(now, want, *track, output);
             }

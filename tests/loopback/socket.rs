@@ -48,6 +48,13 @@ impl Socket {
         }
     }
 
+    /// Makes the kernel hold little of what is not read.
+    pub fn shrink_receive_buffer(&self) {
+        socket2::SockRef::from(self.inner.get_ref())
+            .set_recv_buffer_size(4096)
+            .expect("a TCP option");
+    }
+
     pub fn send(&mut self, event: &str, data: Value) {
         self.send_text(json!({ "event": event, "data": data }).to_string());
     }

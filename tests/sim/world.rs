@@ -1,6 +1,8 @@
 //! A room server without its edge: sessions, a coordinator stripe and shards, joined by hand and
 //! driven by one virtual clock, with clients at the other end of the network.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -136,7 +138,8 @@ impl World {
             seed: self.seed ^ (seat as u64 + 1) << 32,
             zero: self.zero,
         });
-        let session = Session::new(self.now, Arc::clone(&self.config), self.seed + seat as u64);
+        let rng = StdRng::seed_from_u64(self.seed + seat as u64);
+        let session = Session::new(self.now, Arc::clone(&self.config), rng);
         self.seats.push(Seat {
             client,
             session: Some(session),
@@ -421,9 +424,11 @@ impl World {
                 self.seats[seat].room = Some(room);
                 self.seats[seat].removed_at = None;
                 self.by_key.insert(key, seat);
-                if let Some((_, _, former)) = outcome.replaced {
+                if let Some((replaced, _, former)) = outcome.replaced {
                     self.seats[former].room = None;
-                    self.session(former, |session| session.handle_event(now, Event::Replaced));
+                    self.session(former, |session| {
+                        session.handle_event(now, Event::Replaced(replaced));
+                    });
                 }
                 self.notify(&outcome.notify);
                 Ok(Joined {
@@ -475,12 +480,11 @@ impl World {
                 self.session(seat, |session| session.handle_event(now, event));
             }
         }
-        let outbox = self.shards[index].outbox();
-        let sent: Vec<(SocketAddr, Vec<u8>)> = outbox
-            .iter()
-            .map(|(to, bytes)| (to, bytes.to_vec()))
-            .collect();
-        outbox.clear();
+        let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+        while let Some(outbox) = self.shards[index].poll_outbox(now) {
+            sent.extend(outbox.iter().map(|(to, bytes)| (to, bytes.to_vec())));
+            outbox.clear();
+        }
         for (to, bytes) in sent {
             self.check_addressee(to, &bytes);
             let delivery = Delivery::DatagramDown(server(id), to, bytes);
@@ -570,7 +574,8 @@ impl World {
             expected.retain(|(peer, _)| peer != client.id());
             let mut others = ids.clone();
             others.remove(client.id());
-            client.connected_at.is_some()
+            let has_media = client.negotiation.sections > 0;
+            (client.connected_at.is_some() || !has_media)
                 && client.receiving() == expected
                 && (client.published == expected && client.roster == others)
                 && !client.negotiation.has_pending_offer()

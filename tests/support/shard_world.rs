@@ -121,7 +121,7 @@ impl World {
         self.settle();
         assert!(self.clients[at].srtp.is_some(), "the handshake is done");
         let connected = |(key, event): &(PeerKey, Event)| {
-            *key == peer && matches!(event, Event::Transport(TransportEvent::Connected { .. }))
+            *key == peer && matches!(event, Event::Transport(_, TransportEvent::Connected { .. }))
         };
         assert!(self.events.iter().any(connected), "{:?}", self.events);
     }
@@ -200,12 +200,11 @@ impl World {
             while let Some(event) = self.shard.poll_event() {
                 self.events.push(event);
             }
-            let datagrams: Vec<(SocketAddr, Vec<u8>)> = {
-                let outbox = self.shard.outbox();
-                let all = outbox.iter().map(|(to, d)| (to, d.to_vec())).collect();
+            let mut datagrams: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+            while let Some(outbox) = self.shard.poll_outbox(self.now) {
+                datagrams.extend(outbox.iter().map(|(to, d)| (to, d.to_vec())));
                 outbox.clear();
-                all
-            };
+            }
             for (to, datagram) in datagrams {
                 if let Some(client) = self.clients.iter_mut().find(|c| c.address == to) {
                     client.receive(self.now, &datagram);
@@ -219,7 +218,7 @@ impl World {
                         .handle_datagram(self.now, client.address, datagram);
                 }
             }
-            if is_quiet && self.shard.outbox().is_empty() {
+            if is_quiet && self.shard.poll_outbox(self.now).is_none() {
                 return;
             }
         }
