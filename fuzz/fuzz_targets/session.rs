@@ -229,7 +229,7 @@ impl Stage {
                     metadata: None,
                 },
             };
-            let joined = self.stripe.join(key, request, key.0, || Some(ShardId(0)));
+            let joined = self.stripe.join(key, request, key.0, |_| Some(ShardId(0)));
             joined.ok().map(|joined| joined.notify)
         };
         self.tell(told.unwrap_or_default());
@@ -258,6 +258,7 @@ impl Stage {
                     } else {
                         MediaKind::Video
                     },
+                    shard: ShardId(0),
                 }
             })
             .collect();
@@ -328,7 +329,7 @@ impl Stage {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let room = request.room.clone();
-        let outcome = self.stripe.join(key, request, key.0, || Some(ShardId(0)));
+        let outcome = self.stripe.join(key, request, key.0, |_| Some(ShardId(0)));
         let result = outcome.map(|outcome| Joined {
             key,
             shard: outcome.shard,

@@ -90,6 +90,14 @@ counters! {
     command_unknown_peer,
     /// Local ICE credentials whose ufrag another peer has.
     command_ufrag_taken,
+    /// Packets handed to other shards, once for each.
+    relay_packets_sent,
+    /// Packets taken from other shards.
+    relay_packets_received,
+    /// What other shards said of a want that has ended, or by a description that has been replaced.
+    relay_stale,
+    /// Wants of other shards refused: too many wait for their tracks.
+    relay_want_refused,
     /// Tracks refused: another peer's key, or one key twice.
     track_refused,
     /// Subscriptions refused: a track of another room, or one key or SSRC twice.

@@ -7,8 +7,10 @@ use bytes::BytesMut;
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::incoming::Incoming;
+use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::relay::relay_clock;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -173,10 +175,17 @@ impl Room {
             rtp_time,
             track.clock_rate(),
         ));
+        relay_clock(track, output);
         self.pass_on_sender_report(now, slot, output);
     }
 
-    fn pass_on_sender_report(&mut self, now: Instant, slot: TrackSlot, output: &mut Output) {
+    /// Sends the reports of all subscriptions of a track whose clock is new.
+    pub(in crate::room) fn pass_on_sender_report(
+        &mut self,
+        now: Instant,
+        slot: TrackSlot,
+        output: &mut Output,
+    ) {
         let Some(track) = self.tracks.get(slot) else {
             return;
         };
@@ -218,11 +227,18 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        // A stream that has not begun will begin with a keyframe.
-        if track.config.kind != MediaKind::Video || track.stream.ssrc().is_none() {
+        if track.config.kind != MediaKind::Video {
             return;
         }
-        let Some(publisher) = self.peers.get_mut(track.publisher) else {
+        let publisher = match track.origin {
+            Origin::Local(publisher) => publisher,
+            Origin::Remote(want) => return self.relay_keyframe_request(now, slot, want, output),
+        };
+        // A stream that has not begun will begin with a keyframe.
+        if track.stream.ssrc().is_none() {
+            return;
+        }
+        let Some(publisher) = self.peers.get_mut(publisher) else {
             return;
         };
         if track.keyframes.handle_request(now) {

@@ -16,6 +16,7 @@ use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::REPORT_INTERVAL;
+use crate::room::relay::relay_packet;
 use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -76,10 +77,13 @@ impl Room {
         output: &mut Output,
     ) -> Option<Normalised> {
         let track = self.tracks.get_mut(slot)?;
-        let (payload_kind, place) = admit(now, track, header, &packet, output)?;
+        let place = admit(now, track, header, &packet, output)?;
         track.on_packet(now, header, &place);
         let numbering = (place.seq, place.timestamp);
-        let kind = (track.config.kind, payload_kind);
+        if !track.sinks.is_empty() {
+            relay_packet(track, header, numbering, &packet, output);
+        }
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
         batch
             .packets
@@ -241,14 +245,14 @@ impl Room {
     }
 }
 
-/// What a packet is and where it stands in its track, if it has a place there.
+/// Where a packet stands in its track, if it has a place there.
 fn admit(
     now: Instant,
     track: &mut Track,
     header: &RtpHeader,
     packet: &[u8],
     output: &mut Output,
-) -> Option<(PayloadKind, Normalised)> {
+) -> Option<Normalised> {
     let counters = &mut output.counters;
     let kind = track.kinds.get(header.payload_type);
     let dropped = match kind {
@@ -260,7 +264,7 @@ fn admit(
         PayloadKind::Media | PayloadKind::Red => {
             let stream = &mut track.stream;
             match stream.accept(now, header.ssrc, header.seq, header.timestamp) {
-                Ok(place) => return Some((kind, place)),
+                Ok(place) => return Some(place),
                 Err(Refused::FormerSsrc) => &mut counters.rtp_former_ssrc,
                 Err(Refused::TooOld) => &mut counters.rtp_too_old,
             }

@@ -609,7 +609,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::base::ids::{MediaKind, PeerKey, TrackId, TrackKey};
+    use crate::base::ids::{MediaKind, PeerKey, ShardId, TrackId, TrackKey};
 
     fn code(text: &str) -> Option<ErrorCode> {
         parse(text).err().map(|error| error.refusal.code)
@@ -784,6 +784,7 @@ mod tests {
             peer: peer.id.clone(),
             id: TrackId::new("{t}").unwrap(),
             kind: MediaKind::Video,
+            shard: ShardId(0),
         };
         let track_data = json!({"peer_id": "Zoë", "track_id": "{t}", "kind": "video",
             "stream_id": "Zo%C3%AB", "msid_track": "{t}"});

@@ -495,6 +495,7 @@ impl Session {
             NegotiationConfig {
                 peer: joined.key,
                 peer_id: join.info.id.clone(),
+                shard: joined.shard,
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,
                 addresses: &joined.addresses,
@@ -1067,6 +1068,7 @@ mod tests {
                     peer: id.clone(),
                     id: TrackId::new(kind.as_str()).unwrap(),
                     kind,
+                    shard: ShardId(0),
                 });
             }
         }

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{PeerId, PeerKey, TrackKey};
+use crate::base::ids::{PeerId, PeerKey, ShardId, TrackKey};
 use crate::control::{Command, DtlsRole, Fingerprint, IceCredentials, TrackInfo};
 use crate::signaling::message::{ErrorCode, Refusal};
 use crate::signaling::negotiation::remote::Remote;
@@ -83,6 +83,7 @@ pub enum Action {
 pub struct Negotiation {
     peer: PeerKey,
     peer_id: PeerId,
+    shard: ShardId,
     may_publish: bool,
     rng: StdRng,
     fingerprint: FingerprintLine,
@@ -143,6 +144,8 @@ pub struct NegotiationConfig<'a> {
     pub peer: PeerKey,
     /// The peer's id.
     pub peer_id: PeerId,
+    /// The peer's shard, which subscribers are to name.
+    pub shard: ShardId,
     /// False for a client that only watches: the server offers first and does not offer to receive.
     pub may_publish: bool,
     /// Of the server's certificate.
@@ -161,6 +164,7 @@ impl Negotiation {
         let mut this = Self {
             peer: config.peer,
             peer_id: config.peer_id,
+            shard: config.shard,
             may_publish: config.may_publish,
             fingerprint: remote::fingerprint_line(config.fingerprint),
             candidates: ice::candidate_lines(config.addresses),
@@ -427,7 +431,7 @@ impl Negotiation {
             tracks: self.sections.track_configs(),
             subscriptions: self.sections.subscription_configs(),
         }));
-        let published = self.sections.track_infos(&self.peer_id);
+        let published = self.sections.track_infos(&self.peer_id, self.shard);
         if published != self.published {
             self.published.clone_from(&published);
             self.actions.push_back(Action::SetTracks(published));
