@@ -34,6 +34,10 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// A server on free ports of 127.0.0.1.
 fn server() -> Server {
+    server_with(&[])
+}
+
+fn server_with(options: &[&str]) -> Server {
     let arguments = [
         "shardcast",
         "--http",
@@ -48,12 +52,50 @@ fn server() -> Server {
         "2",
     ];
     let config = Config::load(
-        arguments.map(Into::into),
+        arguments.iter().chain(options).map(Into::into),
         |_| None,
         |_| Err(std::io::ErrorKind::NotFound.into()),
         2,
     );
     Server::start(&config.expect("a valid configuration")).expect("the server starts")
+}
+
+#[test]
+fn a_room_over_two_shards_hears_itself() {
+    for spill in ["1", "2"] {
+        let server = server_with(&["--spill-peers", spill]);
+        let zero = Instant::now();
+        let ids = ["ann", "bob", "cid", "dee"];
+        let mut peers = ids.map(|id| {
+            let mut live = Live::join(server.http_addr(), "wide", id, Flavor::Chromium, zero);
+            drive(&mut [&mut live], LONG, "the server answers", |live| {
+                live[0].client.joined.is_some()
+            });
+            live
+        });
+        let mut all: Vec<&mut Live> = peers.iter_mut().collect();
+        drive(&mut all, LONG, "everybody hears everybody", |live| {
+            live.iter().all(|live| {
+                let packets = live.packets();
+                packets.len() == 6 && packets[0] >= 50
+            })
+        });
+        for live in &peers {
+            live.check();
+        }
+        let relays = |shard: u16| {
+            let name = format!("shardcast_relay_packets_sent_total{{shard=\"{shard}\"}} ");
+            let metrics = socket::get(server.http_addr(), "/metrics");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            line.expect("it is counted").parse::<u64>() != Ok(0)
+        };
+        // Counters are copied for the page once a second.
+        let mut all: Vec<&mut Live> = peers.iter_mut().collect();
+        drive(&mut all, LONG, "both shards relay", |_| {
+            relays(0) && relays(1)
+        });
+        server.shutdown();
+    }
 }
 
 /// Checks that `counters` came in order and without holes.

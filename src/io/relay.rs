@@ -15,6 +15,7 @@ use mio::Waker;
 
 use crate::base::ids::ShardId;
 use crate::control::relay::{RelayClass, RelayMessage};
+use crate::io::udp::BATCH_MAX;
 
 /// What wakes a shard's thread: its poll's waker, and the flag that a wake-up is under way.
 #[derive(Debug)]
@@ -240,13 +241,13 @@ const VIDEO_MAX: usize = 4096;
 const HELD_MAX: usize = 65_536;
 /// Taken in one turn, so that a storm of joins does not hold up media for long.
 const CONTROL_PER_TURN: usize = 256;
-/// Taken in one turn of each kind: as much again as a turn takes from the socket, some times over.
-const MEDIA_PER_TURN: usize = 256;
+/// Packets of each kind taken in one turn: as many as it takes from the socket, as each may be sent to hundreds.
+const MEDIA_PER_TURN: usize = BATCH_MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use bytes::Bytes;
     use mio::{Events, Poll, Token};

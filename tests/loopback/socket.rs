@@ -1,6 +1,6 @@
 //! A WebSocket client that never blocks for long.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,21 @@ use tungstenite::{Error, Message, WebSocket};
 pub enum Arrival {
     Frame(String),
     Closed(Option<String>),
+}
+
+/// What an HTTP GET brings, with its head.
+pub fn get(server: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(server).expect("the server listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n"
+    )
+    .expect("the server reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the server answers");
+    answer
 }
 
 pub struct Socket {

@@ -10,6 +10,9 @@ mod support;
 
 mod hostile;
 mod network;
+mod relay;
+#[path = "../support/relay_mesh.rs"]
+mod relay_mesh;
 mod world;
 
 use std::net::SocketAddr;
