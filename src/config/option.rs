@@ -112,6 +112,9 @@ pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
 pub(in crate::config) const CONFIG_OPTION: &str = "config";
 
 const AFTER_HELP: &str = "\
+`shardcast load` loads a running server with synthetic clients and measures it: see
+`shardcast load --help`.
+
 A flag wins over the environment, the environment over the file, the file over the default.
 Every option but --config is also a key of the TOML file under the same name. In the
 environment, lists are separated by commas. Example of a file:
