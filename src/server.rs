@@ -189,11 +189,12 @@ const FILES_OF_SERVER: u64 = 256;
 
 /// One socket per shard, on consecutive ports, or on any free ports for port 0.
 fn bind_shards(config: &Config) -> Result<Vec<UdpSocket>, StartError> {
+    let bind = interfaces::bind_address(config.udp_bind, &config.announce)
+        .map_err(StartError::Interfaces)?;
     (0..config.shards)
         .map(|index| {
             let port = config.udp_port_of(ShardId(index));
-            UdpSocket::bind(config.udp_bind, port)
-                .map_err(|e| StartError::Udp(SocketAddr::new(config.udp_bind, port), e))
+            UdpSocket::bind(bind, port).map_err(|e| StartError::Udp(SocketAddr::new(bind, port), e))
         })
         .collect()
 }
