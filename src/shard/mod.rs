@@ -3,9 +3,10 @@
 //! A pure state machine: datagrams, commands and the time go in; datagrams and events come out.
 
 pub mod routes;
+pub mod strays;
 pub mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackCo
 use crate::room::Room;
 use crate::room::output::Output;
 use crate::shard::routes::{Route, RouteTable, canonical};
+use crate::shard::strays::{Claim, ClaimKind, Sorted, Strays};
 use crate::shard::timers::Timers;
 use crate::transport::outbox::Outbox;
 use crate::transport::{DtlsIdentity, StunOutcome, Transport};
@@ -41,6 +43,15 @@ pub struct Shard {
     routes: RouteTable,
     timers: Timers,
     output: Output,
+    /// Where all shards share one port.
+    shared: Option<SharedPort>,
+}
+
+/// What a shard knows of the others on its port, and what they are to be told.
+struct SharedPort {
+    strays: Strays,
+    /// One input makes a few, the end of a shard one for each address of its peers.
+    claims: VecDeque<Claim>,
 }
 
 /// A peer of this shard.
@@ -64,7 +75,51 @@ impl Shard {
             routes: RouteTable::default(),
             timers: Timers::default(),
             output: Output::default(),
+            shared: None,
         }
+    }
+
+    /// All of `shards` shards share one port: from now on [`Shard::sort`] tells what is for another,
+    /// and [`Shard::poll_claim`] what the others are to know.
+    pub fn share_port(&mut self, shards: u16) {
+        self.shared = Some(SharedPort {
+            strays: Strays::new(self.id, shards),
+            claims: VecDeque::new(),
+        });
+    }
+
+    /// Where a datagram that reached this shard's socket belongs; one for nobody is counted.
+    pub fn sort(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Sorted {
+        let Some(SharedPort { strays, .. }) = &self.shared else {
+            return Sorted::Mine;
+        };
+        let from = canonical(from);
+        let (routes, rooms) = (&self.routes, &mut self.rooms);
+        let is_live_here = || {
+            let holder = routes.at_address(from);
+            holder.is_some_and(|holder| is_sent_to(rooms, holder, from))
+        };
+        let sorted = strays.sort(now, from, datagram, is_live_here);
+        match sorted {
+            Sorted::Mine | Sorted::Of(_) => {}
+            Sorted::UnknownShard => self.output.counters.stray_unknown_shard += 1,
+            Sorted::AddressTaken => self.output.counters.stun_address_taken += 1,
+        }
+        sorted
+    }
+
+    /// Takes the claim of another shard.
+    pub fn handle_claim(&mut self, now: Instant, claim: &Claim) {
+        if let Some(SharedPort { strays, .. }) = &mut self.shared
+            && !strays.on_claim(now, claim)
+        {
+            self.output.counters.stray_claims_refused += 1;
+        }
+    }
+
+    /// What all other shards are to be told, oldest first.
+    pub fn poll_claim(&mut self) -> Option<Claim> {
+        self.shared.as_mut()?.claims.pop_front()
     }
 
     /// Which shard it is.
@@ -225,7 +280,9 @@ impl Shard {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
-        self.routes.remove(key);
+        for address in self.routes.remove(key) {
+            self.claim(address, key, ClaimKind::GivenUp);
+        }
         self.timers.remove(key);
         if let Some(room) = self.rooms.get_mut(route.room) {
             room.remove_peer(now, route.peer, &mut self.output);
@@ -287,10 +344,15 @@ impl Shard {
                 ..
             } => {
                 if transport.is_validated(from) {
-                    self.routes.hold_address(from, route);
+                    let kind = match self.routes.hold_address(from, route) {
+                        true => ClaimKind::Taken,
+                        false => ClaimKind::Kept,
+                    };
+                    self.claim(from, route.key, kind);
                 }
                 if let Some(evicted) = evicted {
                     self.routes.release_address(evicted, route.key);
+                    self.claim(evicted, route.key, ClaimKind::GivenUp);
                 }
                 if former_ufrag_retired.is_some() {
                     self.follow_ufrags(route.key);
@@ -308,11 +370,22 @@ impl Shard {
             .routes
             .at_address(address)
             .filter(|route| route.key != key);
-        let transport = holder.and_then(|holder| {
-            let room = self.rooms.get_mut(holder.room)?;
-            room.transport_mut(holder.peer)
-        });
-        transport.is_some_and(|transport| transport.remote() == Some(address))
+        holder.is_some_and(|holder| is_sent_to(&mut self.rooms, holder, address))
+    }
+
+    /// Notes what the other shards of a shared port are to know of an address.
+    fn claim(&mut self, address: SocketAddr, peer: PeerKey, kind: ClaimKind) {
+        if let Some(SharedPort { strays, claims }) = &mut self.shared {
+            if kind != ClaimKind::GivenUp {
+                strays.forget(address);
+            }
+            claims.push_back(Claim {
+                address,
+                owner: self.id,
+                peer,
+                kind,
+            });
+        }
     }
 
     fn with_transport(&mut self, key: PeerKey, act: impl FnOnce(&mut Transport, &mut Outbox)) {
@@ -358,4 +431,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether the peer of a route is sent to at `address` at present.
+fn is_sent_to(rooms: &mut Slab<Room>, holder: Route, address: SocketAddr) -> bool {
+    let transport = rooms
+        .get_mut(holder.room)
+        .and_then(|room| room.transport_mut(holder.peer));
+    transport.is_some_and(|transport| transport.remote() == Some(address))
 }

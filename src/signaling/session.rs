@@ -485,6 +485,7 @@ impl Session {
             now,
             NegotiationConfig {
                 peer: joined.key,
+                shard: joined.shard,
                 peer_id: join.info.id.clone(),
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::base::ids::{PeerId, PeerKey, TrackKey};
+use crate::base::ids::{PeerId, PeerKey, ShardId, TrackKey};
 use crate::control::{Command, DtlsRole, Fingerprint, IceCredentials, TrackInfo};
 use crate::signaling::message::{ErrorCode, Refusal};
 use crate::signaling::negotiation::remote::Remote;
@@ -82,6 +82,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Negotiation {
     peer: PeerKey,
+    shard: ShardId,
     peer_id: PeerId,
     may_publish: bool,
     rng: StdRng,
@@ -141,6 +142,8 @@ enum Restart {
 pub struct NegotiationConfig<'a> {
     /// The peer's key.
     pub peer: PeerKey,
+    /// The peer's shard, which its ufrags name.
+    pub shard: ShardId,
     /// The peer's id.
     pub peer_id: PeerId,
     /// False for a client that only watches: the server offers first and does not offer to receive.
@@ -160,6 +163,7 @@ impl Negotiation {
         let mut rng = StdRng::seed_from_u64(config.seed);
         let mut this = Self {
             peer: config.peer,
+            shard: config.shard,
             peer_id: config.peer_id,
             may_publish: config.may_publish,
             fingerprint: remote::fingerprint_line(config.fingerprint),
@@ -167,7 +171,7 @@ impl Negotiation {
             // RFC 8829 §5.2.1: 63 random bits.
             session_id: rng.random::<u64>() >> 1,
             session_version: 0,
-            local: ice::credentials(&mut rng),
+            local: ice::credentials(config.shard, &mut rng),
             trickled: false,
             remote: None,
             connected: false,
@@ -353,7 +357,7 @@ impl Negotiation {
     fn restart_local_ice(&mut self, forced: bool) {
         let (ice, is_new) = match std::mem::replace(&mut self.restart, Restart::None) {
             Restart::None if !forced => return,
-            Restart::None | Restart::Wanted => (ice::credentials(&mut self.rng), true),
+            Restart::None | Restart::Wanted => (ice::credentials(self.shard, &mut self.rng), true),
             Restart::Prepared(ice) => (ice, false),
         };
         self.local = ice.clone();
