@@ -3,15 +3,21 @@
 pub mod acceptor;
 mod assets;
 mod connection;
+pub mod crossing;
 mod dual_stack;
 pub mod file_limit;
 mod http;
 pub mod interfaces;
+pub mod load;
 pub mod mailbox;
+mod pin;
 pub mod registry;
+mod shard_metrics;
 pub mod shard_thread;
 pub mod signaling_thread;
 mod stats;
+pub mod steer_program;
+pub mod steering;
 #[cfg(test)]
 mod testing;
 pub mod udp;

@@ -1,14 +1,14 @@
 //! One shard's thread: its UDP socket, its command queue, its clock; and the handle others hold.
 //!
-//! Each turn reads the clock once, takes what the socket and the queue hold (bounded), lets due
-//! deadlines pass, and sends what came of it.
+//! Each turn takes what the socket and the queues hold (bounded), lets due deadlines pass, and sends what
+//! came of it. The clock is read once a turn, at its end, and once more after waiting.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,51 @@ use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
 use crate::control::{Command, Event};
+use crate::io::crossing::{Crossing, ShardWaker};
+use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
+use crate::io::pin;
 use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// Named counts of one shard, as of at most [`SNAPSHOT_PERIOD`] ago.
-pub type CounterSnapshot = Vec<(&'static str, u64)>;
+/// What one shard says of itself, as of at most [`SNAPSHOT_PERIOD`] ago.
+#[derive(Debug, Clone, Default)]
+pub struct ShardSnapshot {
+    /// Named counts, always in the same order.
+    pub counters: Vec<(&'static str, u64)>,
+    /// How busy its thread is.
+    pub load: LoadSnapshot,
+}
+
+/// What a shard's thread is given.
+#[derive(Debug)]
+pub struct ShardSeat {
+    /// Which shard it is.
+    pub id: ShardId,
+    /// Its bound socket.
+    pub socket: UdpSocket,
+    /// Where clients are told to send to.
+    pub addresses: Vec<SocketAddr>,
+    /// What it waits with, as made by [`shard_poll`].
+    pub poll: Poll,
+    /// What wakes that.
+    pub waker: ShardWaker,
+    /// The paths to the other shards, if they share its port.
+    pub crossing: Option<Crossing>,
+    /// Whether the thread stays on one core.
+    pub is_pinned: bool,
+}
+
+/// What a shard's thread waits with, and what wakes it.
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn shard_poll() -> io::Result<(Poll, ShardWaker)> {
+    let poll = Poll::new()?;
+    let waker = ShardWaker::new(Waker::new(poll.registry(), WAKER)?);
+    Ok((poll, waker))
+}
 
 /// What other threads hold of a shard. Cheap to share; ends the thread with [`ShardHandle::stop`].
 #[derive(Debug)]
@@ -32,11 +70,9 @@ pub struct ShardHandle {
     id: ShardId,
     addresses: Arc<[SocketAddr]>,
     tx: Sender<Message>,
-    waker: Arc<Waker>,
-    /// Set from the first message after the thread looked until it looks again: one wake-up will do.
-    woken: Arc<AtomicBool>,
+    waker: ShardWaker,
     peers: AtomicUsize,
-    counters: Arc<Mutex<CounterSnapshot>>,
+    snapshot: Arc<Mutex<ShardSnapshot>>,
 }
 
 enum Message {
@@ -47,49 +83,51 @@ enum Message {
 }
 
 impl ShardHandle {
-    /// Starts a shard's thread on a bound socket. Clients are told `addresses`.
+    /// Starts a shard's thread.
     ///
     /// # Errors
-    /// When the operating system refuses the poll, the waker or the thread.
+    /// When the operating system refuses the thread.
     pub fn start(
-        id: ShardId,
-        socket: UdpSocket,
-        addresses: Vec<SocketAddr>,
+        seat: ShardSeat,
         identity: Arc<DtlsIdentity>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (tx, rx) = bounded(COMMANDS_MAX);
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let woken = Arc::new(AtomicBool::new(false));
-        let counters = Arc::new(Mutex::new(CounterSnapshot::new()));
+        let snapshot = Arc::new(Mutex::new(ShardSnapshot::default()));
+        let handle = Self {
+            id: seat.id,
+            addresses: seat.addresses.into(),
+            tx,
+            waker: seat.waker.clone(),
+            peers: AtomicUsize::new(0),
+            snapshot: Arc::clone(&snapshot),
+        };
+        let now = Instant::now();
         let edge = Edge {
-            id,
-            poll,
-            socket,
+            id: seat.id,
+            poll: seat.poll,
+            socket: seat.socket,
             batch: RecvBatch::default(),
             readable: true,
             rx,
-            woken: Arc::clone(&woken),
+            waker: seat.waker,
+            crossing: seat.crossing,
             mailboxes: HashMap::new(),
-            counters: Arc::clone(&counters),
-            next_snapshot: Instant::now(),
+            load: Load::new(now),
+            snapshot,
+            next_snapshot: now,
             sent: SendReport::default(),
             truncated: 0,
             restarts: 0,
             stopping: false,
         };
         let thread = std::thread::Builder::new()
-            .name(format!("shard-{id}"))
-            .spawn(move || edge.run(&identity))?;
-        let handle = Self {
-            id,
-            addresses: addresses.into(),
-            tx,
-            waker,
-            woken,
-            peers: AtomicUsize::new(0),
-            counters,
-        };
+            .name(format!("shard-{}", seat.id))
+            .spawn(move || {
+                if seat.is_pinned {
+                    pin_to_core(seat.id);
+                }
+                edge.run(&identity);
+            })?;
         Ok((handle, thread))
     }
 
@@ -111,10 +149,16 @@ impl ShardHandle {
         self.peers.load(Ordering::Acquire)
     }
 
-    /// The shard's counters.
+    /// What the shard last said of itself.
     #[must_use]
-    pub fn counters(&self) -> CounterSnapshot {
-        self.counters.lock().clone()
+    pub fn snapshot(&self) -> ShardSnapshot {
+        self.snapshot.lock().clone()
+    }
+
+    /// Which part of the last second the thread was busy, in thousandths.
+    #[must_use]
+    pub fn busy_per_mille(&self) -> u32 {
+        self.snapshot.lock().load.busy_per_mille
     }
 
     /// Tells where a new peer's events go; before its first command.
@@ -144,11 +188,7 @@ impl ShardHandle {
             tracing::error!(shard = %self.id, "the shard's thread is gone; a command is lost");
             return;
         }
-        if !self.woken.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::error!(shard = %self.id, %error, "cannot wake the shard");
-        }
+        self.waker.wake();
     }
 }
 
@@ -161,9 +201,11 @@ struct Edge {
     /// The socket may hold more: mio tells only of arrivals after the last "would block".
     readable: bool,
     rx: Receiver<Message>,
-    woken: Arc<AtomicBool>,
+    waker: ShardWaker,
+    crossing: Option<Crossing>,
     mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
-    counters: Arc<Mutex<CounterSnapshot>>,
+    load: Load,
+    snapshot: Arc<Mutex<ShardSnapshot>>,
     next_snapshot: Instant,
     sent: SendReport,
     truncated: u64,
@@ -183,6 +225,9 @@ impl Edge {
         }
         while !self.stopping {
             let mut shard = Shard::new(self.id, Arc::clone(identity), rand::random());
+            if let Some(crossing) = &self.crossing {
+                shard.share_port(crossing.shards());
+            }
             // A broken invariant fails this shard alone: its peers are told and come back to a new one.
             let turns = catch_unwind(AssertUnwindSafe(|| self.turn_until_stopped(&mut shard)));
             if turns.is_err() {
@@ -197,20 +242,36 @@ impl Edge {
 
     fn turn_until_stopped(&mut self, shard: &mut Shard) {
         let mut events = Events::with_capacity(8);
+        let mut now = Instant::now();
         while !self.stopping {
-            let timeout = self.timeout(shard, Instant::now());
-            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                tracing::error!(shard = %self.id, %error, "poll failed");
-                std::thread::sleep(Duration::from_millis(10));
+            // Where more is known to wait in the socket there is nothing to ask the poll: what else it
+            // could tell of is looked at in every turn.
+            if !self.readable && self.batch.is_empty() {
+                let timeout = self.timeout(shard, now);
+                self.wait(&mut events, timeout);
+                if !timeout.is_zero() {
+                    now = Instant::now();
+                }
             }
-            self.readable |= events.iter().any(|event| event.token() == SOCKET);
-            self.turn(shard, Instant::now());
+            self.turn(shard, now);
+            let end = Instant::now();
+            self.load.on_turn(end.saturating_duration_since(now));
+            now = end;
         }
     }
 
+    fn wait(&mut self, events: &mut Events, timeout: Duration) {
+        if let Err(error) = self.poll.poll(events, Some(timeout))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(shard = %self.id, %error, "poll failed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.readable |= events.iter().any(|event| event.token() == SOCKET);
+    }
+
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
+        self.waker.rearm();
         self.take_commands(shard, now);
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
@@ -221,12 +282,17 @@ impl Edge {
                 mailbox.post(event);
             }
         }
+        // Before the answer to a check, so that whoever sends on its strength is known everywhere.
+        if let Some(crossing) = &mut self.crossing {
+            crossing.share_claims(shard);
+        }
         self.send(shard);
-        self.snapshot(shard, now);
+        self.tell(shard, now);
     }
 
     fn timeout(&self, shard: &Shard, now: Instant) -> Duration {
-        if self.readable || !self.rx.is_empty() {
+        let is_crossed = self.crossing.as_ref().is_some_and(Crossing::is_ready);
+        if is_crossed || !self.rx.is_empty() {
             return Duration::ZERO;
         }
         let deadline = shard
@@ -236,7 +302,6 @@ impl Edge {
     }
 
     fn take_commands(&mut self, shard: &mut Shard, now: Instant) {
-        self.woken.store(false, Ordering::Release);
         for message in self.rx.try_iter().take(COMMANDS_PER_TURN) {
             match message {
                 Message::Attach(peer, mailbox) => {
@@ -254,6 +319,23 @@ impl Edge {
     }
 
     fn take_datagrams(&mut self, shard: &mut Shard, now: Instant) {
+        // What one call brought may be more than one turn takes.
+        if self.batch.is_empty() {
+            self.receive();
+            if let Some(crossing) = &mut self.crossing {
+                crossing.take_claims(shard, now);
+                crossing.hand_over(shard, now, &mut self.batch);
+            }
+        }
+        if let Some(crossing) = &mut self.crossing {
+            crossing.take_strays(&mut self.batch);
+        }
+        for (from, datagram) in self.batch.drain() {
+            shard.handle_datagram(now, from, datagram);
+        }
+    }
+
+    fn receive(&mut self) {
         if !self.readable {
             return;
         }
@@ -263,9 +345,6 @@ impl Edge {
                 tracing::error!(shard = %self.id, %error, "cannot receive");
                 self.readable = false;
             }
-        }
-        for (from, datagram) in self.batch.drain() {
-            shard.handle_datagram(now, from, datagram);
         }
     }
 
@@ -278,21 +357,37 @@ impl Edge {
         outbox.clear();
     }
 
-    fn snapshot(&mut self, shard: &Shard, now: Instant) {
+    /// Copies what others may read of the shard, now and then.
+    fn tell(&mut self, shard: &Shard, now: Instant) {
         if now < self.next_snapshot {
             return;
         }
         self.next_snapshot = now + SNAPSHOT_PERIOD;
-        let mut counters: CounterSnapshot = shard.counters().iter().collect();
         self.truncated += self.batch.take_truncated();
+        let crossed = self.crossing.as_ref().map(Crossing::counts);
+        let crossed = crossed.unwrap_or_default();
+        let mut counters: Vec<_> = shard.counters().iter().collect();
         counters.extend([
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
             ("udp_receive_truncated", self.truncated),
+            ("udp_kernel_dropped", self.socket.kernel_drops()),
+            ("strays_handed_over", crossed.handed_over),
+            ("strays_taken", crossed.taken),
+            ("strays_dropped_full", crossed.dropped_full),
+            ("stray_claims_dropped_full", crossed.claims_dropped_full),
             ("shard_restarts", self.restarts),
         ]);
-        *self.counters.lock() = counters;
+        let load = self.load.snapshot(now);
+        *self.snapshot.lock() = ShardSnapshot { counters, load };
+    }
+}
+
+fn pin_to_core(shard: ShardId) {
+    match pin::to_core(usize::from(shard.0)) {
+        Ok(core) => tracing::info!(%shard, core, "the shard stays on one core"),
+        Err(error) => tracing::warn!(%shard, %error, "cannot keep the shard on one core"),
     }
 }
 

@@ -1,7 +1,9 @@
-//! UDP in batches: up to 64 datagrams a system call.
+//! UDP in batches: up to 64 messages a system call, and in each, where the kernel put datagrams of one
+//! source together (`UDP_GRO`), as many of them as it did.
 //!
-//! The only file with `unsafe` code: `recvmmsg` and `sendmmsg` take arrays of pointers. Elsewhere
-//! than on Linux the same is done one datagram a call. Knows nothing of what is in a datagram.
+//! The only file with `unsafe` code: `recvmmsg` and `sendmmsg` take arrays of pointers, and some socket
+//! options have no safe wrapper. Elsewhere than on Linux the same is done one datagram a call. Knows
+//! nothing of what is in a datagram.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,9 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
+use crate::io::steer_program::Instruction;
 use crate::io::udp_batch::is_about_another;
 pub use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport};
 
@@ -30,9 +33,16 @@ pub struct UdpSocket {
     socket: mio::net::UdpSocket,
     local: SocketAddr,
     buffer_sizes: BufferSizes,
-    rx: platform::Arrays,
+    rx: platform::RecvArrays,
     tx: platform::Arrays,
+    /// As the kernel last told it, which wraps.
+    drops_told: u32,
+    drops: u64,
 }
+
+/// The sockets of one port, as the kernel chooses among them.
+#[derive(Debug)]
+pub struct PortGroup(mio::net::UdpSocket);
 
 /// How large the kernel made a socket's buffers, in bytes as it accounts them (Linux counts its own
 /// bookkeeping too and reports twice what was asked for).
@@ -44,6 +54,17 @@ pub struct BufferSizes {
     pub send: usize,
 }
 
+impl BufferSizes {
+    /// What was asked for, as the kernel would report it had it given all.
+    pub const WANTED: Self = Self {
+        receive: SOCKET_BUFFER * REPORTED_FACTOR,
+        send: SOCKET_BUFFER * REPORTED_FACTOR,
+    };
+}
+
+/// See [`BufferSizes`].
+const REPORTED_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
+
 impl UdpSocket {
     /// Binds a socket. `::` takes IPv4 too, and stands for `0.0.0.0` where there is no IPv6. Port 0
     /// is any free port.
@@ -51,18 +72,53 @@ impl UdpSocket {
     /// # Errors
     /// What the system says: the port is taken, the address is not of this machine.
     pub fn bind(ip: IpAddr, port: u16) -> io::Result<Self> {
-        bind_or_fall_back(SocketAddr::new(ip, port), Self::bind_at)
+        bind_or_fall_back(SocketAddr::new(ip, port), |address| {
+            Self::bind_at(address, false)
+        })
     }
 
-    fn bind_at(address: SocketAddr) -> io::Result<Self> {
+    /// Binds `count` sockets, at least one, to one port (`SO_REUSEPORT`). The kernel gives each datagram
+    /// to one of them, the same for the same source. Like [`UdpSocket::bind`] otherwise: a port that
+    /// another process has is refused, though it shares its port too.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind_group(ip: IpAddr, port: u16, count: usize) -> io::Result<Vec<Self>> {
+        // The first is bound alone and made ready to share only then; that is what refuses a port that
+        // somebody else shares, or that the system chooses for two.
+        let first = Self::bind(ip, port)?;
+        SockRef::from(&first.socket).set_reuse_port(true)?;
+        let address = first.local;
+        let mut group = vec![first];
+        while group.len() < count {
+            group.push(Self::bind_at(address, true)?);
+        }
+        Ok(group)
+    }
+
+    /// A handle on the group of sockets that [`UdpSocket::bind_group`] made.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn port_group(&self) -> io::Result<PortGroup> {
+        let twin = SockRef::from(&self.socket).try_clone()?;
+        Ok(PortGroup(mio::net::UdpSocket::from_std(twin.into())))
+    }
+
+    fn bind_at(address: SocketAddr, is_shared: bool) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6() {
             socket.set_only_v6(!is_every_address(address))?;
         }
+        if is_shared {
+            socket.set_reuse_port(true)?;
+        }
         // What was got is reported; a smaller buffer is no reason not to start.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        if !platform::force_buffers(&socket, SOCKET_BUFFER) {
+            let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+            let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        }
         let buffer_sizes = BufferSizes {
             receive: socket.recv_buffer_size()?,
             send: socket.send_buffer_size()?,
@@ -70,12 +126,15 @@ impl UdpSocket {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         let socket = mio::net::UdpSocket::from_std(socket.into());
+        platform::set_gro(&socket);
         Ok(Self {
             local: socket.local_addr()?,
             socket,
             buffer_sizes,
-            rx: platform::Arrays::default(),
+            rx: platform::RecvArrays::default(),
             tx: platform::Arrays::default(),
+            drops_told: 0,
+            drops: 0,
         })
     }
 
@@ -91,9 +150,20 @@ impl UdpSocket {
         self.buffer_sizes
     }
 
-    /// Receives up to [`BATCH_MAX`] datagrams into `batch`, which must have been drained. Says how
+    /// How many datagrams the kernel has dropped at this socket, because its buffer was full or their
+    /// checksum wrong. 0 where the system does not tell. One system call.
+    pub fn kernel_drops(&mut self) -> u64 {
+        if let Some(told) = platform::drops(&self.socket) {
+            self.drops += u64::from(told.wrapping_sub(self.drops_told));
+            self.drops_told = told;
+        }
+        self.drops
+    }
+
+    /// Receives up to [`BATCH_MAX`] messages into `batch`, which must have been drained. Says how
     /// many were taken from the kernel, those too long and thus dropped included: 0 means that none
-    /// is left and the poll will tell of the next one.
+    /// is left and the poll will tell of the next one. Each is one datagram, or several that the kernel
+    /// had put together.
     ///
     /// # Errors
     /// A broken socket. Errors that tell of an earlier datagram's fate (ICMP) are skipped.
@@ -133,6 +203,17 @@ impl UdpSocket {
         drop(sendable);
         report += transmitted;
         report
+    }
+}
+
+impl PortGroup {
+    /// Lets `program` choose the socket of each datagram from now on, instead of a hash of its addresses.
+    /// The sockets count from 0 in the order in which they were bound. Replaces the program before.
+    ///
+    /// # Errors
+    /// What the system says: it knows no such programs, or this one is too long for it.
+    pub fn attach(&self, program: &[Instruction]) -> io::Result<()> {
+        platform::attach(&self.0, program)
     }
 }
 
@@ -182,12 +263,13 @@ fn for_family(to: SocketAddr, is_ipv6: bool) -> Option<SocketAddr> {
 mod linux {
     use std::fmt;
     use std::io;
-    use std::mem::{self, size_of};
+    use std::mem::{self, size_of, size_of_val};
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
     use std::os::fd::AsRawFd;
     use std::ptr;
 
-    use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
+    use crate::io::steer_program::Instruction;
+    use crate::io::udp_batch::{BATCH_MAX, RecvBatch, SLOT_MAX, SendReport, transmit};
 
     /// A socket address as the kernel reads and writes it.
     #[derive(Clone, Copy)]
@@ -250,42 +332,6 @@ mod linux {
             header.msg_hdr.msg_flags = 0;
         }
 
-        /// One `recvmmsg`.
-        pub(in crate::io::udp) fn recv(
-            &mut self,
-            socket: &mio::net::UdpSocket,
-            batch: &mut RecvBatch,
-        ) -> io::Result<usize> {
-            let mut count = 0;
-            for slot in batch.scratch.chunks_exact_mut(DATAGRAM_MAX) {
-                self.point(count, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
-                count += 1;
-            }
-            // SAFETY: the first `count` headers have just been written. Each points at a name of the length it
-            // says, in `self.names`, and at one iovec with a slot of the scratch block of its own; all
-            // of it outlives the call. There is no control data, and no timeout.
-            let received = unsafe {
-                libc::recvmmsg(
-                    socket.as_raw_fd(),
-                    self.headers.as_mut_ptr(),
-                    count as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                    ptr::null_mut(),
-                )
-            };
-            let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-            for index in 0..received {
-                let header = &self.headers[index];
-                let len = header.msg_len as usize;
-                let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-                match read_name(&self.names[index]) {
-                    Some(from) if !is_truncated => batch.take(from, index, len),
-                    _ => batch.truncated += 1,
-                }
-            }
-            Ok(received)
-        }
-
         /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
         pub(in crate::io::udp) fn send<'a>(
             &mut self,
@@ -313,6 +359,182 @@ mod linux {
             })
         }
     }
+
+    /// What `recvmmsg` takes, allocated once.
+    pub(in crate::io::udp) struct RecvArrays {
+        messages: Arrays,
+        controls: Box<[Control]>,
+    }
+
+    /// Room for what the kernel says of one message: how long its datagrams are (`UDP_GRO`).
+    #[derive(Clone, Copy)]
+    #[repr(C, align(8))]
+    struct Control([u8; CONTROL_LEN]);
+
+    /// `CMSG_SPACE` of an integer: a header of 16 bytes, 4 of data, rounded up. 32-bit systems need less.
+    const CONTROL_LEN: usize = 24;
+
+    impl Default for RecvArrays {
+        fn default() -> Self {
+            Self {
+                messages: Arrays::default(),
+                controls: vec![Control([0; CONTROL_LEN]); BATCH_MAX].into(),
+            }
+        }
+    }
+
+    impl fmt::Debug for RecvArrays {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("RecvArrays").finish_non_exhaustive()
+        }
+    }
+
+    impl RecvArrays {
+        /// One `recvmmsg`.
+        pub(in crate::io::udp) fn recv(
+            &mut self,
+            socket: &mio::net::UdpSocket,
+            batch: &mut RecvBatch,
+        ) -> io::Result<usize> {
+            let mut count = 0;
+            for slot in batch.slots_mut() {
+                let name_len = size_of::<Name>();
+                self.messages
+                    .point(count, slot.as_mut_ptr(), SLOT_MAX, name_len);
+                let header = &mut self.messages.headers[count].msg_hdr;
+                header.msg_control = ptr::from_mut(&mut self.controls[count]).cast();
+                header.msg_controllen = CONTROL_LEN as _;
+                count += 1;
+            }
+            // SAFETY: the first `count` headers have just been written. Each points at a name and at control data
+            // of the lengths it says, in `self`, and at one iovec with a slot of the scratch block of its
+            // own, which is SLOT_MAX long; all of it outlives the call. There is no timeout.
+            let received = unsafe {
+                libc::recvmmsg(
+                    socket.as_raw_fd(),
+                    self.messages.headers.as_mut_ptr(),
+                    count as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                    ptr::null_mut(),
+                )
+            };
+            let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+            for index in 0..received {
+                let header = &self.messages.headers[index];
+                let len = header.msg_len as usize;
+                let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+                match read_name(&self.messages.names[index]) {
+                    Some(from) if !is_truncated => {
+                        let segment = segment_len(&header.msg_hdr).unwrap_or(len);
+                        batch.take(from, index, len, segment);
+                    }
+                    _ => batch.truncated += 1,
+                }
+            }
+            Ok(received)
+        }
+    }
+
+    /// How long the datagrams of a received message are, all but the last, if the kernel put several
+    /// together.
+    fn segment_len(header: &libc::msghdr) -> Option<usize> {
+        // SAFETY: the kernel has filled in `msg_control` and `msg_controllen`, of which the pointers that
+        // CMSG_FIRSTHDR and CMSG_NXTHDR return are inside; the data is read as bytes, whatever its place.
+        unsafe {
+            let mut at = libc::CMSG_FIRSTHDR(header);
+            while !at.is_null() {
+                if (*at).cmsg_level == libc::SOL_UDP && (*at).cmsg_type == libc::UDP_GRO {
+                    let len: libc::c_int = ptr::read_unaligned(libc::CMSG_DATA(at).cast());
+                    return usize::try_from(len).ok();
+                }
+                at = libc::CMSG_NXTHDR(header, at);
+            }
+        }
+        None
+    }
+
+    /// Asks the kernel to put datagrams of one source together where it can (Linux 5.0).
+    pub(in crate::io::udp) fn set_gro(socket: &mio::net::UdpSocket) {
+        // Without it every message is one datagram, and nothing else changes.
+        let _ = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, &1_i32);
+    }
+
+    /// Sets both buffers beyond the system's limits, which needs CAP_NET_ADMIN; says whether it could.
+    pub(in crate::io::udp) fn force_buffers(socket: &socket2::Socket, bytes: usize) -> bool {
+        use rustix::net::sockopt;
+        sockopt::set_socket_recv_buffer_size_force(socket, bytes).is_ok()
+            && sockopt::set_socket_send_buffer_size_force(socket, bytes).is_ok()
+    }
+
+    /// The kernel's count of datagrams dropped at a socket (Linux 4.12).
+    pub(in crate::io::udp) fn drops(socket: &mio::net::UdpSocket) -> Option<u32> {
+        let mut numbers = [0_u32; SK_MEMINFO_DROPS + 1];
+        let mut len = size_of_val(&numbers) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, the size of `numbers`, of which any bytes are valid.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                numbers.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let is_whole = result == 0 && len as usize == size_of_val(&numbers);
+        is_whole.then_some(numbers[SK_MEMINFO_DROPS])
+    }
+
+    /// Has a classic BPF program choose among the sockets of a port (Linux 4.5). Needs no privilege.
+    pub(in crate::io::udp) fn attach(
+        socket: &mio::net::UdpSocket,
+        program: &[Instruction],
+    ) -> io::Result<()> {
+        let mut filter: Vec<libc::sock_filter> = program
+            .iter()
+            .map(|i| libc::sock_filter {
+                code: i.code,
+                jt: i.jt,
+                jf: i.jf,
+                k: i.k,
+            })
+            .collect();
+        let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // The kernel copies the instructions, which `filter` holds until then, and checks them.
+        let program = libc::sock_fprog {
+            len,
+            filter: filter.as_mut_ptr(),
+        };
+        set_option(socket, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program)
+    }
+
+    fn set_option<T>(
+        socket: &mio::net::UdpSocket,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: &T,
+    ) -> io::Result<()> {
+        // SAFETY: `value` is a plain C value of the size told, alive during the call. What a pointer inside
+        // it leads to, its caller keeps alive.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                ptr::from_ref(value).cast(),
+                size_of::<T>() as libc::socklen_t,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// asm-generic/socket.h; `libc` has neither. Where a system numbers them otherwise, it refuses them.
+    const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+    const SO_MEMINFO: libc::c_int = 55;
+    /// linux/sock_diag.h: the last number of `SO_MEMINFO`.
+    const SK_MEMINFO_DROPS: usize = 8;
 
     fn write_name(name: &mut Name, to: SocketAddr) -> usize {
         match to {
@@ -448,7 +670,7 @@ mod tests {
         let cases: [(Recv, usize); 2] = [
             (UdpSocket::recv_batch, DATAGRAM_MAX),
             (
-                |s, batch| portable::Arrays.recv(&s.socket, batch),
+                |s, batch| portable::RecvArrays.recv(&s.socket, batch),
                 DATAGRAM_MAX - 1,
             ),
         ];
