@@ -7,6 +7,8 @@ mod async_client;
 mod live;
 #[path = "loopback/peer_connection.rs"]
 mod peer_connection;
+#[path = "loopback/single_port.rs"]
+mod single_port;
 #[path = "loopback/socket.rs"]
 mod socket;
 #[path = "support/mod.rs"]
@@ -31,8 +33,13 @@ use crate::support::flavor::Flavor;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A server on free ports of 127.0.0.1.
+/// A server of two shards on free ports of 127.0.0.1.
 fn server() -> Server {
+    server_with(&["--shards=2"])
+}
+
+/// A server on free ports of 127.0.0.1.
+fn server_with(options: &[&str]) -> Server {
     let arguments = [
         "shardcast",
         "--http",
@@ -43,16 +50,28 @@ fn server() -> Server {
         "0",
         "--announce",
         "127.0.0.1",
-        "--shards",
-        "2",
     ];
     let config = Config::load(
-        arguments.map(Into::into),
+        arguments.iter().chain(options).map(Into::into),
         |_| None,
         |_| Err(std::io::ErrorKind::NotFound.into()),
         2,
     );
     Server::start(&config.expect("a valid configuration")).expect("the server starts")
+}
+
+/// What the server answers to a GET.
+fn get(server: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(server).expect("the server listens");
+    stream.set_read_timeout(Some(LONG)).expect("a TCP option");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    )
+    .expect("the request fits");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 /// Checks that `counters` came in order and without holes.
@@ -412,18 +431,7 @@ fn a_frame_has_a_largest_size() {
 #[test]
 fn http_is_served_beside_the_websocket() {
     let server = server();
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(server.http_addr()).expect("the server listens");
-        stream.set_read_timeout(Some(LONG)).expect("a TCP option");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        )
-        .expect("the request fits");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    };
+    let get = |path: &str| get(server.http_addr(), path);
     let page = get("/");
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
     assert!(page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));

@@ -26,7 +26,7 @@ use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// What one shard says of itself, as of at most [`SNAPSHOT_PERIOD`] ago.
+/// What one shard says of itself, as of at most `SNAPSHOT_PERIOD` ago.
 #[derive(Debug, Clone, Default)]
 pub struct ShardSnapshot {
     /// Named counts, always in the same order.

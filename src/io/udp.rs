@@ -507,7 +507,7 @@ mod linux {
         set_option(socket, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program)
     }
 
-    fn set_option<T>(
+    pub(in crate::io::udp) fn set_option<T>(
         socket: &mio::net::UdpSocket,
         level: libc::c_int,
         name: libc::c_int,
@@ -708,5 +708,114 @@ mod tests {
         let (received, _) = receive(&mut b, 3, UdpSocket::recv_batch);
         let texts: Vec<&[u8]> = received.iter().map(|(_, d)| &d[..]).collect();
         assert_eq!(texts, [&b"first"[..], b"last", b"first"]);
+    }
+
+    #[test]
+    fn a_group_shares_a_port_with_itself_only() {
+        let ip = LOOPBACK.parse().unwrap();
+        let group = UdpSocket::bind_group(ip, 0, 3).unwrap();
+        let port = group[0].local_addr().port();
+        assert!(group.iter().all(|s| s.local_addr().port() == port));
+        for result in [
+            UdpSocket::bind(ip, port).map(|_| ()),
+            UdpSocket::bind_group(ip, port, 2).map(|_| ()),
+        ] {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+    }
+
+    /// Sends from every client to the group, and says how much reached the socket that `owner` names.
+    #[cfg(target_os = "linux")]
+    fn received_by_owner(
+        clients: &mut [UdpSocket],
+        group: &mut [UdpSocket],
+        to: SocketAddr,
+        owner: impl Fn(usize) -> usize,
+    ) -> usize {
+        for client in clients.iter_mut() {
+            assert_eq!(client.send_batch([(to, &b"hello"[..])]).sent, 1);
+        }
+        let ports: Vec<u16> = clients.iter().map(|c| c.local_addr().port()).collect();
+        let (mut all, mut right) = (0, 0);
+        for (index, socket) in group.iter_mut().enumerate() {
+            let mut batch = RecvBatch::default();
+            while socket.recv_batch(&mut batch).unwrap() > 0 {
+                for (from, _) in batch.drain() {
+                    let client = ports.iter().position(|port| *port == from.port());
+                    all += 1;
+                    right += usize::from(owner(client.expect("a client")) == index);
+                }
+            }
+        }
+        assert_eq!(all, clients.len());
+        right
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_follows_a_steering_program() {
+        use crate::io::steer_program::compile;
+
+        for (bind, ip) in [(LOOPBACK, LOOPBACK), ("::", LOOPBACK), ("::1", "::1")] {
+            if bind != LOOPBACK && !has_ipv6() {
+                continue;
+            }
+            let mut group = UdpSocket::bind_group(bind.parse().unwrap(), 0, 3).unwrap();
+            let to = loopback(&group[0], ip);
+            let mut clients: Vec<UdpSocket> = (0..24).map(|_| socket(ip)).collect();
+            let ports = group[0].port_group().unwrap();
+            // Each program replaces the one before.
+            for shift in 0..3 {
+                let owner = move |client: usize| (client + shift) % 3;
+                let addresses = clients.iter().enumerate();
+                let table = addresses.map(|(n, c)| (c.local_addr(), owner(n) as u16));
+                ports.attach(&compile(table)).unwrap();
+                let right = received_by_owner(&mut clients, &mut group, to, owner);
+                assert_eq!(right, clients.len(), "{bind}");
+            }
+            // Whom the program does not know, the kernel's hash places.
+            ports.attach(&compile([])).unwrap();
+            let all_first = received_by_owner(&mut clients, &mut group, to, |_| 0);
+            assert!(all_first < clients.len(), "one of 3^24 times");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn datagrams_that_the_kernel_put_together_are_cut_apart() {
+        let (a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+        let to = b.local_addr();
+        linux::set_option(&a.socket, libc::SOL_UDP, libc::UDP_SEGMENT, &100_i32).unwrap();
+        let payload: Vec<u8> = (0..950_u32).map(|n| (n / 100) as u8).collect();
+        a.socket.send_to(&payload, to).unwrap();
+        let mut batch = RecvBatch::default();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while batch.len() < 10 && Instant::now() < deadline {
+            b.recv_batch(&mut batch).unwrap();
+        }
+        let datagrams: Vec<_> = batch.drain().collect();
+        assert_eq!(datagrams.len(), 10);
+        for (n, (from, datagram)) in datagrams.iter().enumerate() {
+            let len = if n == 9 { 50 } else { 100 };
+            assert_eq!(
+                (*from, &datagram[..]),
+                (a.local_addr(), &vec![n as u8; len][..])
+            );
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_kernel_drops_is_counted() {
+        let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+        let to = b.local_addr();
+        assert_eq!(b.kernel_drops(), 0);
+        SockRef::from(&b.socket).set_recv_buffer_size(4096).unwrap();
+        let payload = [0; 1000];
+        assert_eq!(a.send_batch([(to, &payload[..]); 100]).sent, 100);
+        let (received, _) = receive(&mut b, 1, UdpSocket::recv_batch);
+        assert!(received.len() < 100);
+        assert_eq!(b.kernel_drops(), 100 - received.len() as u64);
+        assert_eq!(b.kernel_drops(), 100 - received.len() as u64, "told once");
     }
 }

@@ -615,7 +615,8 @@ mod tests {
     use super::*;
     use crate::base::ids::{MediaKind, ShardId};
     use crate::control::{Roster, SrtpProfile};
-    use crate::signaling::harness::{CHROMIUM, Room, config};
+    use crate::signaling::fake_client::{CHROMIUM, Client};
+    use crate::signaling::harness::{Room, config};
 
     fn drain(session: &mut Session) -> Vec<Output> {
         std::iter::from_fn(|| session.poll_output()).collect()
@@ -702,14 +703,28 @@ mod tests {
     fn every_error_code_is_reachable() {
         let now = Instant::now();
         let mut seen = BTreeSet::new();
-        let mut note = |expected: &str, session: &mut Session| {
-            let codes = errors(&drain(session));
-            assert!(
-                codes.iter().any(|code| code == expected),
-                "{expected}: {codes:?}"
-            );
-            seen.extend(codes);
-        };
+        codes_without_a_room(now, &mut seen);
+        codes_of_frames(now, &mut seen);
+        codes_of_transports(now, &mut seen);
+        codes_of_other_inputs(now, &mut seen);
+        let all = ErrorCode::ALL.iter().map(|code| code.to_string()).collect();
+        assert_eq!(seen, all);
+    }
+
+    fn note(seen: &mut BTreeSet<String>, expected: &str, session: &mut Session) {
+        let codes = errors(&drain(session));
+        assert!(
+            codes.iter().any(|code| code == expected),
+            "{expected}: {codes:?}"
+        );
+        seen.extend(codes);
+    }
+
+    fn offer_frame(sdp: &str) -> String {
+        json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": sdp}}}).to_string()
+    }
+
+    fn codes_without_a_room(now: Instant, seen: &mut BTreeSet<String>) {
         let deep = format!(r#"{{"event":"offer","data":{}"#, "[".repeat(40));
         let before = [
             ("bad-json", "{"),
@@ -728,69 +743,7 @@ mod tests {
         for (code, text) in before {
             let mut session = Session::new(now, config(), 1);
             session.handle_text(now, text);
-            note(code, &mut session);
-        }
-        let offer = |sdp: &str| {
-            json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": sdp}}}).to_string()
-        };
-        let within = [
-            ("already-joined", JOIN.to_owned()),
-            (
-                "identity-mismatch",
-                r#"{"event":"offer","data":{"self_id":"b","offer":{"sdp":""}}}"#.to_owned(),
-            ),
-            ("bad-description", offer("v=1")),
-            (
-                "bad-description",
-                offer(&CHROMIUM.replace("a=setup", "a=x")),
-            ),
-            (
-                "bad-description",
-                offer(&CHROMIUM.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1")),
-            ),
-            (
-                "bad-description",
-                offer(&CHROMIUM.replace("a=ice-pwd", "a=x")),
-            ),
-            (
-                "bad-description",
-                offer(&CHROMIUM.replace("a=ice-ufrag:OIkc", "a=ice-ufrag:O")),
-            ),
-            (
-                "unexpected-answer",
-                offer(CHROMIUM).replace("offer", "answer"),
-            ),
-            (
-                "bad-candidate",
-                r#"{"event":"ice-candidate","data":{"candidate":"x"}}"#.to_owned(),
-            ),
-        ];
-        for (code, text) in within {
-            let mut session = in_room(now);
-            session.handle_text(now, &text);
-            note(code, &mut session);
-        }
-        let mut session = in_room(now);
-        session.handle_text(now, &offer(CHROMIUM));
-        let changed = CHROMIUM.replace("8A:D7", "8B:D7");
-        session.handle_text(now, &offer(&changed));
-        note("unsupported", &mut session);
-        session.handle_event(
-            now,
-            Event::Transport(TransportEvent::Failed(TransportFailure::DtlsClosed)),
-        );
-        note("dtls-closed", &mut session);
-        for (failure, code) in [
-            (
-                TransportFailure::FingerprintMismatch,
-                "fingerprint-mismatch",
-            ),
-            (TransportFailure::DtlsHandshake, "dtls-failed"),
-        ] {
-            let mut session = in_room(now);
-            session.handle_text(now, &offer(CHROMIUM));
-            session.handle_event(now, Event::Transport(TransportEvent::Failed(failure)));
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
         for (refused, code) in [
             (JoinRefused::RoomFull, "room-full"),
@@ -800,9 +753,78 @@ mod tests {
             let mut session = Session::new(now, config(), 1);
             session.handle_text(now, JOIN);
             session.handle_joined(now, Err(refused));
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
-        let inputs: [(&str, fn(&mut Session, Instant)); 8] = [
+    }
+
+    fn codes_of_frames(now: Instant, seen: &mut BTreeSet<String>) {
+        let within = [
+            ("already-joined", JOIN.to_owned()),
+            (
+                "identity-mismatch",
+                r#"{"event":"offer","data":{"self_id":"b","offer":{"sdp":""}}}"#.to_owned(),
+            ),
+            ("bad-description", offer_frame("v=1")),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=setup", "a=x")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=ice-pwd", "a=x")),
+            ),
+            (
+                "bad-description",
+                offer_frame(&CHROMIUM.replace("a=ice-ufrag:OIkc", "a=ice-ufrag:O")),
+            ),
+            (
+                "unexpected-answer",
+                offer_frame(CHROMIUM).replace("offer", "answer"),
+            ),
+            (
+                "bad-candidate",
+                r#"{"event":"ice-candidate","data":{"candidate":"x"}}"#.to_owned(),
+            ),
+        ];
+        for (code, text) in within {
+            let mut session = in_room(now);
+            session.handle_text(now, &text);
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_transports(now: Instant, seen: &mut BTreeSet<String>) {
+        let mut session = in_room(now);
+        session.handle_text(now, &offer_frame(CHROMIUM));
+        let changed = CHROMIUM.replace("8A:D7", "8B:D7");
+        session.handle_text(now, &offer_frame(&changed));
+        note(seen, "unsupported", &mut session);
+        session.handle_event(
+            now,
+            Event::Transport(TransportEvent::Failed(TransportFailure::DtlsClosed)),
+        );
+        note(seen, "dtls-closed", &mut session);
+        for (failure, code) in [
+            (
+                TransportFailure::FingerprintMismatch,
+                "fingerprint-mismatch",
+            ),
+            (TransportFailure::DtlsHandshake, "dtls-failed"),
+        ] {
+            let mut session = in_room(now);
+            session.handle_text(now, &offer_frame(CHROMIUM));
+            session.handle_event(now, Event::Transport(TransportEvent::Failed(failure)));
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_other_inputs(now: Instant, seen: &mut BTreeSet<String>) {
+        type Input = fn(&mut Session, Instant);
+        let inputs: [(&str, Input); 8] = [
             ("replaced", |s, now| s.handle_event(now, Event::Replaced)),
             ("replaced", |s, now| s.handle_changes(now, None)),
             ("shutting-down", |s, now| {
@@ -819,15 +841,13 @@ mod tests {
         for (code, input) in inputs {
             let mut session = in_room(now);
             input(&mut session, now);
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
         let mut session = in_room(now);
         for n in 0..=ERRORS_BURST {
             session.handle_text(now + FRAME_INTERVAL * n / 4, "{");
         }
-        note("too-many-errors", &mut session);
-        let all = ErrorCode::ALL.iter().map(|code| code.to_string()).collect();
-        assert_eq!(seen, all);
+        note(seen, "too-many-errors", &mut session);
     }
 
     #[test]
@@ -1046,7 +1066,7 @@ mod tests {
             let mut now = Instant::now();
             let mut session = Session::new(now, config(), 3);
             let (mut closed, mut last_offer) = (false, None::<String>);
-            let mut client = crate::signaling::harness::Client::new(CHROMIUM);
+            let mut client = Client::new(CHROMIUM);
             let mut ssrcs = std::collections::HashMap::new();
             for op in ops {
                 match op {
@@ -1090,7 +1110,7 @@ mod tests {
                         }
                         Output::Shard(Command::AddPeer { .. }) => {
                             ssrcs.clear();
-                            client = crate::signaling::harness::Client::new(CHROMIUM);
+                            client = Client::new(CHROMIUM);
                         }
                         Output::Shard(Command::Configure { subscriptions, .. }) => {
                             for subscription in subscriptions {

@@ -15,6 +15,9 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use crate::network::Conditions;
 use crate::support::client::Style;
 use crate::support::flavor::Flavor;
@@ -541,4 +544,86 @@ fn a_closed_peer_connection_is_noticed() {
     assert_eq!(world.present("room"), [1, 2]);
     world.settle("room");
     world.flows("room", seconds(1), 1.0);
+}
+
+#[test]
+fn random_walks() {
+    for seed in 0..WALKS {
+        // Shown where it fails.
+        eprintln!("walk {seed}");
+        walk(seed);
+    }
+}
+
+/// How many walks a test run takes: as many as fit into some seconds.
+const WALKS: u64 = 24;
+
+/// Anything a room may see, in any order, with pauses too short to settle in between.
+fn walk(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (conditions, part) = [
+        (Conditions::PERFECT, 1.0),
+        (Conditions::REORDERING, 0.97),
+        (Conditions::LOSSY, 0.4),
+    ][seed as usize % 3];
+    let mut world = room_of(2, seed, conditions, Rate::THIN);
+    for step in 0..40 {
+        let present = world.present("room");
+        if present.is_empty() {
+            let id = format!("first{step}");
+            world.join("room", &id, Flavor::Chromium, Rate::THIN);
+            world.settle("room");
+            continue;
+        }
+        let seat = present[rng.random_range(0..present.len())];
+        match rng.random_range(0..10) {
+            0 | 1 if present.len() < 5 => {
+                let flavor = Flavor::ALL[rng.random_range(0..Flavor::ALL.len())];
+                let style = [Style::Modern, Style::Legacy, Style::Viewer, Style::Silent]
+                    [rng.random_range(0..4)];
+                let id = format!("walker{step}");
+                let seat = world.connect("room", &id, flavor, style, Rate::THIN);
+                if matches!(style, Style::Modern | Style::Legacy) {
+                    world.seats[seat].client.publish(rng.random_bool(0.5));
+                }
+                world.start(seat);
+            }
+            2 if present.len() > 1 => world.leave(seat),
+            3 if present.len() > 1 => world.vanish(seat),
+            4 | 5 if world.client(seat).senders.len() < 8 => {
+                let video = rng.random_bool(0.5);
+                world.act(seat, |client, now| {
+                    client.publish(video);
+                    client.offer_if_needed(now);
+                });
+            }
+            6 | 7 => {
+                let local = world.client(seat).negotiation.transceivers.iter();
+                let ids: Vec<String> = local
+                    .filter_map(|t| t.local.as_ref().map(|l| l.id.clone()))
+                    .collect();
+                if let Some(id) = ids.get(rng.random_range(0..ids.len().max(1))) {
+                    world.act(seat, |client, now| {
+                        client.unpublish(id);
+                        client.offer_if_needed(now);
+                    });
+                }
+            }
+            8 => world.act(seat, |client, now| {
+                client.restart_ice();
+                client.offer_if_needed(now);
+            }),
+            _ => {
+                let address = SocketAddr::from(([10, 200, seat as u8, step], 6000));
+                world.move_address(seat, address);
+                world.act(seat, |client, now| client.transport.check_now(now));
+            }
+        }
+        world.run_for(Duration::from_millis(rng.random_range(0..400)));
+        world.check();
+    }
+    world.settle("room");
+    // The last of the moved addresses is known by now.
+    world.run_for(seconds(3));
+    world.flows("room", seconds(1), part);
 }

@@ -522,7 +522,8 @@ impl World {
             expected.retain(|(peer, _)| peer != client.id());
             let mut others = ids.clone();
             others.remove(client.id());
-            client.connected_at.is_some()
+            let has_media = client.negotiation.sections > 0;
+            (client.connected_at.is_some() || !has_media)
                 && client.receiving() == expected
                 && (client.published == expected && client.roster == others)
                 && !client.negotiation.has_pending_offer()

@@ -142,10 +142,9 @@ fn check(slots: &[Slot], answer: &Description) -> Result<(), Refusal> {
             return bad("the answer's media sections are not in the offer's order");
         }
         match slot {
-            Slot::Live(section) if described.rejected => {
-                let _ = section;
-            }
-            Slot::Live(section) if described.media != Media::Rtp(section.kind) => {
+            Slot::Live(section)
+                if !described.rejected && described.media != Media::Rtp(section.kind) =>
+            {
                 return bad("a media section of the answer is not of the offered kind");
             }
             Slot::Rejected { .. } if !described.rejected => {
