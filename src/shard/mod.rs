@@ -108,11 +108,16 @@ impl Shard {
         sorted
     }
 
-    /// Takes the claim of another shard.
+    /// Takes the claim of another shard. One to an address at which a peer of this shard is sent to is
+    /// refused.
     pub fn handle_claim(&mut self, now: Instant, claim: &Claim) {
-        if let Some(SharedPort { strays, .. }) = &mut self.shared
-            && !strays.on_claim(now, claim)
-        {
+        let Some(SharedPort { strays, .. }) = &mut self.shared else {
+            return;
+        };
+        let holder = self.routes.at_address(claim.address);
+        let is_live_here =
+            holder.is_some_and(|holder| is_sent_to(&mut self.rooms, holder, claim.address));
+        if is_live_here || !strays.on_claim(now, claim) {
             self.output.counters.stray_claims_refused += 1;
         }
     }
@@ -326,7 +331,7 @@ impl Shard {
             self.output.counters.stun_unknown_ufrag += 1;
             return;
         };
-        if self.is_held_by_another(from, route.key) {
+        if self.is_held_by_another(now, from, route.key) {
             self.output.counters.stun_address_taken += 1;
             return;
         }
@@ -365,7 +370,11 @@ impl Shard {
 
     /// Whether a live peer other than `key` is sent to at this address. A check carries no proof of where it came
     /// from, so without this a peer could take the address of another by a forged source.
-    fn is_held_by_another(&mut self, address: SocketAddr, key: PeerKey) -> bool {
+    fn is_held_by_another(&mut self, now: Instant, address: SocketAddr, key: PeerKey) -> bool {
+        let shared = self.shared.as_ref();
+        if shared.is_some_and(|shared| shared.strays.is_claimed(now, address)) {
+            return true;
+        }
         let holder = self
             .routes
             .at_address(address)

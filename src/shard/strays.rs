@@ -126,6 +126,13 @@ impl Strays {
         }
     }
 
+    /// Whether another shard claims an address, and did so lately.
+    #[must_use]
+    pub fn is_claimed(&self, now: Instant, address: SocketAddr) -> bool {
+        let claimed = self.claimed.get(&address);
+        claimed.is_some_and(|c| now.saturating_duration_since(c.at) < CLAIM_FRESH)
+    }
+
     /// Takes another shard's claim. Says whether it stands; it does not against a fresher one of a third
     /// shard, or when there are [`CLAIMS_MAX`].
     pub fn on_claim(&mut self, now: Instant, claim: &Claim) -> bool {
