@@ -7,6 +7,8 @@ use std::time::Instant;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::json;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use shardcast::base::ids::{PeerKey, ShardId};
 use shardcast::control::{Fingerprint, FingerprintAlgorithm, Joined, Roster};
 use shardcast::signaling::message;
@@ -26,7 +28,7 @@ fn in_room() -> (Session, Instant) {
         },
         ice_servers: Arc::from([]),
     });
-    let mut session = Session::new(now, config, 1);
+    let mut session = Session::new(now, config, StdRng::seed_from_u64(1));
     session.handle_text(now, JOIN);
     let joined = Joined {
         key: PeerKey(1),

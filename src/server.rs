@@ -10,12 +10,15 @@ use crossbeam_channel::Sender;
 
 use crate::base::ids::ShardId;
 use crate::config::Config;
+use crate::coordinator::placement::Policy;
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
-use crate::io::crossing::{Crossing, ShardWaker, crossings};
+use crate::io::crossing::{Crossing, crossings};
 use crate::io::file_limit;
 use crate::io::interfaces;
 use crate::io::registry::Registry;
+use crate::io::relay::RelayLinks;
 use crate::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
+use crate::io::shard_waker::ShardWaker;
 use crate::io::signaling_thread::{Backend, Limits};
 use crate::io::steering::Steering;
 use crate::io::udp::{BufferSizes, UdpSocket};
@@ -112,7 +115,11 @@ impl Server {
         if config.single_port {
             candidates.truncate(shards[0].addresses().len());
         }
-        let registry = Registry::new(shards, config.max_rooms, config.max_peers_per_room);
+        let policy = Policy {
+            spill_peers: config.spill_peers,
+            spill_load_percent: config.spill_load,
+        };
+        let registry = Registry::new(shards, config.max_rooms, config.max_peers_per_room, policy);
         let registry = Arc::new(registry.with_steered(steered));
         let session = Arc::new(SessionConfig {
             fingerprint: identity.fingerprint().clone(),
@@ -257,9 +264,11 @@ fn seats(
             .collect(),
         None => wakers.iter().map(|_| None).collect(),
     };
+    let links = RelayLinks::mesh(config.shards);
+    let ends = links.into_iter().zip(crossings);
     let mut seats = Vec::new();
-    for (index, ((socket, (poll, waker)), crossing)) in
-        sockets.into_iter().zip(polls).zip(crossings).enumerate()
+    for (index, ((socket, (poll, waker)), (links, crossing))) in
+        sockets.into_iter().zip(polls).zip(ends).enumerate()
     {
         let bound = socket.local_addr();
         let addresses =
@@ -273,6 +282,7 @@ fn seats(
                 .collect(),
             poll,
             waker,
+            links,
             crossing,
             is_pinned: config.pin_cores,
         });

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use shardcast::base::ids::{MediaKind, PeerId, PeerKey, ShardId, TrackId, TrackKey};
 use shardcast::control::{
     Changes, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, Joined, PeerInfo, Revision,
@@ -56,10 +58,10 @@ fuzz_target!(|data: &[u8]| {
         },
         ice_servers: Arc::from([]),
     });
-    let mut session = Session::new(now, config, 7);
+    let mut session = Session::new(now, config, StdRng::seed_from_u64(7));
     let (mut key, mut peers, mut closed) = (1, 2, false);
     for record in data.split(|byte| *byte == 0x1e) {
-        let transport = |event| Event::Transport(event);
+        let transport = |event| Event::Transport(PeerKey(1000 + key), event);
         match record {
             [1, ms, ..] => {
                 now += Duration::from_millis(u64::from(*ms) * 200);
@@ -80,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
                 let failure = TransportFailure::DtlsClosed;
                 session.handle_event(now, transport(TransportEvent::Failed(failure)));
             }
-            [8, ..] => session.handle_event(now, Event::Replaced),
+            [8, ..] => session.handle_event(now, Event::Replaced(PeerKey(1000 + key))),
             [11, ..] => session.handle_event(now, Event::Shutdown),
             [12, ..] => session.handle_binary(now),
             [14, ..] => session.handle_closed(now),

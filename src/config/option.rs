@@ -21,7 +21,7 @@ impl OptionRow {
     }
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
+pub(in crate::config) const OPTIONS: [OptionRow; 14] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -76,6 +76,22 @@ pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
         help: "Each shard thread stays on one core (Linux). For machines that do nothing else",
     },
     OptionRow {
+        name: "spill-peers",
+        value_name: "N",
+        default: "50",
+        is_list: false,
+        help: "How many peers of one room a shard takes before further ones go to other shards. A room \
+               on one shard costs a little less; a room on several can use several cores",
+    },
+    OptionRow {
+        name: "spill-load",
+        value_name: "PERCENT",
+        default: "60",
+        is_list: false,
+        help: "From which load on (of one core) a shard takes no further peers while another shard \
+               can. off: whatever its load",
+    },
+    OptionRow {
         name: "max-connections",
         value_name: "N",
         default: "4096",
@@ -118,6 +134,9 @@ pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
 pub(in crate::config) const CONFIG_OPTION: &str = "config";
 
 const AFTER_HELP: &str = "\
+`shardcast load` loads a running server with synthetic clients and measures it: see
+`shardcast load --help`.
+
 A flag wins over the environment, the environment over the file, the file over the default.
 Every option but --config is also a key of the TOML file under the same name. In the
 environment, lists are separated by commas. Example of a file:

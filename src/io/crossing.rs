@@ -7,52 +7,15 @@
 //! looks.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use mio::Waker;
 
+use crate::io::shard_waker::ShardWaker;
 use crate::io::udp_batch::{BATCH_MAX, RecvBatch};
 use crate::shard::Shard;
 use crate::shard::strays::{Claim, ClaimKind, Sorted};
-
-/// Wakes one shard's thread, at most once until it looks.
-#[derive(Debug, Clone)]
-pub struct ShardWaker {
-    waker: Arc<Waker>,
-    woken: Arc<AtomicBool>,
-}
-
-impl ShardWaker {
-    /// Wakes by `waker`, which is registered with the poll of the shard's thread.
-    #[must_use]
-    pub fn new(waker: Waker) -> Self {
-        Self {
-            waker: Arc::new(waker),
-            woken: Arc::default(),
-        }
-    }
-
-    /// Something was put where the thread will find it.
-    pub fn wake(&self) {
-        // Sequentially consistent with `rearm`: either the thread sees what was put there after it has
-        // cleared the flag, or it is woken again.
-        if !self.woken.swap(true, Ordering::SeqCst)
-            && let Err(error) = self.waker.wake()
-        {
-            self.woken.store(false, Ordering::SeqCst);
-            tracing::error!(%error, "cannot wake a shard");
-        }
-    }
-
-    /// To be called by the thread before it looks: what comes from then on wakes again.
-    pub fn rearm(&self) {
-        self.woken.swap(false, Ordering::SeqCst);
-    }
-}
 
 /// One shard's end of the paths.
 #[derive(Debug)]
@@ -216,7 +179,9 @@ const CLAIMS_PER_TURN: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use mio::{Events, Poll, Token};
+    use std::sync::Arc;
+
+    use mio::{Events, Poll, Token, Waker};
     use std::time::Duration;
 
     use super::*;
@@ -285,21 +250,6 @@ mod tests {
         // The order of one source is kept.
         let seconds: Vec<u8> = batch.drain().map(|(_, d)| d[1]).collect();
         assert!(seconds.iter().copied().eq(0..BATCH_MAX as u8));
-    }
-
-    #[test]
-    fn a_shard_is_woken_once_until_it_looks() {
-        let poll = Poll::new().unwrap();
-        let waker = ShardWaker::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        let mut poll = poll;
-        waker.wake();
-        waker.wake();
-        assert!(is_woken(&mut poll));
-        waker.wake();
-        assert!(!is_woken(&mut poll), "it has not looked yet");
-        waker.rearm();
-        waker.wake();
-        assert!(is_woken(&mut poll));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod acceptor;
 mod assets;
+mod chunks;
 mod connection;
 pub mod crossing;
 mod dual_stack;
@@ -12,8 +13,10 @@ pub mod load;
 pub mod mailbox;
 mod pin;
 pub mod registry;
+pub mod relay;
 mod shard_metrics;
 pub mod shard_thread;
+pub mod shard_waker;
 pub mod signaling_thread;
 mod stats;
 pub mod steer_program;

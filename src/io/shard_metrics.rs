@@ -25,8 +25,8 @@ pub(in crate::io) fn render(shards: &[(ShardId, ShardSnapshot)]) -> String {
         &mut text,
         shards,
         "shard_busy_ratio",
-        "Share of the last second in which the shard's thread did not wait.",
-        |load| f64::from(load.busy_per_mille) / 1000.0,
+        "Share of the last half second in which the shard's thread did not wait.",
+        |load| f64::from(load.busy_percent) / 100.0,
     );
     gauge(
         &mut text,
@@ -89,6 +89,7 @@ fn seconds(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
     use super::*;
@@ -97,9 +98,9 @@ mod tests {
     #[test]
     fn every_shard_has_its_counters_and_a_cumulative_histogram() {
         let zero = Instant::now();
-        let mut load = Load::new(zero);
-        load.on_turn(Duration::from_micros(3));
-        load.on_turn(Duration::from_secs(2));
+        let mut load = Load::new(zero, Arc::default());
+        load.on_turn(zero, Duration::from_micros(3));
+        load.on_turn(zero + Duration::from_secs(4), Duration::from_secs(2));
         let first = ShardSnapshot {
             counters: vec![("rtp_received", 7)],
             load: load.snapshot(zero + Duration::from_secs(4)),

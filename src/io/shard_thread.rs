@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,14 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
+use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event};
-use crate::io::crossing::{Crossing, ShardWaker};
+use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
 use crate::io::pin;
+use crate::io::relay::RelayLinks;
+use crate::io::shard_waker::ShardWaker;
 use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
@@ -48,6 +51,8 @@ pub struct ShardSeat {
     pub poll: Poll,
     /// What wakes that.
     pub waker: ShardWaker,
+    /// The relays between it and the other shards.
+    pub links: RelayLinks,
     /// The paths to the other shards, if they share its port.
     pub crossing: Option<Crossing>,
     /// Whether the thread stays on one core.
@@ -72,6 +77,7 @@ pub struct ShardHandle {
     tx: Sender<Message>,
     waker: ShardWaker,
     peers: AtomicUsize,
+    busy_percent: Arc<AtomicU8>,
     snapshot: Arc<Mutex<ShardSnapshot>>,
 }
 
@@ -92,6 +98,8 @@ impl ShardHandle {
         identity: Arc<DtlsIdentity>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (tx, rx) = bounded(COMMANDS_MAX);
+        seat.links.connect(seat.waker.clone());
+        let busy_percent = Arc::new(AtomicU8::new(0));
         let snapshot = Arc::new(Mutex::new(ShardSnapshot::default()));
         let handle = Self {
             id: seat.id,
@@ -99,6 +107,7 @@ impl ShardHandle {
             tx,
             waker: seat.waker.clone(),
             peers: AtomicUsize::new(0),
+            busy_percent: Arc::clone(&busy_percent),
             snapshot: Arc::clone(&snapshot),
         };
         let now = Instant::now();
@@ -110,9 +119,10 @@ impl ShardHandle {
             readable: true,
             rx,
             waker: seat.waker,
+            links: seat.links,
             crossing: seat.crossing,
             mailboxes: HashMap::new(),
-            load: Load::new(now),
+            load: Load::new(now, busy_percent),
             snapshot,
             next_snapshot: now,
             sent: SendReport::default(),
@@ -143,7 +153,7 @@ impl ShardHandle {
         Arc::clone(&self.addresses)
     }
 
-    /// How many peers are placed here: what new rooms are placed by.
+    /// How many peers are placed here: what further ones are placed by.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.peers.load(Ordering::Acquire)
@@ -155,10 +165,10 @@ impl ShardHandle {
         self.snapshot.lock().clone()
     }
 
-    /// Which part of the last second the thread was busy, in thousandths.
+    /// How much of its time the thread was at work of late, in percent.
     #[must_use]
-    pub fn busy_per_mille(&self) -> u32 {
-        self.snapshot.lock().load.busy_per_mille
+    pub fn busy_percent(&self) -> u8 {
+        self.busy_percent.load(Ordering::Relaxed)
     }
 
     /// Tells where a new peer's events go; before its first command.
@@ -202,6 +212,7 @@ struct Edge {
     readable: bool,
     rx: Receiver<Message>,
     waker: ShardWaker,
+    links: RelayLinks,
     crossing: Option<Crossing>,
     mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
     load: Load,
@@ -236,6 +247,7 @@ impl Edge {
                 for (_, mailbox) in self.mailboxes.drain() {
                     mailbox.post(Event::Shutdown);
                 }
+                self.links.reset();
             }
         }
     }
@@ -255,7 +267,7 @@ impl Edge {
             }
             self.turn(shard, now);
             let end = Instant::now();
-            self.load.on_turn(end.saturating_duration_since(now));
+            self.load.on_turn(end, end.saturating_duration_since(now));
             now = end;
         }
     }
@@ -273,6 +285,8 @@ impl Edge {
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
         self.waker.rearm();
         self.take_commands(shard, now);
+        self.links
+            .take(|from, message| shard.handle_relay(now, from, message));
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
@@ -282,23 +296,39 @@ impl Edge {
                 mailbox.post(event);
             }
         }
-        // Before the answer to a check, so that whoever sends on its strength is known everywhere.
-        if let Some(crossing) = &mut self.crossing {
-            crossing.share_claims(shard);
-        }
-        self.send(shard);
+        // Before the system calls: the other shards work meanwhile.
+        self.relay(shard, now);
+        self.send(shard, now);
         self.tell(shard, now);
     }
 
     fn timeout(&self, shard: &Shard, now: Instant) -> Duration {
         let is_crossed = self.crossing.as_ref().is_some_and(Crossing::is_ready);
-        if is_crossed || !self.rx.is_empty() {
+        if is_crossed || !self.rx.is_empty() || !self.links.is_empty() {
             return Duration::ZERO;
         }
         let deadline = shard
             .poll_timeout()
             .map_or(self.next_snapshot, |d| d.min(self.next_snapshot));
-        deadline.saturating_duration_since(now)
+        let timeout = deadline.saturating_duration_since(now);
+        match self.links.is_holding() {
+            true => timeout.min(HELD_RETRY),
+            false => timeout,
+        }
+    }
+
+    /// Hands over what other shards are to hear.
+    fn relay(&mut self, shard: &mut Shard, now: Instant) {
+        loop {
+            while let Some((to, message)) = shard.poll_relay() {
+                self.links.push(to, message);
+            }
+            match self.links.poll_overflow() {
+                Some(other) => shard.handle_relay(now, other, RelayMessage::Reset),
+                None => break,
+            }
+        }
+        self.links.ring();
     }
 
     fn take_commands(&mut self, shard: &mut Shard, now: Instant) {
@@ -330,8 +360,9 @@ impl Edge {
         if let Some(crossing) = &mut self.crossing {
             crossing.take_strays(&mut self.batch);
         }
-        for (from, datagram) in self.batch.drain() {
-            shard.handle_datagram(now, from, datagram);
+        if !self.batch.is_empty() {
+            shard.handle_batch(now, self.batch.drain());
+            self.send(shard, now);
         }
     }
 
@@ -348,13 +379,19 @@ impl Edge {
         }
     }
 
-    fn send(&mut self, shard: &mut Shard) {
-        let outbox = shard.outbox();
-        if outbox.is_empty() {
-            return;
+    fn send(&mut self, shard: &mut Shard, now: Instant) {
+        // Before the answer to a check, so that whoever sends on its strength is known everywhere.
+        if let Some(crossing) = &mut self.crossing {
+            crossing.share_claims(shard);
         }
-        self.sent += self.socket.send_batch(outbox.iter());
-        outbox.clear();
+        while let Some(outbox) = shard.poll_outbox(now) {
+            self.sent += self.socket.send_batch(outbox.messages());
+            outbox.clear();
+            if outbox.is_segmenting() && !self.socket.can_segment() {
+                outbox.set_segmentation(false);
+                tracing::warn!(shard = %self.id, "no UDP segmentation offload: datagrams are sent one by one");
+            }
+        }
     }
 
     /// Copies what others may read of the shard, now and then.
@@ -371,6 +408,7 @@ impl Edge {
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
+            ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
             ("udp_kernel_dropped", self.socket.kernel_drops()),
             ("strays_handed_over", crossed.handed_over),
@@ -379,6 +417,7 @@ impl Edge {
             ("stray_claims_dropped_full", crossed.claims_dropped_full),
             ("shard_restarts", self.restarts),
         ]);
+        counters.extend(self.links.counters());
         let load = self.load.snapshot(now);
         *self.snapshot.lock() = ShardSnapshot { counters, load };
     }
@@ -398,5 +437,7 @@ const SOCKET: Token = Token(1);
 const COMMANDS_MAX: usize = 4096;
 /// Commands taken in one turn at most, so that a storm of joins does not hold up media for long.
 const COMMANDS_PER_TURN: usize = 64;
+/// How soon what did not fit into another shard's queue is tried again.
+const HELD_RETRY: Duration = Duration::from_millis(1);
 /// How often the counters are copied for the metrics page.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);

@@ -1,6 +1,8 @@
 //! Test support: a room in which sessions and clients are wired to each other by a coordinator of
 //! plain data.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,7 +98,7 @@ impl Room {
     pub fn connect(&mut self, id: &str) -> usize {
         let seed = self.members.len() as u64;
         self.members.push(Member {
-            session: Session::new(self.now, config(), seed),
+            session: Session::new(self.now, config(), StdRng::seed_from_u64(seed)),
             client: Client::new(CHROMIUM),
             id: id.to_owned(),
             key: None,
@@ -154,6 +156,12 @@ impl Room {
         let now = self.now;
         self.members[member].session.handle_text(now, text);
         self.settle();
+    }
+
+    /// Something happened to the transport of a member.
+    pub fn transport(&mut self, member: usize, event: TransportEvent) {
+        let key = self.members[member].key.expect("joined");
+        self.event(member, Event::Transport(key, event));
     }
 
     pub fn event(&mut self, member: usize, event: Event) {
@@ -263,7 +271,8 @@ impl Room {
         let now = self.now;
         self.members[index].connected = true;
         let profile = SrtpProfile::AeadAes128Gcm;
-        let event = Event::Transport(TransportEvent::Connected { profile });
+        let key = self.members[index].key.expect("joined");
+        let event = Event::Transport(key, TransportEvent::Connected { profile });
         self.members[index].session.handle_event(now, event);
     }
 

@@ -191,6 +191,23 @@ fn an_answer_may_publish_what_a_rolled_back_offer_would_have() {
 }
 
 #[test]
+fn the_first_offer_has_room_for_each_kind_that_a_client_may_send() {
+    let mut room = Room::new();
+    let a = room.join("a");
+    room.members[a].client.add_track(Audio, "a", "voice");
+    room.offer(a);
+    let b = room.join("b");
+    room.members[b].client.add_track(Audio, "b", "mic");
+    room.members[b].client.add_track(Video, "b", "cam");
+    room.members[b].client.dirty = false; // It never looks at negotiationneeded.
+    room.pass(Duration::from_secs(1));
+    assert_eq!(room.members[b].published.len(), 2, "the room has no video");
+    assert_eq!(room.flows(b), set(&["a voice"]));
+    room.connected(a);
+    assert_eq!(room.flows(a), set(&["b mic", "b cam"]));
+}
+
+#[test]
 fn an_answer_that_never_comes_gives_way_to_an_offer_after_30_s() {
     let mut room = Room::new();
     let a = room.publisher("a");
@@ -369,9 +386,9 @@ fn ice_restarts_from_either_side() {
 
     let former = room.members[a].client.server_ufrag.clone();
     room.members[a].auto = false;
-    room.event(a, Event::Transport(TransportEvent::ConsentLost));
-    room.event(a, Event::Transport(TransportEvent::ConsentRegained));
-    room.event(a, Event::Transport(TransportEvent::ConsentLost));
+    room.transport(a, TransportEvent::ConsentLost);
+    room.transport(a, TransportEvent::ConsentRegained);
+    room.transport(a, TransportEvent::ConsentLost);
     assert_eq!(
         (restarts(&room), room.members[a].count("offer")),
         (2, 1),
@@ -484,7 +501,8 @@ fn transport_failures_are_told() {
     ] {
         let mut room = Room::new();
         let (a, b) = (room.publisher("a"), room.publisher("b"));
-        room.event(a, Event::Transport(TransportEvent::Failed(failure)));
+        let former = room.members[a].key.expect("joined");
+        room.transport(a, TransportEvent::Failed(failure));
         assert_eq!(room.members[a].errors(), [code]);
         let closed = closes.then_some(CloseReason::TransportFailed(failure));
         assert_eq!(room.members[a].closed, closed);
@@ -494,7 +512,8 @@ fn transport_failures_are_told() {
             room.say(a, "joinRoom", json!({"self_id": "a", "room_id": "room"}));
             assert_eq!(room.members[a].count("joined"), 2);
             // A late event of the former stay does not touch the new one.
-            room.event(a, Event::Transport(TransportEvent::Failed(failure)));
+            room.event(a, Event::Transport(former, TransportEvent::Failed(failure)));
+            room.event(a, Event::Replaced(former));
             assert!(room.members[a].key.is_some());
         }
     }

@@ -10,6 +10,9 @@ mod support;
 
 mod hostile;
 mod network;
+mod relay;
+#[path = "../support/relay_mesh.rs"]
+mod relay_mesh;
 mod world;
 
 use std::net::SocketAddr;
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 
 use crate::network::Conditions;
 use crate::support::client::Style;
@@ -516,6 +520,102 @@ fn keyframe_requests_are_merged_and_throttled() {
         }
     }
     world.check();
+}
+
+#[test]
+fn a_new_subscription_asks_for_a_keyframe() {
+    let mut world = room_of(2, 95, Conditions::PERFECT, Rate::FULL);
+    world.run_for(seconds(3));
+    let requests = |world: &World, seat: usize| -> usize {
+        let senders = world.client(seat).senders.values();
+        senders.map(|s| s.keyframe_requests.len()).sum()
+    };
+    let before = [requests(&world, 0), requests(&world, 1)];
+    let viewer = world.connect("room", "viewer", Flavor::Firefox, Style::Viewer, Rate::FULL);
+    world.start(viewer);
+    world.settle("room");
+    world.run_for(Duration::from_millis(300));
+    for (seat, before) in before.into_iter().enumerate() {
+        assert!(requests(&world, seat) > before, "peer{seat} was asked");
+    }
+    for received in world.client(viewer).received.values() {
+        assert_eq!(received.keyframes() > 0, received.video);
+    }
+}
+
+#[test]
+fn a_receiver_may_pause_and_go_on() {
+    let mut world = room_of(2, 96, Conditions::PERFECT, Rate::FULL);
+    let wants = |world: &mut World, wanted: bool| {
+        world.act(1, |client, now| {
+            for transceiver in &mut client.negotiation.transceivers {
+                transceiver.wants_recv = wanted;
+            }
+            client.negotiation.needed = true;
+            client.offer_if_needed(now);
+        });
+        world.run_for(Duration::from_millis(100));
+    };
+    let packets = |world: &World| -> usize {
+        let received = world.client(1).received.values();
+        received.map(|r| r.packets.len()).sum()
+    };
+    for _ in 0..3 {
+        world.flows("room", seconds(1), 1.0);
+        wants(&mut world, false);
+        let before = packets(&world);
+        world.run_for(seconds(2));
+        assert_eq!(
+            packets(&world),
+            before,
+            "nothing comes while it is not wanted"
+        );
+        wants(&mut world, true);
+        world.settle("room");
+    }
+    world.flows("room", seconds(1), 1.0);
+    world.check_lip_sync("room");
+}
+
+#[test]
+fn the_server_may_have_to_say_hello_first() {
+    for flavor in Flavor::ALL {
+        let mut world = room_of(1, 97, Conditions::REORDERING, Rate::THIN);
+        let seat = world.connect("room", "passive", flavor, Style::Modern, Rate::THIN);
+        world.seats[seat].client.negotiation.offer_setup = "passive";
+        world.seats[seat].client.publish(false);
+        world.start(seat);
+        world.settle("room");
+        // Here the client's handshake ends before the server's.
+        world.run_for(Duration::from_millis(200));
+        world.flows("room", seconds(2), 0.99);
+    }
+}
+
+#[test]
+fn candidates_may_come_at_any_time() {
+    let mut world = room_of(1, 98, Conditions::PERFECT, Rate::THIN);
+    let candidate = |line: &str| {
+        let init = json!({"candidate": line, "sdpMid": "0", "sdpMLineIndex": 0});
+        json!({"event": "ice-candidate", "data": {"candidate": init}}).to_string()
+    };
+    let line = "candidate:1 1 udp 2130706431 10.0.1.1 5000 typ host generation 0 ufrag abcd";
+    let mdns =
+        "candidate:2 1 udp 2113937151 0aa05a3c-4b3f-4a31-8a9f-1d1b2c3d4e5f.local 5000 typ host";
+    let seat = world.connect("room", "eager", Flavor::Chromium, Style::Modern, Rate::THIN);
+    world.seats[seat].client.publish(true);
+    world.start(seat);
+    for line in [line, mdns, ""] {
+        world.send_frame(seat, &candidate(line));
+    }
+    world.settle("room");
+    world.send_frame(seat, &candidate(line));
+    world.flows("room", seconds(1), 1.0);
+    assert!(
+        world.client(seat).errors.is_empty(),
+        "{:?}",
+        world.client(seat).errors
+    );
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub struct Negotiation {
     pub offers_taken: u64,
     pub rollbacks: u64,
     pub cname: String,
+    /// `a=setup` of own offers.
+    pub offer_setup: &'static str,
 }
 
 /// What a withdrawn offer leaves as it was.
@@ -138,6 +140,7 @@ impl Negotiation {
             offers_taken: 0,
             rollbacks: 0,
             cname: cname.to_owned(),
+            offer_setup: "actpass",
         }
     }
 
@@ -216,7 +219,7 @@ impl Negotiation {
             send: t.local.is_some(),
             recv: t.wants_recv,
         };
-        self.write(transport, "actpass", wanted)
+        self.write(transport, self.offer_setup, wanted)
     }
 
     /// The formats of a new section: under the numbers that they have in this session, under this

@@ -36,8 +36,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::base::ids::{PeerId, PeerKey, ShardId, TrackKey};
 use crate::control::{Command, DtlsRole, Fingerprint, IceCredentials, TrackInfo};
@@ -142,10 +142,10 @@ enum Restart {
 pub struct NegotiationConfig<'a> {
     /// The peer's key.
     pub peer: PeerKey,
-    /// The peer's shard, which its ufrags name.
-    pub shard: ShardId,
     /// The peer's id.
     pub peer_id: PeerId,
+    /// The peer's shard, which subscribers and its ufrags are to name.
+    pub shard: ShardId,
     /// False for a client that only watches: the server offers first and does not offer to receive.
     pub may_publish: bool,
     /// Of the server's certificate.
@@ -153,14 +153,14 @@ pub struct NegotiationConfig<'a> {
     /// Where the peer's shard can be reached.
     pub addresses: &'a [SocketAddr],
     /// Makes credentials and SSRCs.
-    pub seed: u64,
+    pub rng: StdRng,
 }
 
 impl Negotiation {
     /// Starts with nothing described; `tracks` is what the room has.
     #[must_use]
     pub fn new(now: Instant, config: NegotiationConfig<'_>, tracks: &[TrackInfo]) -> Self {
-        let mut rng = StdRng::seed_from_u64(config.seed);
+        let mut rng = config.rng;
         let mut this = Self {
             peer: config.peer,
             shard: config.shard,
@@ -337,9 +337,12 @@ impl Negotiation {
         if !allowed || !(restarts || offer::is_needed(&self.sections, &self.tracks)) {
             return;
         }
-        self.opening = Opening::Done;
+        let opening = std::mem::replace(&mut self.opening, Opening::Done);
         let before = self.sections.slots.clone();
         offer::plan(&mut self.sections, &self.tracks);
+        if matches!(opening, Opening::Client { .. }) && self.may_publish {
+            offer::invite(&mut self.sections);
+        }
         let former = restarts.then(|| self.local.clone());
         self.restart_local_ice(false);
         self.exchange = Exchange::Offered {
@@ -431,7 +434,7 @@ impl Negotiation {
             tracks: self.sections.track_configs(),
             subscriptions: self.sections.subscription_configs(),
         }));
-        let published = self.sections.track_infos(&self.peer_id);
+        let published = self.sections.track_infos(&self.peer_id, self.shard);
         if published != self.published {
             self.published.clone_from(&published);
             self.actions.push_back(Action::SetTracks(published));
