@@ -14,7 +14,7 @@ mod socket;
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -466,7 +466,7 @@ fn a_frame_has_a_largest_size() {
 #[test]
 fn http_is_served_beside_the_websocket() {
     let server = server();
-    let get = |path: &str| get(server.http_addr(), path);
+    let get = |path: &str| socket::get(server.http_addr(), path);
     let page = get("/");
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
     assert!(page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));

@@ -8,9 +8,10 @@ use shardcast::base::ufrag::mark_of;
 use shardcast::server::Server;
 
 use crate::live::{Live, drive};
+use crate::socket::get;
 use crate::support::flavor::Flavor;
 use crate::support::transport::Credentials;
-use crate::{LONG, get, server_with};
+use crate::{LONG, server_with};
 
 fn single_port_server() -> Server {
     server_with(&["--shards=3", "--single-port"])
