@@ -23,7 +23,7 @@ fn every_option_is_documented() {
     let flags: Vec<&str> = help
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("--"))
-        .filter_map(|line| line.split_whitespace().next())
+        .filter_map(|line| line.split([' ', '[']).next())
         .filter(|name| !["config", "help", "version"].contains(name))
         .collect();
     assert!(flags.len() >= 10, "{flags:?}");
