@@ -365,18 +365,28 @@ mod linux {
     /// Whether the kernel takes messages of several datagrams.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Segmentation {
-        /// It should. So many in a row were refused.
-        On { refused: u32 },
+        /// It should. So many in a row were refused, not counting twice in a row for one address.
+        On {
+            refused: u32,
+            last: Option<SocketAddr>,
+        },
         /// It has no `UDP_SEGMENT`, or not for the way these datagrams go.
         Off,
     }
 
     impl Segmentation {
-        /// A message was refused: at once for good where the device or route cannot do checksums (EIO). A
-        /// datagram that is too long for its path may be that of one destination, so only after many.
-        fn on_refused(&mut self, error: &io::Error) {
-            if let Self::On { refused } = self {
-                *refused += 1;
+        const START: Self = Self::On {
+            refused: 0,
+            last: None,
+        };
+
+        /// A message was refused: at once for good where the device or route cannot do checksums (EIO).
+        /// That datagrams are too long for their path (EINVAL) may be the fault of one destination, so
+        /// only after many.
+        fn on_refused(&mut self, to: Option<SocketAddr>, error: &io::Error) {
+            if let Self::On { refused, last } = self {
+                *refused += u32::from(*last != to);
+                *last = to;
                 if error.raw_os_error() == Some(libc::EIO) || *refused >= REFUSED_MAX {
                     *self = Self::Off;
                 }
@@ -384,8 +394,8 @@ mod linux {
         }
 
         fn on_taken(&mut self) {
-            if let Self::On { refused } = self {
-                *refused = 0;
+            if self != &Self::Off {
+                *self = Self::START;
             }
         }
     }
@@ -394,7 +404,7 @@ mod linux {
         pub(in crate::io::udp) fn new(socket: &mio::net::UdpSocket) -> Self {
             // A kernel before 4.18 does not know the option; it would send one long datagram instead.
             let segmentation = if knows_segments(socket) {
-                Segmentation::On { refused: 0 }
+                Segmentation::START
             } else {
                 Segmentation::Off
             };
@@ -506,9 +516,9 @@ mod linux {
                 segmentation,
                 ..
             } = &mut *self.sender;
-            segmentation.on_refused(error);
             let whole = arrays.iovecs[offset];
             let name = arrays.names[offset];
+            segmentation.on_refused(read_name(&name), error);
             let name_len = arrays.headers[offset].msg_hdr.msg_namelen;
             let segment_len = segment_lens[offset].max(1);
             let mut report = SendReport::default();
@@ -1013,10 +1023,16 @@ mod tests {
         assert!(a.can_segment(), "one destination does not spoil it");
         let (datagrams, _) = receive(&mut b, 211, UdpSocket::recv_batch);
         assert_eq!(datagrams.len(), 211);
-        for _ in 0..40 {
-            let report = a.send_batch([message(&many[..], 1)]);
-            assert_eq!((report.sent, report.failed), (200, 0));
-            receive(&mut b, 200, UdpSocket::recv_batch);
+        for last in 0..40 {
+            assert!(a.can_segment() || last > 30);
+            for _ in 0..2 {
+                let elsewhere = SocketAddr::from(([127, 1, 1, last], 9));
+                let refused = Transmit {
+                    to: elsewhere,
+                    ..message(&many[..], 1)
+                };
+                assert_eq!(a.send_batch([refused]).sent, 200);
+            }
         }
         assert!(!a.can_segment(), "many in a row do");
         assert_eq!(a.send_batch([message(&long[..], 1000)]).sent, 11);
