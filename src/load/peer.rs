@@ -16,7 +16,7 @@ use crate::load::check::Checks;
 use crate::load::datagrams::Datagrams;
 use crate::load::histogram::Histogram;
 use crate::load::media::{Content, Stream, StreamPlan, head_len};
-use crate::load::negotiation::{Negotiation, NegotiationError, OwnTrack, Remote};
+use crate::load::negotiation::{Negotiation, OwnTrack, Remote};
 use crate::load::reception::{Arrival, Reception};
 use crate::load::sampler::Sampler;
 use crate::load::stamp::Stamp;
@@ -267,7 +267,6 @@ impl Peer {
                 self.start_streams(now, context);
                 self.offer();
             }
-            Err(error @ NegotiationError::NoSimulcast) => self.fail(error.to_string()),
             Err(error) => self.fail(error.to_string()),
         }
     }
