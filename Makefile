@@ -105,7 +105,7 @@ fuzz: deps-fuzz
 	mkdir -p fuzz/corpus/$(TARGET)
 	dict=fuzz/dictionaries/$(TARGET).dict
 	$(FUZZ) run --target-dir $(FUZZ_DIR) $(TARGET) fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET) -- \
-	  -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=16384 \
+	  -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=16384 -len_control=0 \
 	  $$([ ! -e $$dict ] || echo -dict=$$dict)
 
 ## make fuzz-all SECONDS=600: every target, one after another.

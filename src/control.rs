@@ -3,6 +3,8 @@
 //!
 //! Owns no channel. Every list here is bounded by the session or coordinator that makes it.
 
+pub mod relay;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -148,6 +150,8 @@ pub struct SubscriptionConfig {
     /// The track it copies; must be of the same room. A track that is not (or not yet) known is
     /// waited for.
     pub source: TrackKey,
+    /// The shard of the track's publisher, as [`TrackInfo`] tells it.
+    pub source_shard: ShardId,
     /// The subscriber's section.
     pub mid: Mid,
     /// Audio or video.
@@ -173,10 +177,11 @@ pub enum Event {
     /// The room's roster has changed: ask the coordinator what happened since the last known
     /// revision. Says nothing more, so that any number of changes needs one place in a queue.
     RoomChanged,
-    /// Another connection joined with the same peer id: this one has been replaced.
-    Replaced,
-    /// The peer's transport changed its state.
-    Transport(TransportEvent),
+    /// Another connection joined with the same peer id: this peer has been replaced. Names the peer,
+    /// because one connection may have left and joined again meanwhile.
+    Replaced(PeerKey),
+    /// This peer's transport changed its state.
+    Transport(PeerKey, TransportEvent),
     /// The server is stopping.
     Shutdown,
 }
@@ -250,6 +255,8 @@ pub struct TrackInfo {
     pub id: TrackId,
     /// Audio or video.
     pub kind: MediaKind,
+    /// The shard that holds its publisher.
+    pub shard: ShardId,
 }
 
 /// What the coordinator answers to a join.
@@ -257,7 +264,7 @@ pub struct TrackInfo {
 pub struct Joined {
     /// What this stay in the room is called inside the server.
     pub key: PeerKey,
-    /// The shard that holds the room.
+    /// The shard that holds this peer; others of its room may be on other shards.
     pub shard: ShardId,
     /// Where that shard's UDP socket can be reached.
     pub addresses: Arc<[SocketAddr]>,

@@ -1,11 +1,12 @@
-//! The registry of rooms: which shard holds each, who is in it, and what changed.
+//! The registry of rooms: which shards hold each, who is in it, and what changed.
 //!
 //! One [`Stripe`] holds the rooms whose names hash to it; the locks around the stripes live in `io`.
 //! A stripe never sees media and sends nothing: each change returns the endpoints of the peers that
 //! are to be told, and they ask with [`Stripe::changes_since`] what happened. Because what is told is
 //! the room's own log, everybody learns the changes in the same order, however the telling races.
 
-use std::collections::hash_map::Entry;
+pub mod placement;
+
 use std::collections::{HashMap, VecDeque};
 
 use crate::base::ids::{PeerId, PeerKey, RoomId, ShardId};
@@ -30,12 +31,12 @@ pub struct Limits {
 /// A join that was let in.
 #[derive(Debug)]
 pub struct JoinOutcome<E> {
-    /// The shard that holds the room.
+    /// The shard that is to hold the joiner.
     pub shard: ShardId,
     /// The room without the joiner.
     pub roster: Roster,
-    /// The connection that had the same peer id; it is out of the room already.
-    pub replaced: Option<(PeerKey, E)>,
+    /// The connection that had the same peer id, and its shard; it is out of the room already.
+    pub replaced: Option<(PeerKey, ShardId, E)>,
     /// Everybody who is to look at the room's changes.
     pub notify: Vec<E>,
 }
@@ -53,7 +54,6 @@ pub struct LeaveOutcome<E> {
 
 #[derive(Debug)]
 struct Room<E> {
-    shard: ShardId,
     revision: Revision,
     /// In the order in which they joined.
     peers: Vec<Member<E>>,
@@ -66,6 +66,7 @@ struct Member<E> {
     key: PeerKey,
     info: PeerInfo,
     tracks: Vec<TrackInfo>,
+    shard: ShardId,
     endpoint: E,
 }
 
@@ -79,34 +80,32 @@ impl<E: Clone> Stripe<E> {
         }
     }
 
-    /// Lets a peer into its room, which comes into being with its first peer on the shard that
-    /// `place` names. A live peer of the same id is put out first: the newer connection wins.
+    /// Lets a peer into its room, which comes into being with its first peer. `place` names the peer's
+    /// shard, knowing on which shards how many of the room's peers are (none for a new room), in the order
+    /// in which the room came there. A live peer of the same id is put out first: the newer connection wins.
     ///
     /// # Errors
-    /// [`JoinRefused::RoomFull`] by the limits, [`JoinRefused::TooManyRooms`] when `place` finds no
-    /// shard for one more room.
+    /// [`JoinRefused::RoomFull`] by the limits, [`JoinRefused::TooManyRooms`] when `place` names
+    /// no shard.
     pub fn join(
         &mut self,
         key: PeerKey,
         request: JoinRequest,
         endpoint: E,
-        place: impl FnOnce() -> Option<ShardId>,
+        place: impl FnOnce(&[(ShardId, usize)]) -> Option<ShardId>,
     ) -> Result<JoinOutcome<E>, JoinRefused> {
         let peers_max = self.limits.peers_per_room_max;
-        let room = match self.rooms.entry(request.room) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let shard = place().ok_or(JoinRefused::TooManyRooms)?;
-                entry.insert(Room::new(shard))
-            }
-        };
-        let twin = room.position_of_id(&request.info.id);
-        if twin.is_none() && room.peers.len() >= peers_max {
+        let known = self.rooms.get(&request.room);
+        let twin = known.and_then(|room| room.position_of_id(&request.info.id));
+        if twin.is_none() && known.is_some_and(|room| room.peers.len() >= peers_max) {
             return Err(JoinRefused::RoomFull);
         }
+        let spread = known.map_or_else(Vec::new, |room| room.spread_without(twin));
+        let shard = place(&spread).ok_or(JoinRefused::TooManyRooms)?;
+        let room = self.rooms.entry(request.room).or_insert_with(Room::new);
         let replaced = twin.map(|index| {
             let former = room.remove(index);
-            (former.key, former.endpoint)
+            (former.key, former.shard, former.endpoint)
         });
         let roster = room.roster_without(key);
         let notify = room.endpoints_without(key);
@@ -115,10 +114,11 @@ impl<E: Clone> Stripe<E> {
             key,
             info: request.info,
             tracks: Vec::new(),
+            shard,
             endpoint,
         });
         Ok(JoinOutcome {
-            shard: room.shard,
+            shard,
             // The joiner's own arrival is no news to it.
             roster: Roster {
                 revision: room.revision,
@@ -134,9 +134,9 @@ impl<E: Clone> Stripe<E> {
     pub fn leave(&mut self, room_id: &RoomId, key: PeerKey) -> Option<LeaveOutcome<E>> {
         let room = self.rooms.get_mut(room_id)?;
         let index = room.position_of_key(key)?;
-        room.remove(index);
+        let left = room.remove(index);
         let outcome = LeaveOutcome {
-            shard: room.shard,
+            shard: left.shard,
             room_ended: room.peers.is_empty(),
             notify: room.endpoints_without(key),
         };
@@ -210,13 +210,25 @@ impl<E: Clone> Stripe<E> {
 }
 
 impl<E: Clone> Room<E> {
-    fn new(shard: ShardId) -> Self {
+    fn new() -> Self {
         Self {
-            shard,
             revision: Revision::default(),
             peers: Vec::new(),
             log: VecDeque::new(),
         }
+    }
+
+    /// How many peers are on which shard, one of them not counted, in the order in which the room came there.
+    fn spread_without(&self, leaving: Option<usize>) -> Vec<(ShardId, usize)> {
+        let mut spread: Vec<(ShardId, usize)> = Vec::new();
+        for (index, member) in self.peers.iter().enumerate() {
+            let counts = usize::from(Some(index) != leaving);
+            match spread.iter_mut().find(|(shard, _)| *shard == member.shard) {
+                Some((_, peers)) => *peers += counts,
+                None => spread.push((member.shard, counts)),
+            }
+        }
+        spread
     }
 
     fn position_of_key(&self, key: PeerKey) -> Option<usize> {
@@ -302,7 +314,12 @@ mod tests {
             room: room(room_name),
             info,
         };
-        let place = || (room_name != "nowhere").then_some(ShardId(7));
+        // Two on the first shard, all others on the second.
+        let place = |spread: &[(ShardId, usize)]| match spread.first() {
+            _ if room_name == "nowhere" => None,
+            Some((_, 2..)) => Some(ShardId(8)),
+            Some(_) | None => Some(ShardId(7)),
+        };
         stripe.join(PeerKey(key), request, key, place)
     }
 
@@ -315,6 +332,7 @@ mod tests {
             peer: PeerId::new("p").unwrap(),
             id: TrackId::new(&format!("t{index}")).unwrap(),
             kind: MediaKind::Audio,
+            shard: ShardId(7),
         }
     }
 
@@ -354,7 +372,7 @@ mod tests {
         let watcher = join(&mut stripe, 2, "r", "bob");
         stripe.set_tracks(&room("r"), PeerKey(1), vec![track(1, 0)]);
         let again = join(&mut stripe, 3, "r", "ann");
-        assert_eq!(again.replaced, Some((PeerKey(1), 1)));
+        assert_eq!(again.replaced, Some((PeerKey(1), ShardId(7), 1)));
         assert_eq!(again.notify, [2]);
         let (_, changes) = log(&stripe, 2, watcher.roster.revision);
         assert!(
@@ -395,6 +413,19 @@ mod tests {
         let left = stripe.leave(&room("r"), PeerKey(2)).unwrap();
         assert_eq!((left.notify, left.room_ended), (vec![], true));
         assert_eq!(stripe.size(), (0, 0));
+    }
+
+    #[test]
+    fn peers_of_one_room_are_placed_one_by_one() {
+        let mut stripe = Stripe::new(LIMITS);
+        let shards = [(1, "ann"), (2, "bob"), (3, "cid")]
+            .map(|(key, id)| join(&mut stripe, key, "r", id).shard);
+        assert_eq!(shards, [ShardId(7), ShardId(7), ShardId(8)]);
+        // Her former connection does not count any more.
+        let again = join(&mut stripe, 4, "r", "ann");
+        assert_eq!(again.shard, ShardId(7));
+        let left = stripe.leave(&room("r"), PeerKey(3)).unwrap();
+        assert_eq!(left.shard, ShardId(8));
     }
 
     #[test]

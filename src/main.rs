@@ -1,7 +1,7 @@
 //! The `shardcast` command: parses options, runs the server, and stops it on SIGINT or SIGTERM; or
 //! runs the load tester, as `shardcast load`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::num::NonZero;
 use std::process::ExitCode;
 
@@ -41,6 +41,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(config.log.as_str())
         .with_writer(std::io::stderr)
+        // Colours are for people; a file, a journal or a container's log would keep their codes.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,10 +8,12 @@ use std::thread::JoinHandle;
 
 use crate::base::ids::ShardId;
 use crate::config::Config;
+use crate::coordinator::placement::Policy;
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
 use crate::io::file_limit;
 use crate::io::interfaces;
 use crate::io::registry::Registry;
+use crate::io::relay::RelayLinks;
 use crate::io::shard_thread::ShardHandle;
 use crate::io::signaling_thread::{Backend, Limits};
 use crate::io::udp::UdpSocket;
@@ -82,7 +84,8 @@ impl Server {
 
         let mut shards = Vec::new();
         let mut shard_threads = Vec::new();
-        for (index, socket) in sockets.into_iter().enumerate() {
+        let links = RelayLinks::mesh(config.shards);
+        for ((index, socket), links) in sockets.into_iter().enumerate().zip(links) {
             let bound = socket.local_addr();
             let addresses = interfaces::candidates(&config.announce, bound.ip())
                 .map_err(StartError::Interfaces)?
@@ -94,6 +97,7 @@ impl Server {
                 socket,
                 addresses,
                 Arc::clone(&identity),
+                links,
             )
             .map_err(StartError::Thread)?;
             shards.push(handle);
@@ -104,6 +108,10 @@ impl Server {
             shards,
             config.max_rooms,
             config.max_peers_per_room,
+            Policy {
+                spill_peers: config.spill_peers,
+                spill_load_percent: config.spill_load,
+            },
         ));
         let session = Arc::new(SessionConfig {
             fingerprint: identity.fingerprint().clone(),

@@ -4,8 +4,10 @@
 mod support;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 use shardcast::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo16, Ssrc};
 use shardcast::control::{Command, IceCredentials, SubscriptionConfig, TrackConfig};
@@ -490,7 +492,7 @@ fn who_leaves_is_gone_for_all_and_told_so() {
     stage.publish(b"b");
     assert_eq!(stage.received(0).len(), 2);
     assert_eq!(stage.received(1).len(), 1);
-    assert_eq!(stage.world.count("forward_not_connected"), 0);
+    assert_eq!(stage.world.count("rtp_forwarded"), 3);
 
     let publisher = stage.publisher;
     let at = stage.subscribers[0];
@@ -656,7 +658,7 @@ fn consent_that_runs_out_stops_media_until_it_is_back() {
         stage.world.check(publisher);
     }
     stage.publish(b"unseen");
-    assert_eq!(stage.world.count("forward_not_connected"), 1);
+    assert_eq!(stage.world.count("subscription_unreachable"), 1);
     stage.upstream();
     stage.world.check(at);
     assert_eq!(stage.plis(), 1, "pictures start anew");
@@ -761,8 +763,178 @@ fn hostile_datagrams_leave_the_others_media_running() {
     assert_eq!(packets[0].1, b"still here");
 }
 
+/// The parts of a frame, of these lengths, in one batch with what else `others` are.
+fn send_frame(stage: &mut Stage, lens: &[usize], others: &[(SocketAddr, BytesMut)]) {
+    let mut batch = others.to_vec();
+    for len in lens {
+        let packet = Rtp {
+            ssrc: 1000,
+            seq: stage.seq,
+            timestamp: 1,
+            payload_type: 96,
+            extensions: &[(4, b"0")],
+            payload: &vec![*len as u8; *len],
+        };
+        stage.seq = stage.seq.wrapping_add(1);
+        let client = &mut stage.world.clients[stage.publisher];
+        batch.push((client.address, client.seal_rtp(&packet.bytes())));
+    }
+    stage.world.shard.handle_batch(stage.world.now, batch);
+}
+
+/// The messages that wait: to which subscriber, how many datagrams.
+fn messages(stage: &mut Stage) -> Vec<(usize, usize)> {
+    let Stage {
+        world, subscribers, ..
+    } = stage;
+    let outbox = world.shard.poll_outbox(world.now).expect("something");
+    let to = |to| {
+        subscribers
+            .iter()
+            .position(|at| world.clients[*at].address == to)
+    };
+    let messages = outbox.messages();
+    messages
+        .filter_map(|message| Some((to(message.to)?, message.datagrams_len())))
+        .collect()
+}
+
+#[test]
+fn a_frames_parts_share_a_message_for_each_subscriber() {
+    let mut stage = Stage::new(2);
+    stage.publish(b"before");
+    send_frame(&mut stage, &[1000, 1001, 1001, 990], &[]);
+    assert_eq!(messages(&mut stage), [(0, 4), (1, 4)]);
+    stage.world.settle();
+    for subscriber in 0..2 {
+        let received = stage.received(subscriber);
+        let lens: Vec<usize> = received.iter().map(|(_, payload)| payload.len()).collect();
+        assert_eq!(lens, [6, 1000, 1001, 1001, 990]);
+        let padded: Vec<bool> = received.iter().map(|(header, _)| header.padding).collect();
+        assert_eq!(padded, [false, true, false, false, false]);
+        let seqs: Vec<u16> = received.iter().map(|(header, _)| header.seq.0).collect();
+        assert!(
+            seqs.windows(2)
+                .all(|pair| pair[1] == pair[0].wrapping_add(1))
+        );
+    }
+    assert_eq!(stage.world.count("rtp_padding_bytes"), 2);
+
+    // Where the socket cannot, nothing is padded.
+    stage.world.shard.outbox().set_segmentation(false);
+    send_frame(&mut stage, &[1000, 1001], &[]);
+    assert_eq!(messages(&mut stage), [(0, 1), (0, 1), (1, 1), (1, 1)]);
+    stage.world.settle();
+    assert_eq!(stage.world.count("rtp_padding_bytes"), 2);
+}
+
+#[test]
+fn a_padded_packet_is_sent_again_as_it_was() {
+    let mut stage = Stage::new(1);
+    send_frame(&mut stage, &[1000, 1007, 1003], &[]);
+    stage.world.settle();
+    let at = stage.subscribers[0];
+    let sealed = stage.world.clients[at].sealed_rtp.clone();
+    let seqs: Vec<SeqNo16> = sealed
+        .iter()
+        .map(|datagram| RtpHeader::parse(datagram).unwrap().seq)
+        .collect();
+    stage.nack(0, &seqs);
+    let again = &stage.world.clients[at].sealed_rtp[3..];
+    assert_eq!(again, sealed);
+}
+
+#[test]
+fn packets_that_come_in_disorder_go_out_in_order() {
+    let mut stage = Stage::new(1);
+    stage.publish(b"first");
+    let client = &mut stage.world.clients[stage.publisher];
+    let batch: Vec<_> = [1, 0]
+        .map(|ahead| {
+            let packet = Rtp {
+                ssrc: 1000,
+                seq: stage.seq.wrapping_add(ahead),
+                timestamp: 1,
+                payload_type: 96,
+                extensions: &[],
+                payload: b"x",
+            };
+            (client.address, client.seal_rtp(&packet.bytes()))
+        })
+        .into();
+    stage.world.shard.handle_batch(stage.world.now, batch);
+    stage.world.settle();
+    let received = stage.received(0);
+    let seqs: Vec<u16> = received.iter().map(|(header, _)| header.seq.0).collect();
+    assert!(
+        seqs.windows(2)
+            .all(|pair| pair[1] == pair[0].wrapping_add(1))
+    );
+    assert_eq!(seqs.len(), 3);
+}
+
+#[test]
+fn a_large_fan_out_is_made_in_portions() {
+    let mut stage = Stage::new(12);
+    send_frame(&mut stage, &[1100; 30], &[]);
+    let mut portions = Vec::new();
+    while let Some(outbox) = stage.world.shard.poll_outbox(stage.world.now) {
+        portions.push(outbox.bytes_len());
+        outbox.clear();
+    }
+    assert_eq!(portions.len(), 2, "{portions:?}");
+    assert_eq!(stage.world.count("rtp_forwarded"), 360);
+    // Whatever else happens first finds all of it in the outbox.
+    send_frame(&mut stage, &[1100; 30], &[]);
+    let at = stage.subscribers[11];
+    stage.world.remove(at);
+    assert_eq!(stage.world.count("rtp_forwarded"), 720);
+}
+
+#[test]
+fn what_else_is_in_a_batch_takes_effect_in_it() {
+    let mut stage = Stage::new(2);
+    stage.publish(b"before");
+    let at = stage.subscribers[0];
+    // It moves to another address; what came before its check in the batch goes there too.
+    let elsewhere = SocketAddr::from(([10, 9, 9, 9], 9));
+    let check = stage.world.clients[at].check();
+    send_frame(
+        &mut stage,
+        &[100, 100],
+        &[(elsewhere, BytesMut::from(&check[..]))],
+    );
+    let outbox = stage.world.shard.poll_outbox(stage.world.now).unwrap();
+    let to: Vec<SocketAddr> = outbox.iter().map(|(to, _)| to).collect();
+    let other = stage.world.clients[stage.subscribers[1]].address;
+    assert_eq!(to, [elsewhere, elsewhere, elsewhere, other, other]);
+    outbox.clear();
+}
+
+#[test]
+fn paused_subscriptions_get_nothing_and_go_on_without_a_gap() {
+    let mut stage = Stage::new(1);
+    stage.publish(b"a");
+    let at = stage.subscribers[0];
+    for active in [false, true] {
+        let wanted = SubscriptionConfig {
+            active,
+            ..stage.wanted()
+        };
+        stage.world.configure(at, &[], &[wanted]);
+        stage.publish(b"b");
+    }
+    let received = stage.received(0);
+    assert_eq!(received.len(), 2);
+    assert_eq!(received[1].0.seq.0, received[0].0.seq.0.wrapping_add(1));
+    assert_eq!(stage.world.count("subscription_unreachable"), 0);
+}
+
 #[derive(Debug, Clone)]
 enum Op {
+    /// Packets of these lengths in one batch.
+    Frame(Vec<usize>),
+    Segmentation(bool),
     Publish(i16),
     OtherSsrc(u16),
     Nack(u16),
@@ -775,6 +947,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (-3_i16..4).prop_map(Op::Publish),
+        8 => proptest::collection::vec(180_usize..200, 1..5).prop_map(Op::Frame),
+        1 => any::<bool>().prop_map(Op::Segmentation),
         2 => (0_u16..50).prop_map(Op::OtherSsrc),
         1 => Just(Op::Publish(4000)),
         8 => (0_u16..8).prop_map(Op::Nack),
@@ -811,6 +985,28 @@ proptest! {
                     };
                     stage.world.send_rtp(publisher, &packet.bytes());
                 }
+                Op::Frame(lens) => {
+                    let client = &mut stage.world.clients[publisher];
+                    let batch: Vec<_> = lens
+                        .iter()
+                        .map(|len| {
+                            stage.seq = stage.seq.wrapping_add(1);
+                            content += 1;
+                            let packet = Rtp {
+                                ssrc,
+                                seq: stage.seq,
+                                timestamp: content,
+                                payload_type: 96,
+                                extensions: &[(4, b"0"), (1, &[content as u8])],
+                                payload: &vec![content as u8; *len],
+                            };
+                            (client.address, client.seal_rtp(&packet.bytes()))
+                        })
+                        .collect();
+                    stage.world.shard.handle_batch(stage.world.now, batch);
+                    stage.world.settle();
+                }
+                Op::Segmentation(on) => stage.world.shard.outbox().set_segmentation(on),
                 Op::OtherSsrc(other) => ssrc = 1000 + u32::from(other) % 3,
                 Op::Nack(back) => {
                     let last = stage.world.clients[at].sealed_rtp.last();

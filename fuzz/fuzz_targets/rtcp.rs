@@ -15,7 +15,11 @@ fuzz_target!(|data: &[u8]| {
                 rtcp::write_receiver_report(&mut out, *sender, blocks, "c");
             }
             RtcpPacket::SenderReport(report) => rtcp::write_sender_report(&mut out, report, "c"),
-            RtcpPacket::Nack { sender, media, seqs } => {
+            RtcpPacket::Nack {
+                sender,
+                media,
+                seqs,
+            } => {
                 assert!(seqs.len() <= rtcp::NACKED_MAX);
                 rtcp::write_nack(&mut out, *sender, *media, seqs);
                 continue;

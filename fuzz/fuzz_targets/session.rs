@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use shardcast::base::ids::{MediaKind, PeerId, PeerKey, RoomId, ShardId, TrackId, TrackKey};
 use shardcast::control::{
     Command, Event, Fingerprint, FingerprintAlgorithm, JoinRequest, Joined, PeerInfo, SrtpProfile,
@@ -124,7 +126,7 @@ impl Stage {
         };
         Self {
             now,
-            session: Session::new(now, Arc::new(config), seed),
+            session: Session::new(now, Arc::new(config), StdRng::seed_from_u64(seed)),
             stripe: Stripe::new(Limits {
                 peers_per_room_max: 20,
             }),
@@ -178,7 +180,7 @@ impl Stage {
             Step::Other(who) => self.other(*who % 8),
             Step::Publish(who, kinds) => self.publish(*who % 8, *kinds),
             Step::Transport(which) => self.transport(*which),
-            Step::Replaced => self.session.handle_event(now, Event::Replaced),
+            Step::Replaced => self.session.handle_event(now, Event::Replaced(self.key)),
             Step::Shutdown => self.session.handle_event(now, Event::Shutdown),
         }
     }
@@ -227,7 +229,7 @@ impl Stage {
                     metadata: None,
                 },
             };
-            let joined = self.stripe.join(key, request, key.0, || Some(ShardId(0)));
+            let joined = self.stripe.join(key, request, key.0, |_| Some(ShardId(0)));
             joined.ok().map(|joined| joined.notify)
         };
         self.tell(told.unwrap_or_default());
@@ -256,6 +258,7 @@ impl Stage {
                     } else {
                         MediaKind::Video
                     },
+                    shard: ShardId(0),
                 }
             })
             .collect();
@@ -280,7 +283,8 @@ impl Stage {
             4 => TransportEvent::Failed(TransportFailure::DtlsHandshake),
             _ => TransportEvent::Failed(TransportFailure::DtlsClosed),
         };
-        self.session.handle_event(self.now, Event::Transport(event));
+        self.session
+            .handle_event(self.now, Event::Transport(self.key, event));
     }
 
     fn drain(&mut self) {
@@ -325,7 +329,7 @@ impl Stage {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let room = request.room.clone();
-        let outcome = self.stripe.join(key, request, key.0, || Some(ShardId(0)));
+        let outcome = self.stripe.join(key, request, key.0, |_| Some(ShardId(0)));
         let result = outcome.map(|outcome| Joined {
             key,
             shard: outcome.shard,

@@ -24,6 +24,10 @@ counters! {
     rtp_received,
     /// RTP packets sent to subscribers, retransmissions apart.
     rtp_forwarded,
+    /// Of these, packets that got padding, so that they share a message with their neighbours.
+    rtp_padded,
+    /// How many bytes of padding they got.
+    rtp_padding_bytes,
     /// RTP packets sent again on a NACK.
     rtp_retransmitted,
     /// RTCP datagrams taken.
@@ -72,12 +76,12 @@ counters! {
     rtp_too_old,
     /// Copies not sent: the subscriber takes no such codec.
     forward_no_codec,
-    /// Copies not sent: the subscriber has no live transport.
-    forward_not_connected,
     /// Copies not sent: from before the subscription started, or sent already.
     forward_late,
     /// Copies not sent: redundant audio that is malformed.
     forward_malformed_red,
+    /// Subscriptions that stopped, because their subscriber cannot be reached any more.
+    subscription_unreachable,
     /// NACKed packets that may not or cannot be sent again.
     nack_not_held,
     /// NACKed packets that were sent again as often as is allowed.
@@ -86,6 +90,14 @@ counters! {
     command_unknown_peer,
     /// Local ICE credentials whose ufrag another peer has.
     command_ufrag_taken,
+    /// Packets handed to other shards, once for each.
+    relay_packets_sent,
+    /// Packets taken from other shards.
+    relay_packets_received,
+    /// What other shards said of a want that has ended, or by a description that has been replaced.
+    relay_stale,
+    /// Wants of other shards refused: too many wait for their tracks.
+    relay_want_refused,
     /// Tracks refused: another peer's key, or one key twice.
     track_refused,
     /// Subscriptions refused: a track of another room, or one key or SSRC twice.

@@ -117,6 +117,10 @@ number! {
     ShardId(u16)
 }
 number! {
+    /// One shard's want of a track of another shard: unique among those of all runs of that shard.
+    WantKey(u64)
+}
+number! {
     /// A synchronization source (RFC 3550 §3).
     Ssrc(u32)
 }

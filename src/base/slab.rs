@@ -1,5 +1,6 @@
 //! A store whose entries keep their place, so that others refer to them by a small index.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
@@ -103,6 +104,19 @@ impl<T> PartialEq for Slot<T> {
 }
 
 impl<T> Eq for Slot<T> {}
+
+impl<T> PartialOrd for Slot<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// In the order of their places.
+impl<T> Ord for Slot<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.index.cmp(&other.index)
+    }
+}
 
 impl<T> Hash for Slot<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {

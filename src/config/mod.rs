@@ -37,6 +37,11 @@ pub struct Config {
     pub announce: Vec<IpAddr>,
     /// How many shards, 1–[`SHARDS_MAX`].
     pub shards: u16,
+    /// Peers of one room on one shard, from which on the next goes to another shard, if there is one.
+    pub spill_peers: usize,
+    /// From this share of its time at work on, in percent, a shard takes no further peers while another can; above
+    /// 100: whatever its load.
+    pub spill_load: u8,
     /// The most HTTP and WebSocket connections at a time.
     pub max_connections: usize,
     /// The most rooms at a time.
@@ -94,6 +99,17 @@ impl Config {
                     _ => parsed(text).filter(|n| (1..=SHARDS_MAX).contains(n)),
                 },
             )?,
+            spill_peers: values.one(
+                "spill-peers",
+                "a number from 1 to 10000",
+                number_up_to(10_000),
+            )?,
+            spill_load: values.one("spill-load", "off, or a percentage from 1 to 100", |text| {
+                match text {
+                    "off" => Some(u8::MAX),
+                    _ => parsed(text).filter(|n| (1..=100).contains(n)),
+                }
+            })?,
             max_connections: values.one(
                 "max-connections",
                 "a number from 1 to 65536",
@@ -210,6 +226,8 @@ mod tests {
             udp_port: 40_000,
             announce: vec![],
             shards: 2,
+            spill_peers: 50,
+            spill_load: 60,
             max_connections: 4096,
             max_rooms: 10_000,
             max_peers_per_room: 1000,
@@ -235,12 +253,14 @@ mod tests {
 
     #[test]
     fn every_option_has_three_ways_in() {
-        let samples: [(&str, &str); 10] = [
+        let samples: [(&str, &str); 12] = [
             ("http", "127.0.0.1:0"),
             ("udp-bind", "127.0.0.1"),
             ("udp-port", "0"),
             ("announce", "203.0.113.7"),
             ("shards", "3"),
+            ("spill-peers", "4"),
+            ("spill-load", "75"),
             ("max-connections", "5"),
             ("max-rooms", "6"),
             ("max-peers-per-room", "7"),

@@ -14,7 +14,7 @@ pub(in crate::config) struct OptionRow {
     help: &'static str,
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 10] = [
+pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -52,6 +52,22 @@ pub(in crate::config) const OPTIONS: [OptionRow; 10] = [
         default: "auto",
         is_list: false,
         help: "How many shard threads carry media, 1 to 64. auto: one for each core",
+    },
+    OptionRow {
+        name: "spill-peers",
+        value_name: "N",
+        default: "50",
+        is_list: false,
+        help: "How many peers of one room a shard takes before further ones go to other shards. A room \
+               on one shard costs a little less; a room on several can use several cores",
+    },
+    OptionRow {
+        name: "spill-load",
+        value_name: "PERCENT",
+        default: "60",
+        is_list: false,
+        help: "From which load on (of one core) a shard takes no further peers while another shard \
+               can. off: whatever its load",
     },
     OptionRow {
         name: "max-connections",

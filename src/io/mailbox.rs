@@ -134,10 +134,11 @@ mod tests {
     use mio::{Events, Poll};
 
     use super::*;
+    use crate::base::ids::PeerKey;
     use crate::control::TransportEvent;
 
     const TOKEN: Token = Token(3);
-    const LOST: Event = Event::Transport(TransportEvent::ConsentLost);
+    const LOST: Event = Event::Transport(PeerKey(1), TransportEvent::ConsentLost);
 
     fn woken(poll: &mut Poll) -> bool {
         let mut events = Events::with_capacity(4);
@@ -159,12 +160,12 @@ mod tests {
             Event::RoomChanged,
             LOST,
             Event::RoomChanged,
-            Event::Replaced,
+            Event::Replaced(PeerKey(1)),
         ] {
             mailbox.post(event);
         }
         assert!(woken(&mut poll));
-        let expected = [LOST, Event::Replaced, Event::RoomChanged].map(Mail::Event);
+        let expected = [LOST, Event::Replaced(PeerKey(1)), Event::RoomChanged].map(Mail::Event);
         assert_eq!(drain(&reader), expected);
         assert!(!woken(&mut poll));
         mailbox.post(Event::RoomChanged);

@@ -2,13 +2,16 @@
 
 pub mod acceptor;
 mod assets;
+mod chunks;
 mod connection;
 mod dual_stack;
 pub mod file_limit;
 mod http;
 pub mod interfaces;
+mod load;
 pub mod mailbox;
 pub mod registry;
+pub mod relay;
 pub mod shard_thread;
 pub mod signaling_thread;
 mod stats;

@@ -14,6 +14,7 @@ use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::control::{
     Changes, Command, Event, JoinRefused, JoinRequest, Joined, Revision, TrackInfo,
 };
+use crate::coordinator::placement::{Policy, ShardLoad};
 use crate::coordinator::{Limits, Stripe};
 use crate::io::mailbox::Mailbox;
 use crate::io::shard_thread::ShardHandle;
@@ -28,13 +29,19 @@ pub struct Registry {
     next_peer: AtomicU64,
     rooms: AtomicUsize,
     rooms_max: usize,
+    policy: Policy,
     closing: AtomicBool,
 }
 
 impl Registry {
     /// A registry without rooms over at least one shard.
     #[must_use]
-    pub fn new(shards: Vec<ShardHandle>, rooms_max: usize, peers_per_room_max: usize) -> Self {
+    pub fn new(
+        shards: Vec<ShardHandle>,
+        rooms_max: usize,
+        peers_per_room_max: usize,
+        policy: Policy,
+    ) -> Self {
         assert!(!shards.is_empty(), "there is at least one shard");
         let limits = Limits { peers_per_room_max };
         Self {
@@ -46,6 +53,7 @@ impl Registry {
             next_peer: AtomicU64::new(1),
             rooms: AtomicUsize::new(0),
             rooms_max,
+            policy,
             closing: AtomicBool::new(false),
         }
     }
@@ -71,15 +79,20 @@ impl Registry {
         &self.shards[usize::from(shard.0)]
     }
 
-    /// The shard with the fewest peers, if one more room is allowed.
-    fn place(&self) -> Option<ShardId> {
-        let rooms = self.rooms.fetch_add(1, Ordering::AcqRel);
-        if rooms >= self.rooms_max {
+    /// The shard for one more peer of a room that is spread like that over shards; a new one (which is on none)
+    /// only if one more room is allowed.
+    fn place(&self, spread: &[(ShardId, usize)]) -> Option<ShardId> {
+        if spread.is_empty() && self.rooms.fetch_add(1, Ordering::AcqRel) >= self.rooms_max {
             self.rooms.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        let least = self.shards.iter().min_by_key(|shard| shard.peers())?;
-        Some(least.id())
+        let load = |shard: &ShardHandle| ShardLoad {
+            shard: shard.id(),
+            peers: shard.peers(),
+            busy_percent: shard.busy_percent(),
+        };
+        let loads: Vec<ShardLoad> = self.shards.iter().map(load).collect();
+        self.policy.place(spread, &loads)
     }
 }
 
@@ -92,12 +105,14 @@ impl Backend for Registry {
         let stripe = self.stripe(&request.room);
         let outcome = stripe
             .lock()
-            .join(key, request, Arc::clone(&mailbox), || self.place())?;
+            .join(key, request, Arc::clone(&mailbox), |spread| {
+                self.place(spread)
+            })?;
         let shard = self.shard(outcome.shard);
         shard.attach(key, mailbox);
-        if let Some((_, replaced)) = outcome.replaced {
-            shard.on_left();
-            replaced.post(Event::Replaced);
+        if let Some((replaced, former, mailbox)) = outcome.replaced {
+            self.shard(former).on_left();
+            mailbox.post(Event::Replaced(replaced));
         }
         notify(&outcome.notify);
         Ok(Joined {

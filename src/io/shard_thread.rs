@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,16 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
+use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event};
+use crate::io::load::BusyMeter;
 use crate::io::mailbox::Mailbox;
+use crate::io::relay::{Bell, RelayLinks};
 use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// Named counts of one shard, as of at most [`SNAPSHOT_PERIOD`] ago.
+/// Named counts of one shard, as of at most `SNAPSHOT_PERIOD` ago.
 pub type CounterSnapshot = Vec<(&'static str, u64)>;
 
 /// What other threads hold of a shard. Cheap to share; ends the thread with [`ShardHandle::stop`].
@@ -36,6 +39,7 @@ pub struct ShardHandle {
     /// Set from the first message after the thread looked until it looks again: one wake-up will do.
     woken: Arc<AtomicBool>,
     peers: AtomicUsize,
+    busy_percent: Arc<AtomicU8>,
     counters: Arc<Mutex<CounterSnapshot>>,
 }
 
@@ -47,7 +51,7 @@ enum Message {
 }
 
 impl ShardHandle {
-    /// Starts a shard's thread on a bound socket. Clients are told `addresses`.
+    /// Starts a shard's thread on a bound socket. Clients are told `addresses`; `links` lead to the other shards.
     ///
     /// # Errors
     /// When the operating system refuses the poll, the waker or the thread.
@@ -56,11 +60,17 @@ impl ShardHandle {
         socket: UdpSocket,
         addresses: Vec<SocketAddr>,
         identity: Arc<DtlsIdentity>,
+        links: RelayLinks,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (tx, rx) = bounded(COMMANDS_MAX);
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let woken = Arc::new(AtomicBool::new(false));
+        links.connect(Bell {
+            woken: Arc::clone(&woken),
+            waker: Arc::clone(&waker),
+        });
+        let busy_percent = Arc::new(AtomicU8::new(0));
         let counters = Arc::new(Mutex::new(CounterSnapshot::new()));
         let edge = Edge {
             id,
@@ -70,6 +80,8 @@ impl ShardHandle {
             readable: true,
             rx,
             woken: Arc::clone(&woken),
+            links,
+            busy: BusyMeter::new(Instant::now(), Arc::clone(&busy_percent)),
             mailboxes: HashMap::new(),
             counters: Arc::clone(&counters),
             next_snapshot: Instant::now(),
@@ -88,6 +100,7 @@ impl ShardHandle {
             waker,
             woken,
             peers: AtomicUsize::new(0),
+            busy_percent,
             counters,
         };
         Ok((handle, thread))
@@ -105,10 +118,16 @@ impl ShardHandle {
         Arc::clone(&self.addresses)
     }
 
-    /// How many peers are placed here: what new rooms are placed by.
+    /// How many peers are placed here: what further ones are placed by.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.peers.load(Ordering::Acquire)
+    }
+
+    /// How much of its time the thread was at work of late, in percent.
+    #[must_use]
+    pub fn busy_percent(&self) -> u8 {
+        self.busy_percent.load(Ordering::Relaxed)
     }
 
     /// The shard's counters.
@@ -162,6 +181,8 @@ struct Edge {
     readable: bool,
     rx: Receiver<Message>,
     woken: Arc<AtomicBool>,
+    links: RelayLinks,
+    busy: BusyMeter,
     mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
     counters: Arc<Mutex<CounterSnapshot>>,
     next_snapshot: Instant,
@@ -191,6 +212,7 @@ impl Edge {
                 for (_, mailbox) in self.mailboxes.drain() {
                     mailbox.post(Event::Shutdown);
                 }
+                self.links.reset();
             }
         }
     }
@@ -198,7 +220,9 @@ impl Edge {
     fn turn_until_stopped(&mut self, shard: &mut Shard) {
         let mut events = Events::with_capacity(8);
         while !self.stopping {
-            let timeout = self.timeout(shard, Instant::now());
+            let now = Instant::now();
+            self.busy.on_sleep(now);
+            let timeout = self.timeout(shard, now);
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -206,12 +230,16 @@ impl Edge {
                 std::thread::sleep(Duration::from_millis(10));
             }
             self.readable |= events.iter().any(|event| event.token() == SOCKET);
-            self.turn(shard, Instant::now());
+            let now = Instant::now();
+            self.busy.on_wake(now);
+            self.turn(shard, now);
         }
     }
 
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
         self.take_commands(shard, now);
+        self.links
+            .take(|from, message| shard.handle_relay(now, from, message));
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
@@ -221,22 +249,43 @@ impl Edge {
                 mailbox.post(event);
             }
         }
-        self.send(shard);
+        // Before the system calls: the other shards work meanwhile.
+        self.relay(shard, now);
+        self.send(shard, now);
         self.snapshot(shard, now);
     }
 
     fn timeout(&self, shard: &Shard, now: Instant) -> Duration {
-        if self.readable || !self.rx.is_empty() {
+        if self.readable || !self.rx.is_empty() || !self.links.is_empty() {
             return Duration::ZERO;
         }
         let deadline = shard
             .poll_timeout()
             .map_or(self.next_snapshot, |d| d.min(self.next_snapshot));
-        deadline.saturating_duration_since(now)
+        let timeout = deadline.saturating_duration_since(now);
+        match self.links.is_holding() {
+            true => timeout.min(HELD_RETRY),
+            false => timeout,
+        }
+    }
+
+    /// Hands over what other shards are to hear.
+    fn relay(&mut self, shard: &mut Shard, now: Instant) {
+        loop {
+            while let Some((to, message)) = shard.poll_relay() {
+                self.links.push(to, message);
+            }
+            match self.links.poll_overflow() {
+                Some(other) => shard.handle_relay(now, other, RelayMessage::Reset),
+                None => break,
+            }
+        }
+        self.links.ring();
     }
 
     fn take_commands(&mut self, shard: &mut Shard, now: Instant) {
-        self.woken.store(false, Ordering::Release);
+        // Sequentially consistent with those who push: what they push after this wakes again.
+        self.woken.swap(false, Ordering::SeqCst);
         for message in self.rx.try_iter().take(COMMANDS_PER_TURN) {
             match message {
                 Message::Attach(peer, mailbox) => {
@@ -264,18 +313,19 @@ impl Edge {
                 self.readable = false;
             }
         }
-        for (from, datagram) in self.batch.drain() {
-            shard.handle_datagram(now, from, datagram);
-        }
+        shard.handle_batch(now, self.batch.drain());
+        self.send(shard, now);
     }
 
-    fn send(&mut self, shard: &mut Shard) {
-        let outbox = shard.outbox();
-        if outbox.is_empty() {
-            return;
+    fn send(&mut self, shard: &mut Shard, now: Instant) {
+        while let Some(outbox) = shard.poll_outbox(now) {
+            self.sent += self.socket.send_batch(outbox.messages());
+            outbox.clear();
+            if outbox.is_segmenting() && !self.socket.can_segment() {
+                outbox.set_segmentation(false);
+                tracing::warn!(shard = %self.id, "no UDP segmentation offload: datagrams are sent one by one");
+            }
         }
-        self.sent += self.socket.send_batch(outbox.iter());
-        outbox.clear();
     }
 
     fn snapshot(&mut self, shard: &Shard, now: Instant) {
@@ -289,9 +339,11 @@ impl Edge {
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
+            ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
             ("shard_restarts", self.restarts),
         ]);
+        counters.extend(self.links.counters());
         *self.counters.lock() = counters;
     }
 }
@@ -303,5 +355,7 @@ const SOCKET: Token = Token(1);
 const COMMANDS_MAX: usize = 4096;
 /// Commands taken in one turn at most, so that a storm of joins does not hold up media for long.
 const COMMANDS_PER_TURN: usize = 64;
+/// How soon what did not fit into another shard's queue is tried again.
+const HELD_RETRY: Duration = Duration::from_millis(1);
 /// How often the counters are copied for the metrics page.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);

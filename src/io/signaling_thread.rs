@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::control::{Changes, Command, JoinRefused, JoinRequest, Joined, Revision, TrackInfo};
 use crate::io::connection::{Arrival, Connection, Waiter};
@@ -16,7 +19,7 @@ use crate::io::http::{self, Answer, Head, Response, Status};
 use crate::io::mailbox::{Mail, Mailbox};
 use crate::io::stats::Stats;
 use crate::io::websocket::{Flushed, Incoming, Link, SendError};
-use crate::signaling::session::{Output, Session, SessionConfig};
+use crate::signaling::session::{CloseReason, Output, Session, SessionConfig};
 
 /// What connections need of the rest of the server. Shared by all their threads; nothing here may
 /// block for long.
@@ -175,9 +178,6 @@ enum End {
     ByServer(u16, String),
 }
 
-/// The close code for a client that does not read: it may come again (IANA: 1013, try again later).
-const SLOW_CONSUMER: (u16, &str) = (1013, "slow-consumer");
-
 /// The reason beside a close code that says it all (RFC 6455 §7.4.1).
 const VIOLATION_REASON: &str = "protocol-error";
 
@@ -197,7 +197,7 @@ impl<'s> SignalingThread<'s> {
             shared,
             link: Link::new(stream, leftover),
             waiter,
-            session: Session::new(Instant::now(), config, rand::random()),
+            session: Session::new(Instant::now(), config, StdRng::from_rng(&mut rand::rng())),
             stay: None,
             end: None,
         }
@@ -235,7 +235,11 @@ impl<'s> SignalingThread<'s> {
         {
             match mail {
                 Mail::Event(event) => self.session.handle_event(now, event),
-                Mail::Overflow => self.end_slow_consumer(),
+                // Its socket may still take something: the session tells it why.
+                Mail::Overflow => {
+                    Stats::count(&self.shared.stats.slow_consumers);
+                    self.session.handle_slow_consumer(now);
+                }
             }
             self.drain_outputs(now);
         }
@@ -287,6 +291,7 @@ impl<'s> SignalingThread<'s> {
                 let sent = self.link.send_ping();
                 self.on_sent(sent);
             }
+            Output::Close(CloseReason::SlowConsumer) => self.end_slow_consumer(),
             Output::Close(reason) => self.end_by_server(reason.code(), reason.reason()),
             Output::Join(request) => self.join(now, request),
             Output::PullChanges(since) => {
@@ -341,7 +346,8 @@ impl<'s> SignalingThread<'s> {
     fn end_slow_consumer(&mut self) {
         if self.end.is_none() {
             Stats::count(&self.shared.stats.slow_consumers);
-            self.end_by_server(SLOW_CONSUMER.0, SLOW_CONSUMER.1);
+            let reason = CloseReason::SlowConsumer;
+            self.end_by_server(reason.code(), reason.reason());
         }
     }
 
@@ -415,7 +421,7 @@ mod tests {
     use tungstenite::Message;
 
     use super::*;
-    use crate::control::{Event, PeerInfo};
+    use crate::control::{Event, PeerInfo, TransportEvent};
     use crate::io::testing::{
         Call, Server, join_text, read_close, read_event, read_to_end, wait_until,
     };
@@ -513,7 +519,7 @@ mod tests {
             name: None,
             metadata: None,
         });
-        server.backend.post("a", Event::RoomChanged);
+        server.backend.post("a", |_| Event::RoomChanged);
         assert_eq!(read_event(&mut socket).0, "peer-joined");
         socket.close(None).unwrap();
         assert!(read_close(&mut socket).0 != 1006, "the close is answered");
@@ -601,7 +607,7 @@ mod tests {
                 name: None,
                 metadata: Some(Arc::new(metadata.clone())),
             });
-            server.backend.post("a", Event::RoomChanged);
+            server.backend.post("a", |_| Event::RoomChanged);
             if server.backend.has_left("a") {
                 break;
             }
@@ -616,12 +622,34 @@ mod tests {
     }
 
     #[test]
+    fn a_full_mailbox_is_told_before_the_close() {
+        let server = Server::start(Limits::default());
+        let mut socket = server.upgrade();
+        socket.send(join_text("r", "a").into()).unwrap();
+        assert_eq!(read_event(&mut socket).0, "joined");
+        // Faster than the thread can take them, sooner or later.
+        wait_until(|| {
+            for _ in 0..1000 {
+                let lost = |key| Event::Transport(key, TransportEvent::ConsentLost);
+                server.backend.post("a", lost);
+            }
+            server.backend.has_left("a")
+        });
+        assert_eq!(
+            read_event(&mut socket),
+            ("error".to_owned(), "slow-consumer".to_owned())
+        );
+        let (code, reason) = read_close(&mut socket);
+        assert_eq!((code, reason.as_str()), (4004, "slow-consumer"));
+    }
+
+    #[test]
     fn a_panic_leaves_no_ghost() {
         let server = Server::start(Limits::default());
         let mut socket = server.upgrade();
         socket.send(join_text("panic", "a").into()).unwrap();
         assert_eq!(read_event(&mut socket).0, "joined");
-        server.backend.post("a", Event::RoomChanged);
+        server.backend.post("a", |_| Event::RoomChanged);
         wait_until(|| server.backend.has_left("a"));
         let text = server.request(&format!("{HEALTH}Connection: close\r\n\r\n"));
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");

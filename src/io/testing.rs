@@ -58,11 +58,11 @@ impl FakeBackend {
     }
 
     /// Posts to the latest connection that joined as `id`.
-    pub fn post(&self, id: &str, event: Event) {
+    pub fn post(&self, id: &str, event: impl FnOnce(PeerKey) -> Event) {
         let notes = self.notes.lock();
         let peer = notes.peers.iter().rev().find(|(peer, ..)| peer == id);
-        let (_, _, mailbox) = peer.expect("the peer has joined");
-        mailbox.post(event);
+        let (_, key, mailbox) = peer.expect("the peer has joined");
+        mailbox.post(event(*key));
     }
 
     /// Whether everyone who joined as `id` has left its room and its shard.

@@ -1,7 +1,8 @@
 //! UDP in batches: up to 64 datagrams a system call.
 //!
-//! The only file with `unsafe` code: `recvmmsg` and `sendmmsg` take arrays of pointers. Elsewhere
-//! than on Linux the same is done one datagram a call. Knows nothing of what is in a datagram.
+//! The only file with `unsafe` code: `recvmmsg` and `sendmmsg` take arrays of pointers, and control
+//! messages (`UDP_SEGMENT`) are written into memory. Elsewhere than on Linux the same is done one
+//! datagram a call. Knows nothing of what is in a datagram.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -14,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
 use crate::io::udp_batch::is_about_another;
 pub use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport};
+use crate::transport::outbox::Transmit;
 
 #[cfg(not(target_os = "linux"))]
 use crate::io::udp_portable as platform;
@@ -31,7 +33,7 @@ pub struct UdpSocket {
     local: SocketAddr,
     buffer_sizes: BufferSizes,
     rx: platform::Arrays,
-    tx: platform::Arrays,
+    tx: platform::Sender,
 }
 
 /// How large the kernel made a socket's buffers, in bytes as it accounts them (Linux counts its own
@@ -72,10 +74,10 @@ impl UdpSocket {
         let socket = mio::net::UdpSocket::from_std(socket.into());
         Ok(Self {
             local: socket.local_addr()?,
-            socket,
             buffer_sizes,
             rx: platform::Arrays::default(),
-            tx: platform::Arrays::default(),
+            tx: platform::Sender::new(&socket),
+            socket,
         })
     }
 
@@ -109,30 +111,38 @@ impl UdpSocket {
         Ok(0)
     }
 
-    /// Sends `datagrams` in order, up to [`BATCH_MAX`] a system call, and never blocks or allocates.
-    /// What does not fit the kernel's buffer is dropped: media that waits is worth less than the media
-    /// behind it.
-    pub fn send_batch<'a>(
+    /// Sends messages in order, up to [`BATCH_MAX`] a system call, and never blocks or allocates. What
+    /// does not fit the kernel's buffer is dropped: media that waits is worth less than the media behind
+    /// it.
+    ///
+    /// A message of several datagrams goes out as one (`UDP_SEGMENT`) where that is possible, and else
+    /// one by one: see [`UdpSocket::can_segment`].
+    pub fn send_batch<'a, M: Into<Transmit<'a>>>(
         &mut self,
-        datagrams: impl IntoIterator<Item = (SocketAddr, &'a [u8])>,
+        messages: impl IntoIterator<Item = M>,
     ) -> SendReport {
         let is_ipv6 = self.local.is_ipv6();
-        let mut report = SendReport::default();
-        let mut sendable = datagrams
-            .into_iter()
-            .filter_map(|(to, datagram)| {
-                let to = for_family(to, is_ipv6);
-                report.failed += u64::from(to.is_none());
-                Some((to?, datagram))
-            })
-            .peekable();
-        let mut transmitted = SendReport::default();
-        while sendable.peek().is_some() {
-            transmitted += self.tx.send(&self.socket, &mut sendable);
-        }
-        drop(sendable);
-        report += transmitted;
+        let mut unreachable = 0;
+        let sendable = messages.into_iter().filter_map(|message| {
+            let message = message.into();
+            match for_family(message.to, is_ipv6) {
+                Some(to) => Some(Transmit { to, ..message }),
+                None => {
+                    unreachable += message.datagrams_len() as u64;
+                    None
+                }
+            }
+        });
+        let mut report = self.tx.send(&self.socket, sendable);
+        report.failed += unreachable;
         report
+    }
+
+    /// Whether messages of several datagrams go out as one. Not where the system has no `UDP_SEGMENT`, and
+    /// not any more once the kernel refused one for lack of it: then it is better not to make any.
+    #[must_use]
+    pub fn can_segment(&self) -> bool {
+        self.tx.can_segment()
     }
 }
 
@@ -184,10 +194,11 @@ mod linux {
     use std::io;
     use std::mem::{self, size_of};
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, RawFd};
     use std::ptr;
 
-    use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
+    use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, Wire, transmit};
+    use crate::transport::outbox::Transmit;
 
     /// A socket address as the kernel reads and writes it.
     #[derive(Clone, Copy)]
@@ -285,34 +296,272 @@ mod linux {
             }
             Ok(received)
         }
+    }
 
-        /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
+    /// Sends messages, several datagrams in one where the kernel can.
+    #[derive(Debug)]
+    pub(in crate::io::udp) struct Sender {
+        arrays: Arrays,
+        controls: Box<[Control]>,
+        /// How long each datagram of a message is, and how many there are.
+        segment_lens: [usize; BATCH_MAX],
+        counts: [u16; BATCH_MAX],
+        /// For the datagrams of one message that have to go one by one.
+        singles: Arrays,
+        segmentation: Segmentation,
+    }
+
+    /// Control data of one message, aligned as the kernel wants it: how long each datagram is.
+    #[derive(Debug, Clone, Copy)]
+    #[repr(C, align(8))]
+    struct Control([u8; CONTROL_LEN]);
+
+    /// Whether the kernel takes messages of several datagrams.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Segmentation {
+        /// It should. So many in a row were refused.
+        On { refused: u32 },
+        /// It has no `UDP_SEGMENT`, or not for the way these datagrams go.
+        Off,
+    }
+
+    impl Segmentation {
+        /// A message was refused: at once for good where the device or route cannot do checksums (EIO). A
+        /// datagram that is too long for its path may be that of one destination, so only after many.
+        fn on_refused(&mut self, error: &io::Error) {
+            if let Self::On { refused } = self {
+                *refused += 1;
+                if error.raw_os_error() == Some(libc::EIO) || *refused >= REFUSED_MAX {
+                    *self = Self::Off;
+                }
+            }
+        }
+
+        fn on_taken(&mut self) {
+            if let Self::On { refused } = self {
+                *refused = 0;
+            }
+        }
+    }
+
+    impl Sender {
+        pub(in crate::io::udp) fn new(socket: &mio::net::UdpSocket) -> Self {
+            // A kernel before 4.18 does not know the option; it would send one long datagram instead.
+            let segmentation = if knows_segments(socket) {
+                Segmentation::On { refused: 0 }
+            } else {
+                Segmentation::Off
+            };
+            Self {
+                arrays: Arrays::default(),
+                controls: vec![Control([0; CONTROL_LEN]); BATCH_MAX].into(),
+                segment_lens: [0; BATCH_MAX],
+                counts: [0; BATCH_MAX],
+                singles: Arrays::default(),
+                segmentation,
+            }
+        }
+
+        pub(in crate::io::udp) fn can_segment(&self) -> bool {
+            self.segmentation != Segmentation::Off
+        }
+
+        #[cfg(test)]
+        pub(in crate::io::udp) fn stop_segmenting(&mut self) {
+            self.segmentation = Segmentation::Off;
+        }
+
+        /// Sends `messages`, whose addresses are of the socket's family.
         pub(in crate::io::udp) fn send<'a>(
             &mut self,
             socket: &mio::net::UdpSocket,
-            datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
+            messages: impl Iterator<Item = Transmit<'a>>,
         ) -> SendReport {
-            let mut count = 0;
-            for (to, datagram) in datagrams.take(BATCH_MAX) {
-                let name_len = write_name(&mut self.names[count], to);
-                // The kernel does not write to what it sends.
-                let data = datagram.as_ptr().cast_mut();
-                self.point(count, data, datagram.len(), name_len);
-                count += 1;
-            }
             let fd = socket.as_raw_fd();
-            let headers = &mut self.headers[..count];
-            transmit(count, |offset| {
-                let rest = &mut headers[offset..];
-                // SAFETY: `rest` are `rest.len()` initialised headers. Each points at one name of
-                // the length it says, in `self.names`, and at one iovec in `self.iovecs`, whose
-                // bytes are borrowed for 'a; all of it outlives this call. There is no control data.
-                let sent =
-                    unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
-                usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-            })
+            if self.can_segment() {
+                self.send_all(fd, messages)
+            } else {
+                self.send_all(fd, messages.flat_map(Transmit::datagrams).map(Into::into))
+            }
+        }
+
+        fn send_all<'a>(
+            &mut self,
+            fd: RawFd,
+            mut messages: impl Iterator<Item = Transmit<'a>>,
+        ) -> SendReport {
+            let mut report = SendReport::default();
+            loop {
+                let mut count = 0;
+                for message in messages.by_ref().take(BATCH_MAX) {
+                    self.point(count, &message);
+                    count += 1;
+                }
+                if count == 0 {
+                    return report;
+                }
+                let datagrams = self.counts;
+                let mut call = Call {
+                    fd,
+                    sender: self,
+                    count,
+                };
+                report += transmit(&datagrams[..count], &mut call);
+            }
+        }
+
+        fn point(&mut self, index: usize, message: &Transmit<'_>) {
+            let name_len = write_name(&mut self.arrays.names[index], message.to);
+            // The kernel does not write to what it sends.
+            let data = message.bytes.as_ptr().cast_mut();
+            self.arrays
+                .point(index, data, message.bytes.len(), name_len);
+            let datagrams = message.datagrams_len();
+            self.segment_lens[index] = message.segment_len;
+            self.counts[index] = u16::try_from(datagrams).unwrap_or(u16::MAX);
+            let header = &mut self.arrays.headers[index].msg_hdr;
+            if datagrams > 1 {
+                self.controls[index] = segment_control(message.segment_len);
+                header.msg_control = ptr::from_mut(&mut self.controls[index]).cast();
+                header.msg_controllen = CONTROL_LEN as _;
+            } else {
+                header.msg_control = ptr::null_mut();
+                header.msg_controllen = 0;
+            }
         }
     }
+
+    /// The first `count` messages of a sender, which point at bytes that are borrowed meanwhile.
+    struct Call<'s> {
+        fd: RawFd,
+        sender: &'s mut Sender,
+        count: usize,
+    }
+
+    impl Wire for Call<'_> {
+        fn send(&mut self, offset: usize) -> io::Result<usize> {
+            let rest = &mut self.sender.arrays.headers[offset..self.count];
+            // SAFETY: `Sender::point` has just written these headers. Each points at one name of the length it
+            // says, at one iovec, and at one control block or none, all in the sender's arrays; the bytes
+            // are borrowed by whoever made this call.
+            let sent = unsafe { sendmmsg(self.fd, rest) }?;
+            let taken = &self.sender.counts[offset..offset + sent.min(rest.len())];
+            if taken.iter().any(|datagrams| *datagrams > 1) {
+                self.sender.segmentation.on_taken();
+            }
+            Ok(sent)
+        }
+
+        fn split(&mut self, offset: usize, error: &io::Error) -> SendReport {
+            let Sender {
+                arrays,
+                segment_lens,
+                singles,
+                segmentation,
+                ..
+            } = &mut *self.sender;
+            segmentation.on_refused(error);
+            let whole = arrays.iovecs[offset];
+            let name = arrays.names[offset];
+            let name_len = arrays.headers[offset].msg_hdr.msg_namelen;
+            let segment_len = segment_lens[offset].max(1);
+            let mut report = SendReport::default();
+            let mut starts = (0..whole.iov_len).step_by(segment_len).peekable();
+            while starts.peek().is_some() {
+                let mut count = 0;
+                for start in starts.by_ref().take(BATCH_MAX) {
+                    singles.names[count] = name;
+                    let data = whole.iov_base.cast::<u8>().wrapping_add(start);
+                    let len = segment_len.min(whole.iov_len - start);
+                    singles.point(count, data, len, name_len as usize);
+                    count += 1;
+                }
+                let headers = &mut singles.headers[..count];
+                report += transmit(
+                    &[1; BATCH_MAX][..count],
+                    &mut Singles {
+                        fd: self.fd,
+                        headers,
+                    },
+                );
+            }
+            report
+        }
+    }
+
+    /// The datagrams of one message, which point at its bytes.
+    struct Singles<'s> {
+        fd: RawFd,
+        headers: &'s mut [libc::mmsghdr],
+    }
+
+    impl Wire for Singles<'_> {
+        fn send(&mut self, offset: usize) -> io::Result<usize> {
+            // SAFETY: `Call::split` has just written these headers. Each points at one name and one iovec in
+            // `Sender::singles`, whose bytes lie within those of the message, which are borrowed by
+            // whoever made that call. There is no control data.
+            unsafe { sendmmsg(self.fd, &mut self.headers[offset..]) }
+        }
+
+        fn split(&mut self, _: usize, _: &io::Error) -> SendReport {
+            SendReport::default()
+        }
+    }
+
+    /// One `sendmmsg`.
+    ///
+    /// # Safety
+    /// Everything the headers point at must be valid for as many bytes as they say.
+    unsafe fn sendmmsg(fd: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        let len = headers.len() as libc::c_uint;
+        // SAFETY: `headers` are `len` initialised headers; what they point at is the caller's promise.
+        let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), len, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Whether the kernel has `UDP_SEGMENT` (Linux 4.18).
+    fn knows_segments(socket: &mio::net::UdpSocket) -> bool {
+        let mut value: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the option's value is an int; `value` is one, and `len` says so.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                ptr::from_mut(&mut value).cast(),
+                &mut len,
+            )
+        };
+        result == 0
+    }
+
+    /// `UDP_SEGMENT` as control data: a header, and the length as 16 bits.
+    fn segment_control(segment_len: usize) -> Control {
+        let mut control = Control([0; CONTROL_LEN]);
+        // SAFETY: all bytes zero is a valid value of this struct of integers (and padding).
+        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        header.cmsg_len = (CONTROL_HEADER_LEN + size_of::<u16>()) as _;
+        // SAFETY: a block has room for a header and is aligned for one.
+        unsafe {
+            ptr::from_mut(&mut control)
+                .cast::<libc::cmsghdr>()
+                .write(header)
+        };
+        // A datagram is no longer than 65 507 bytes; a longer one the kernel refuses in any case.
+        let len = u16::try_from(segment_len).unwrap_or(u16::MAX).to_ne_bytes();
+        control.0[CONTROL_HEADER_LEN..CONTROL_HEADER_LEN + len.len()].copy_from_slice(&len);
+        control
+    }
+
+    /// Where the value starts (`CMSG_LEN(0)`): the header is as long as its alignment asks for.
+    const CONTROL_HEADER_LEN: usize = size_of::<libc::cmsghdr>();
+    /// `CMSG_SPACE` of 16 bits.
+    const CONTROL_LEN: usize = CONTROL_HEADER_LEN + size_of::<usize>();
+    /// How many messages in a row are refused before none is made any more.
+    const REFUSED_MAX: u32 = 32;
 
     fn write_name(name: &mut Name, to: SocketAddr) -> usize {
         match to {
@@ -477,14 +726,85 @@ mod tests {
         ];
         let expected = SendReport {
             sent: 2,
-            dropped_full: 0,
             failed: 2,
+            ..SendReport::default()
         };
         assert_eq!(a.send_batch(datagrams), expected);
-        let report = portable::Arrays.send(&a.socket, &mut datagrams[..2].iter().copied());
+        let messages = datagrams[..2].iter().map(|d| Transmit::from(*d));
+        let mut sender = portable::Sender::new(&a.socket);
+        assert!(!sender.can_segment());
+        let report = sender.send(&a.socket, messages);
         assert_eq!((report.sent, report.failed), (1, 1));
         let (received, _) = receive(&mut b, 3, UdpSocket::recv_batch);
         let texts: Vec<&[u8]> = received.iter().map(|(_, d)| &d[..]).collect();
         assert_eq!(texts, [&b"first"[..], b"last", b"first"]);
+    }
+
+    /// Ten datagrams of `segment_len` bytes and a shorter one, as one message.
+    fn segments(segment_len: usize) -> Vec<u8> {
+        let len = 10 * segment_len + segment_len / 2;
+        (0..len).map(|at| (at / segment_len) as u8).collect()
+    }
+
+    #[test]
+    fn datagrams_of_one_message_arrive_apart_and_in_order() {
+        for (from_ip, to_ip) in [(LOOPBACK, LOOPBACK), ("::", LOOPBACK), ("::1", "::1")] {
+            if to_ip == "::1" && !has_ipv6() {
+                continue;
+            }
+            let (mut a, mut b) = (socket(from_ip), socket(to_ip));
+            let to = loopback(&b, to_ip);
+            let (long, short) = (segments(1200), segments(100));
+            let message = |bytes, segment_len| Transmit {
+                to,
+                bytes,
+                segment_len,
+            };
+            let messages = [message(&long[..], 1200), message(&short, 100)];
+            let expected: Vec<&[u8]> = long.chunks(1200).chain(short.chunks(100)).collect();
+            let one_by_one = cfg!(not(target_os = "linux"));
+            for stopped in [false, true] {
+                if stopped {
+                    a.tx.stop_segmenting();
+                }
+                assert_eq!(a.can_segment(), !stopped && !one_by_one);
+                let report = a.send_batch(messages);
+                assert_eq!((report.sent, report.split), (22, 0), "{report:?}");
+                let (datagrams, _) = receive(&mut b, 22, UdpSocket::recv_batch);
+                assert!(
+                    datagrams
+                        .iter()
+                        .map(|(_, d)| &d[..])
+                        .eq(expected.iter().copied())
+                );
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_message_that_the_kernel_refuses_is_sent_one_by_one() {
+        let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+        let to = b.local_addr();
+        // More segments than any kernel takes (128 since 6.9), so this is EINVAL.
+        let many = [7; 200];
+        let long = segments(1000);
+        let message = |bytes, segment_len| Transmit {
+            to,
+            bytes,
+            segment_len,
+        };
+        let report = a.send_batch([message(&many[..], 1), message(&long, 1000)]);
+        assert_eq!((report.sent, report.split), (211, 1), "{report:?}");
+        assert!(a.can_segment(), "one destination does not spoil it");
+        let (datagrams, _) = receive(&mut b, 211, UdpSocket::recv_batch);
+        assert_eq!(datagrams.len(), 211);
+        for _ in 0..40 {
+            let report = a.send_batch([message(&many[..], 1)]);
+            assert_eq!((report.sent, report.failed), (200, 0));
+            receive(&mut b, 200, UdpSocket::recv_batch);
+        }
+        assert!(!a.can_segment(), "many in a row do");
+        assert_eq!(a.send_batch([message(&long[..], 1000)]).sent, 11);
     }
 }

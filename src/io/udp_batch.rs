@@ -9,6 +9,8 @@ use std::ops::AddAssign;
 
 use bytes::BytesMut;
 
+use crate::io::chunks::Chunks;
+
 /// The most datagrams moved by one system call. More gain nothing: the cost of the call is spread
 /// thin enough (measured, DESIGN.md §3).
 pub const BATCH_MAX: usize = 64;
@@ -26,6 +28,8 @@ pub struct SendReport {
     pub dropped_full: u64,
     /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
     pub failed: u64,
+    /// Messages of several datagrams that the kernel refused as such; they were sent one by one.
+    pub split: u64,
 }
 
 impl AddAssign for SendReport {
@@ -33,6 +37,7 @@ impl AddAssign for SendReport {
         self.sent += other.sent;
         self.dropped_full += other.dropped_full;
         self.failed += other.failed;
+        self.split += other.split;
     }
 }
 
@@ -44,7 +49,7 @@ impl AddAssign for SendReport {
 #[derive(Debug)]
 pub struct RecvBatch {
     pub(in crate::io) scratch: Vec<u8>,
-    chunk: BytesMut,
+    chunks: Chunks,
     datagrams: Vec<(SocketAddr, BytesMut)>,
     pub(in crate::io) truncated: u64,
 }
@@ -53,7 +58,7 @@ impl Default for RecvBatch {
     fn default() -> Self {
         Self {
             scratch: vec![0; BATCH_MAX * DATAGRAM_MAX],
-            chunk: BytesMut::with_capacity(CHUNK),
+            chunks: Chunks::default(),
             datagrams: Vec::with_capacity(BATCH_MAX),
             truncated: 0,
         }
@@ -74,20 +79,11 @@ impl RecvBatch {
 
     /// Takes over one datagram of `len` bytes from a slot of the scratch block.
     pub(in crate::io) fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
-        if self.chunk.capacity() < len {
-            // Takes the chunk back if every datagram in it is gone, allocates otherwise.
-            self.chunk.reserve(CHUNK);
-        }
         let start = slot * DATAGRAM_MAX;
-        self.chunk
-            .extend_from_slice(&self.scratch[start..start + len]);
-        self.datagrams.push((canonical(from), self.chunk.split()));
+        let datagram = self.chunks.copy(&self.scratch[start..start + len]);
+        self.datagrams.push((canonical(from), datagram));
     }
 }
-
-/// How much memory is allocated at a time for received datagrams, in bytes: some 50 video packets.
-/// One datagram that is kept holds its whole chunk.
-const CHUNK: usize = 64 << 10;
 
 /// IPv4 addresses as such, however the socket tells them.
 fn canonical(from: SocketAddr) -> SocketAddr {
@@ -111,35 +107,58 @@ pub(in crate::io) fn is_about_another(error: &io::Error) -> bool {
     )
 }
 
-/// Sends `count` messages with `send`, which tries those from an offset on and says how many it sent.
-pub(in crate::io) fn transmit(
-    count: usize,
-    mut send: impl FnMut(usize) -> io::Result<usize>,
-) -> SendReport {
+/// Whether an error says that the kernel's buffer is full.
+pub(in crate::io) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Whether an error may say that a message of several datagrams cannot be sent as such: the device or
+/// route has no checksum offload (EIO), a datagram is longer than the path takes (EINVAL, EMSGSIZE).
+fn is_about_segments(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)
+    )
+}
+
+/// How messages, which are counted from 0, get to the kernel.
+pub(in crate::io) trait Wire {
+    /// Tries those from `offset` on and says how many went out.
+    fn send(&mut self, offset: usize) -> io::Result<usize>;
+
+    /// Sends the datagrams of one message, which was refused with `error`, one by one.
+    fn split(&mut self, offset: usize, error: &io::Error) -> SendReport;
+}
+
+/// Sends messages, of so many datagrams each.
+pub(in crate::io) fn transmit(datagrams: &[u16], wire: &mut impl Wire) -> SendReport {
+    let sum = |datagrams: &[u16]| datagrams.iter().map(|n| u64::from(*n)).sum::<u64>();
     let mut report = SendReport::default();
     let mut offset = 0;
     let mut retried = None;
-    while offset < count {
-        match send(offset) {
+    while offset < datagrams.len() {
+        match wire.send(offset) {
             Ok(sent) if sent > 0 => {
-                let sent = sent.min(count - offset);
-                report.sent += sent as u64;
-                offset += sent;
+                let end = datagrams.len().min(offset + sent);
+                report.sent += sum(&datagrams[offset..end]);
+                offset = end;
             }
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock
-                    || error.raw_os_error() == Some(libc::ENOBUFS) =>
-            {
-                report.dropped_full += (count - offset) as u64;
+            Err(error) if is_full(&error) => {
+                report.dropped_full += sum(&datagrams[offset..]);
                 return report;
             }
             // Such an error is gone once it was told; should it stay, it is this message's.
             Err(error) if is_about_another(&error) && retried != Some(offset) => {
                 retried = Some(offset);
             }
-            // The error is that of the first message: step over it.
+            // Any other error is that of the first message.
+            Err(error) if datagrams[offset] > 1 && is_about_segments(&error) => {
+                report.split += 1;
+                report += wire.split(offset, &error);
+                offset += 1;
+            }
             Ok(_) | Err(_) => {
-                report.failed += 1;
+                report.failed += u64::from(datagrams[offset]);
                 offset += 1;
             }
         }
@@ -151,54 +170,69 @@ pub(in crate::io) fn transmit(
 mod tests {
     use super::*;
 
-    #[test]
-    fn sending_resumes_steps_over_and_drops() {
-        let full = Err(libc::EAGAIN);
-        // (answers in turn, offsets asked for, sent, dropped, failed) of five messages.
-        type Case<'a> = (&'a [Result<usize, i32>], &'a [usize], u64, u64, u64);
-        let cases: [Case<'_>; 7] = [
-            (&[Ok(5)], &[0], 5, 0, 0),
-            (&[Ok(2), Ok(3)], &[0, 2], 5, 0, 0),
-            (&[Ok(2), full], &[0, 2], 2, 3, 0),
-            (&[Err(libc::ENOBUFS)], &[0], 0, 5, 0),
-            (&[Ok(1), Err(libc::EINVAL), Ok(3)], &[0, 1, 2], 4, 0, 1),
-            (&[Err(libc::ECONNREFUSED), Ok(5)], &[0, 0], 5, 0, 0),
-            (
-                &[Err(libc::ECONNREFUSED), Err(libc::ECONNREFUSED), Ok(4)],
-                &[0, 0, 1],
-                4,
-                0,
-                1,
-            ),
-        ];
-        for (answers, offsets, sent, dropped_full, failed) in cases {
-            let mut asked = Vec::new();
-            let mut answers = answers.iter();
-            let report = transmit(5, |offset| {
-                asked.push(offset);
-                let answer = *answers.next().expect("no call more than expected");
-                answer.map_err(io::Error::from_raw_os_error)
-            });
-            let expected = SendReport {
-                sent,
-                dropped_full,
-                failed,
-            };
-            assert_eq!((report, &asked[..]), (expected, offsets));
+    /// Answers as it is told to; of what is sent one by one, one fails.
+    struct Script<'a> {
+        answers: &'a [Result<usize, i32>],
+        asked: Vec<usize>,
+        split: Vec<usize>,
+    }
+
+    impl Wire for Script<'_> {
+        fn send(&mut self, offset: usize) -> io::Result<usize> {
+            let answer = self.answers[self.asked.len()];
+            self.asked.push(offset);
+            answer.map_err(io::Error::from_raw_os_error)
+        }
+
+        fn split(&mut self, offset: usize, _: &io::Error) -> SendReport {
+            self.split.push(offset);
+            SendReport {
+                sent: 2,
+                failed: 1,
+                ..SendReport::default()
+            }
         }
     }
 
     #[test]
-    fn memory_is_shared_between_datagrams_and_used_again() {
-        let mut batch = RecvBatch::default();
-        let from = "192.0.2.1:1".parse().unwrap();
-        let before = batch.chunk.as_ptr();
-        // Ten chunks' worth, none kept: the first chunk is taken back every time.
-        for _ in 0..10 * CHUNK / 1000 {
-            batch.take(from, 0, 1000);
-            batch.drain().for_each(drop);
+    fn sending_resumes_steps_over_and_drops() {
+        let full = Err(libc::EAGAIN);
+        // (answers in turn, offsets asked for, sent, dropped, failed) of five messages, the last but one of
+        // three datagrams.
+        type Case<'a> = (&'a [Result<usize, i32>], &'a [usize], u64, u64, u64);
+        let cases: [Case<'_>; 9] = [
+            (&[Ok(5)], &[0], 7, 0, 0),
+            (&[Ok(2), Ok(3)], &[0, 2], 7, 0, 0),
+            (&[Ok(2), full], &[0, 2], 2, 5, 0),
+            (&[Err(libc::ENOBUFS)], &[0], 0, 7, 0),
+            (&[Ok(1), Err(libc::EINVAL), Ok(3)], &[0, 1, 2], 6, 0, 1),
+            (&[Err(libc::ECONNREFUSED), Ok(5)], &[0, 0], 7, 0, 0),
+            (
+                &[Err(libc::ECONNREFUSED), Err(libc::ECONNREFUSED), Ok(4)],
+                &[0, 0, 1],
+                6,
+                0,
+                1,
+            ),
+            // Sent one by one, of which one fails.
+            (&[Ok(3), Err(libc::EINVAL), Ok(1)], &[0, 3, 4], 6, 0, 1),
+            (&[Ok(3), Err(libc::EPERM), Ok(1)], &[0, 3, 4], 4, 0, 3),
+        ];
+        for (answers, offsets, sent, dropped_full, failed) in cases {
+            let mut wire = Script {
+                answers,
+                asked: Vec::new(),
+                split: Vec::new(),
+            };
+            let report = transmit(&[1, 1, 1, 3, 1], &mut wire);
+            assert!(wire.split.iter().all(|offset| *offset == 3));
+            let expected = SendReport {
+                sent,
+                dropped_full,
+                failed,
+                split: wire.split.len() as u64,
+            };
+            assert_eq!((report, &wire.asked[..]), (expected, offsets));
         }
-        let offset = (batch.chunk.as_ptr() as usize).wrapping_sub(before as usize);
-        assert!(offset <= CHUNK, "{offset}");
     }
 }

@@ -5,26 +5,67 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, transmit};
+use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, Wire, transmit};
+use crate::transport::outbox::Transmit;
 
-/// Nothing has to be kept between calls.
+/// Sends. Nothing has to be kept between calls.
+#[derive(Debug)]
+pub(in crate::io) struct Sender;
+
+impl Sender {
+    /// For any socket.
+    pub fn new(_: &mio::net::UdpSocket) -> Self {
+        Self
+    }
+
+    /// Never more than one datagram a message.
+    pub fn can_segment(&self) -> bool {
+        false
+    }
+
+    /// Sends `messages`, whose addresses are of the socket's family.
+    pub fn send<'a>(
+        &mut self,
+        socket: &mio::net::UdpSocket,
+        messages: impl Iterator<Item = Transmit<'a>>,
+    ) -> SendReport {
+        let mut report = SendReport::default();
+        for (to, datagram) in messages.flat_map(Transmit::datagrams) {
+            report += transmit(
+                &[1],
+                &mut Single {
+                    socket,
+                    to,
+                    datagram,
+                },
+            );
+        }
+        report
+    }
+}
+
+/// One datagram on its way.
+struct Single<'a> {
+    socket: &'a mio::net::UdpSocket,
+    to: SocketAddr,
+    datagram: &'a [u8],
+}
+
+impl Wire for Single<'_> {
+    fn send(&mut self, _: usize) -> io::Result<usize> {
+        self.socket.send_to(self.datagram, self.to).map(|_| 1)
+    }
+
+    fn split(&mut self, _: usize, _: &io::Error) -> SendReport {
+        SendReport::default()
+    }
+}
+
+/// Receives. Nothing has to be kept between calls.
 #[derive(Debug, Default)]
 pub(in crate::io) struct Arrays;
 
 impl Arrays {
-    /// Sends up to [`BATCH_MAX`] of `datagrams`, whose addresses are of the socket's family.
-    pub fn send<'a>(
-        &mut self,
-        socket: &mio::net::UdpSocket,
-        datagrams: &mut impl Iterator<Item = (SocketAddr, &'a [u8])>,
-    ) -> SendReport {
-        let mut report = SendReport::default();
-        for (to, datagram) in datagrams.take(BATCH_MAX) {
-            report += transmit(1, |_| socket.send_to(datagram, to).map(|_| 1));
-        }
-        report
-    }
-
     /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one of
     /// exactly [`DATAGRAM_MAX`] bytes counts as too long here.
     pub fn recv(

@@ -16,6 +16,8 @@ pub struct CachedPacket {
     pub timestamp: RtpTime,
     /// The whole decrypted RTP packet.
     pub packet: Bytes,
+    /// How many bytes of padding its copies got (RFC 3550 §5.1): those sent again get as many.
+    pub padding: u8,
     /// When it came.
     pub arrived: Instant,
 }
@@ -139,6 +141,7 @@ mod tests {
             seq: SeqNo(seq),
             timestamp: RtpTime(seq as u32),
             packet: Bytes::from(vec![seq as u8; len]),
+            padding: 0,
             arrived: at,
         }
     }

@@ -2,15 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-/// Merges requests: at most one goes up in each [`KEYFRAME_INTERVAL`]; what is asked inside it
-/// goes up once, at its end.
-#[derive(Debug, Default)]
+/// Merges requests: at most one goes up in each interval; what is asked inside it goes up once, at
+/// its end.
+#[derive(Debug)]
 pub struct KeyframeRequests {
+    interval: Duration,
     last: Option<Instant>,
     is_waiting: bool,
 }
 
 impl KeyframeRequests {
+    /// Nobody has asked yet. `interval` is [`KEYFRAME_INTERVAL`] or [`RELAY_INTERVAL`].
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            last: None,
+            is_waiting: false,
+        }
+    }
+
     /// Somebody wants a keyframe. True: ask the publisher now.
     #[must_use]
     pub fn handle_request(&mut self, now: Instant) -> bool {
@@ -36,13 +47,16 @@ impl KeyframeRequests {
     }
 
     fn window_end(&self) -> Option<Instant> {
-        self.last.map(|last| last + KEYFRAME_INTERVAL)
+        self.last.map(|last| last + self.interval)
     }
 }
 
 /// A keyframe costs a publisher several times a usual frame, so one in half a second is the most
 /// that helps.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
+/// How often one shard asks another for a keyframe of one track. Short, because the publisher's shard merges
+/// what all of them ask: two intervals one after the other would make a subscriber wait for a second.
+pub const RELAY_INTERVAL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
@@ -52,7 +66,7 @@ mod tests {
     fn requests_are_merged_and_spaced() {
         let t0 = Instant::now();
         let at = |ms| t0 + Duration::from_millis(ms);
-        let mut requests = KeyframeRequests::default();
+        let mut requests = KeyframeRequests::new(KEYFRAME_INTERVAL);
         assert_eq!(requests.poll_timeout(), None);
         assert!(requests.handle_request(at(0)));
         assert!(!requests.handle_timeout(at(10)), "nothing waits");

@@ -48,6 +48,12 @@ impl TrackClock {
         }
     }
 
+    /// The report it was made from: wall clock, the track's own clock, and when it came.
+    #[must_use]
+    pub fn report(&self) -> (NtpTime, RtpTime, Instant) {
+        (self.ntp, self.rtp_time, self.received)
+    }
+
     /// Both clocks as they must stand at `now`.
     #[must_use]
     pub fn at(&self, now: Instant) -> (NtpTime, RtpTime) {

@@ -10,8 +10,10 @@ use rand::rngs::StdRng;
 
 use crate::base::ids::{SubscriptionKey, TrackKey};
 use crate::control::{SubscriptionConfig, TrackConfig};
+use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::payload::{PayloadKinds, Routes};
+use crate::room::relay::relay_description;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -33,21 +35,17 @@ impl Room {
     ) {
         self.configure_tracks(now, slot, tracks, output);
         self.configure_subscriptions(now, slot, subscriptions, rng, output);
+        self.review_wants(output);
     }
 
-    /// Ends a track: its subscribers are told, their subscriptions wait.
+    /// Ends a track: its subscribers and the shards that want it are told; their subscriptions wait.
     pub(in crate::room) fn end_track(&mut self, slot: TrackSlot, output: &mut Output) {
-        let Some(track) = self.tracks.remove(slot) else {
+        let Some((track, subscriptions)) = self.part_from_track(slot) else {
             return;
         };
-        self.tracks_by_key.remove(&track.config.key);
-        for &subscriber in &track.subscriptions {
-            let Some(subscription) = self.subscriptions.get_mut(subscriber) else {
-                continue;
-            };
-            subscription.track = None;
-            subscription.pause();
-            if subscription.has_sent()
+        for subscription in &subscriptions {
+            if let Some(subscription) = self.subscriptions.get(*subscription)
+                && subscription.has_sent()
                 && let Some(peer) = self.peers.get_mut(subscription.subscriber)
             {
                 let mut compound = peer.start_compound();
@@ -55,13 +53,37 @@ impl Room {
                 peer.transport.seal_rtcp(&compound, &mut output.outbox);
             }
         }
-        if !track.subscriptions.is_empty() {
-            self.waiting.insert(track.config.key, track.subscriptions);
+        self.unserve(track, output);
+    }
+
+    /// Takes a track out; its subscriptions, which are returned too, wait.
+    pub(in crate::room) fn part_from_track(
+        &mut self,
+        slot: TrackSlot,
+    ) -> Option<(Track, Vec<SubscriptionSlot>)> {
+        let mut track = self.tracks.remove(slot)?;
+        self.tracks_by_key.remove(&track.config.key);
+        let subscriptions = std::mem::take(&mut track.subscriptions);
+        for &slot in &subscriptions {
+            if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                subscription.track = None;
+                subscription.pause();
+            }
         }
+        if !subscriptions.is_empty() {
+            let key = track.config.key;
+            self.waiting.insert(key, subscriptions.clone());
+        }
+        Some((track, subscriptions))
     }
 
     /// Ends a subscription, of which its peer forgets the slot.
     pub(in crate::room) fn end_subscription(&mut self, slot: SubscriptionSlot) {
+        if let Some(subscription) = self.subscriptions.get(slot) {
+            let config = &subscription.config;
+            let (source, shard) = (config.source, config.source_shard);
+            self.note_source(source, shard);
+        }
         self.detach(slot);
         self.subscriptions.remove(slot);
     }
@@ -94,33 +116,44 @@ impl Room {
             }
             tracks.push(match known {
                 Some(known) => {
-                    self.update_track(known, config);
+                    self.update_track(known, config, output);
                     known
                 }
-                None => self.start_track(now, slot, config, output),
+                None => {
+                    let track = self.start_track(now, Origin::Local(slot), config, output);
+                    self.serve_waiting(track, output);
+                    track
+                }
             });
         }
         self.declare_sources(slot, tracks, output);
     }
 
-    fn start_track(
+    /// Starts a track: subscriptions that wait for it copy it from now on.
+    pub(in crate::room) fn start_track(
         &mut self,
         now: Instant,
-        publisher: PeerSlot,
+        origin: Origin,
         config: TrackConfig,
         output: &mut Output,
     ) -> TrackSlot {
         let key = config.key;
-        let slot = self.tracks.insert(Track::new(config, publisher));
+        let slot = self.tracks.insert(Track::new(config, origin));
         self.tracks_by_key.insert(key, slot);
         for subscription in self.waiting.remove(&key).unwrap_or_default() {
-            self.attach_to(subscription, slot);
+            self.attach_to(subscription, slot, output);
             self.want_keyframe(now, subscription, output);
         }
         slot
     }
 
-    fn update_track(&mut self, slot: TrackSlot, config: TrackConfig) {
+    /// Describes a track anew.
+    pub(in crate::room) fn update_track(
+        &mut self,
+        slot: TrackSlot,
+        config: TrackConfig,
+        output: &mut Output,
+    ) {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
@@ -131,6 +164,7 @@ impl Room {
             return;
         }
         track.kinds = PayloadKinds::new(&track.config.codecs);
+        relay_description(track, &mut output.relay);
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
                 subscription.reshape(Routes::new(
@@ -226,9 +260,10 @@ impl Room {
         rng: &mut StdRng,
         output: &mut Output,
     ) -> SubscriptionSlot {
+        self.note_source(config.source, config.source_shard);
         let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
         let slot = self.subscriptions.insert(subscription);
-        self.attach(slot);
+        self.attach(slot, output);
         self.want_keyframe(now, slot, output);
         slot
     }
@@ -243,11 +278,19 @@ impl Room {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
-        let is_moved = subscription.config.source != config.source;
+        let (former, former_shard) = (subscription.config.source, subscription.config.source_shard);
+        let (source, source_shard) = (config.source, config.source_shard);
+        let is_moved = former != source || former_shard != source_shard;
+        let wakes = config.active != subscription.config.active;
         let reshapes = subscription.config.codecs != config.codecs
             || subscription.config.extensions != config.extensions
             || subscription.config.mid != config.mid;
         let starts = config.active && (!subscription.config.active || is_moved);
+        // A want that was refused is made again.
+        if is_moved || wakes || !self.wants.contains_key(&source) {
+            self.note_source(former, former_shard);
+            self.note_source(source, source_shard);
+        }
         if is_moved {
             // While the former source is still what the subscription names.
             self.detach(slot);
@@ -260,12 +303,15 @@ impl Room {
         }
         subscription.config = config;
         if is_moved {
-            self.attach(slot);
-        } else if reshapes {
-            let track = subscription.track.and_then(|track| self.tracks.get(track));
-            subscription.reshape(track.map_or_else(Routes::none, |track| {
-                Routes::new(&track.config.codecs, &subscription.config.codecs)
-            }));
+            self.attach(slot, output);
+        } else {
+            if reshapes {
+                let track = subscription.track.and_then(|track| self.tracks.get(track));
+                subscription.reshape(track.map_or_else(Routes::none, |track| {
+                    Routes::new(&track.config.codecs, &subscription.config.codecs)
+                }));
+            }
+            self.route(slot, output);
         }
         if starts || reshapes {
             self.want_keyframe(now, slot, output);
@@ -273,18 +319,18 @@ impl Room {
     }
 
     /// Connects a subscription to its track, or lets it wait for that.
-    fn attach(&mut self, slot: SubscriptionSlot) {
+    fn attach(&mut self, slot: SubscriptionSlot, output: &mut Output) {
         let Some(subscription) = self.subscriptions.get(slot) else {
             return;
         };
         let source = subscription.config.source;
         match self.tracks_by_key.get(&source) {
-            Some(track) => self.attach_to(slot, *track),
+            Some(track) => self.attach_to(slot, *track, output),
             None => self.waiting.entry(source).or_default().push(slot),
         }
     }
 
-    fn attach_to(&mut self, slot: SubscriptionSlot, to: TrackSlot) {
+    fn attach_to(&mut self, slot: SubscriptionSlot, to: TrackSlot, output: &mut Output) {
         let (Some(subscription), Some(track)) =
             (self.subscriptions.get_mut(slot), self.tracks.get_mut(to))
         else {
@@ -294,6 +340,7 @@ impl Room {
         subscription.track = Some(to);
         let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
         subscription.reshape(routes);
+        self.route(slot, output);
     }
 
     fn detach(&mut self, slot: SubscriptionSlot) {
@@ -305,6 +352,7 @@ impl Room {
             Some(track) => {
                 if let Some(track) = self.tracks.get_mut(track) {
                     track.subscriptions.retain(|other| *other != slot);
+                    track.targets.remove((subscription.subscriber, slot));
                 }
             }
             None => {

@@ -6,12 +6,15 @@ use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
+use crate::room::incoming::Incoming;
+use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::relay::relay_clock;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
-use crate::room::subscription::{Incoming, Subscription};
+use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
 use crate::wire::rtp::RtpHeader;
@@ -172,10 +175,17 @@ impl Room {
             rtp_time,
             track.clock_rate(),
         ));
+        relay_clock(track, output);
         self.pass_on_sender_report(now, slot, output);
     }
 
-    fn pass_on_sender_report(&mut self, now: Instant, slot: TrackSlot, output: &mut Output) {
+    /// Sends the reports of all subscriptions of a track whose clock is new.
+    pub(in crate::room) fn pass_on_sender_report(
+        &mut self,
+        now: Instant,
+        slot: TrackSlot,
+        output: &mut Output,
+    ) {
         let Some(track) = self.tracks.get(slot) else {
             return;
         };
@@ -217,11 +227,18 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        // A stream that has not begun will begin with a keyframe.
-        if track.config.kind != MediaKind::Video || track.stream.ssrc().is_none() {
+        if track.config.kind != MediaKind::Video {
             return;
         }
-        let Some(publisher) = self.peers.get_mut(track.publisher) else {
+        let publisher = match track.origin {
+            Origin::Local(publisher) => publisher,
+            Origin::Remote(want) => return self.relay_keyframe_request(now, slot, want, output),
+        };
+        // A stream that has not begun will begin with a keyframe.
+        if track.stream.ssrc().is_none() {
+            return;
+        }
+        let Some(publisher) = self.peers.get_mut(publisher) else {
             return;
         };
         if track.keyframes.handle_request(now) {
@@ -233,19 +250,19 @@ impl Room {
 
     /// Answers a NACK with the same packets, under the same numbers.
     fn on_nack(&mut self, from: PeerSlot, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
-        let Some((slot, track)) = self.subscribed(from, media) else {
+        let Some((slot, from_track)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
         let (Some(subscription), Some(track), Some(peer)) = (
             self.subscriptions.get_mut(slot),
-            self.tracks.get(track),
+            self.tracks.get(from_track),
             self.peers.get_mut(from),
         ) else {
             return;
         };
         for seq in seqs {
-            match resend(subscription, track, peer, *seq, output) {
+            match resend(subscription, (from_track, track), peer, *seq, output) {
                 Resend::Sent => output.counters.rtp_retransmitted += 1,
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::OverBudget => output.counters.nack_over_budget += 1,
@@ -278,7 +295,7 @@ enum Resend {
 
 fn resend(
     subscription: &mut Subscription,
-    track: &Track,
+    (slot, track): (TrackSlot, &Track),
     peer: &mut Peer,
     seq: SeqNo16,
     output: &mut Output,
@@ -292,19 +309,22 @@ fn resend(
     };
     let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
     let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
-        let kind = track.kinds.get(header.payload_type);
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
-        Incoming::read(&cached.packet, &header, numbering, kind, ids)
+        Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
     });
-    let Some(incoming) = incoming else {
+    let Some(mut incoming) = incoming else {
         return Resend::NotHeld;
     };
-    let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.sealer()) else {
+    incoming.padding = cached.padding;
+    let (Ok(shape), Some((to, sealer))) = (subscription.shape(&incoming), peer.transport.sealer())
+    else {
         return Resend::NotHeld;
     };
     if !subscription.take_resend(out, &shape) {
         return Resend::OverBudget;
     }
+    let path = (to, sealer.rtp());
     subscription.send(&incoming, &shape, out, path, &mut output.outbox);
     Resend::Sent
 }

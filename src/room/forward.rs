@@ -1,30 +1,38 @@
 //! The hot path: a packet of a publisher becomes a packet for each subscription of its track.
+//!
+//! In two steps, so that what came together goes out together: each packet is opened, numbered and put
+//! into a batch; then the batch is fanned out.
 
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::base::ids::Mid;
 use crate::media::cache::CachedPacket;
-use crate::media::sender_report::TrackClock;
 use crate::media::stream::{Normalised, Refused};
+use crate::room::batch::{Batch, Run};
+use crate::room::incoming::Incoming;
 use crate::room::output::Output;
+use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
-use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::peer::REPORT_INTERVAL;
+use crate::room::relay::relay_packet;
 use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
-use crate::room::subscription::{Incoming, Misfit, Subscription};
+use crate::room::subscription::{Misfit, Subscription};
+use crate::room::targets::Target;
 use crate::room::track::Track;
 use crate::wire::rtp::RtpHeader;
 
 impl Room {
-    /// Takes a protected RTP packet of a peer, and sends it on to all who receive its track.
+    /// Takes a protected RTP packet of a peer. It waits in `batch` to be fanned out.
     pub fn handle_rtp(
         &mut self,
         now: Instant,
         from: PeerSlot,
         mut packet: BytesMut,
+        batch: &mut Batch,
         output: &mut Output,
     ) {
         let Some(peer) = self.peers.get_mut(from) else {
@@ -35,47 +43,14 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
-        if let Some(track) = self.locate(from, &header, &packet, output) {
-            self.fan_out(now, from, track, &header, packet, output);
-        }
-    }
-
-    fn fan_out(
-        &mut self,
-        now: Instant,
-        from: PeerSlot,
-        slot: TrackSlot,
-        header: &RtpHeader,
-        packet: BytesMut,
-        output: &mut Output,
-    ) {
-        let Some(track) = self.tracks.get_mut(slot) else {
+        let Some(track) = self.locate(from, &header, &packet, output) else {
             return;
         };
-        let Some((kind, place)) = admit(now, track, header, &packet, output) else {
+        let is_first = self.tracks.get(track).is_some_and(|t| t.stats.is_none());
+        let packet = packet.freeze();
+        let Some(place) = self.take_opened(now, track, &header, packet, batch, output) else {
             return;
         };
-        let is_first = track.stats.is_none();
-        track.on_packet(now, header, &place);
-        let numbering = (place.seq, place.timestamp);
-        let ids = &track.config.extensions;
-        if let Some(incoming) = Incoming::read(&packet, header, numbering, kind, ids) {
-            for &slot in &track.subscriptions {
-                if let Some(subscription) = self.subscriptions.get_mut(slot)
-                    && subscription.config.active
-                    && let Some(peer) = self.peers.get_mut(subscription.subscriber)
-                {
-                    let clock = track.clock.as_ref();
-                    forward(now, subscription, peer, &incoming, clock, output);
-                }
-            }
-        }
-        track.cache.insert(CachedPacket {
-            seq: place.seq,
-            timestamp: place.timestamp,
-            packet: packet.freeze(),
-            arrived: now,
-        });
         let Some(publisher) = self.peers.get_mut(from) else {
             return;
         };
@@ -86,8 +61,114 @@ impl Room {
         // A new run shows no gap, and yet what came before is of no use to its decoders; and of a
         // track whose first packets came too early, the keyframe is lost.
         if place.restarted && (!is_first || publisher.had_unknown) {
-            self.request_keyframe(now, slot, output);
+            self.request_keyframe(now, track, output);
         }
+    }
+
+    /// Takes an opened packet of a track, and gives it its number there. It waits in `batch` to be
+    /// fanned out. `None` if it has no place in the track.
+    pub fn take_opened(
+        &mut self,
+        now: Instant,
+        slot: TrackSlot,
+        header: &RtpHeader,
+        packet: Bytes,
+        batch: &mut Batch,
+        output: &mut Output,
+    ) -> Option<Normalised> {
+        let track = self.tracks.get_mut(slot)?;
+        let place = admit(now, track, header, &packet, output)?;
+        track.on_packet(now, header, &place);
+        let numbering = (place.seq, place.timestamp);
+        if !track.sinks.is_empty() {
+            relay_packet(track, header, numbering, &packet, output);
+        }
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
+        let ids = &track.config.extensions;
+        batch
+            .packets
+            .extend(Incoming::read(slot, packet, header, numbering, kind, ids));
+        Some(place)
+    }
+
+    /// Sends the packets of a batch on to all who receive their tracks: subscriber by subscriber, all of
+    /// one subscriber's packets one after another. Stops when `bytes_max` wait to be sent: then it is
+    /// false, and is to be called again.
+    pub fn fan_out(
+        &mut self,
+        now: Instant,
+        batch: &mut Batch,
+        bytes_max: usize,
+        output: &mut Output,
+    ) -> bool {
+        if batch.lay_out() {
+            self.prepare(now, batch, output.outbox.is_segmenting());
+        }
+        let Batch { packets, runs, .. } = batch;
+        while let Some(subscriber) = self.next_subscriber(runs) {
+            if output.outbox.bytes_len() >= bytes_max {
+                return false;
+            }
+            for run in &mut *runs {
+                let Some(track) = self.tracks.get(run.track) else {
+                    continue;
+                };
+                let is_next = |target: &&Target| target.subscriber == subscriber;
+                while let Some(target) = track.targets.get(run.next_target).filter(is_next) {
+                    run.next_target += 1;
+                    let Some(subscription) = self.subscriptions.get_mut(target.subscription) else {
+                        continue;
+                    };
+                    for packet in &packets[run.packets.clone()] {
+                        forward(subscription, target, packet, output);
+                    }
+                    if subscription.is_report_due
+                        && let Some(clock) = &track.clock
+                        && let Some(peer) = self.peers.get_mut(subscriber)
+                    {
+                        let transport = &mut peer.transport;
+                        let outbox = &mut output.outbox;
+                        let sent = subscription.send_report(now, clock, transport, outbox);
+                        output.counters.sender_reports_sent += u64::from(sent);
+                    }
+                }
+            }
+        }
+        batch.clear();
+        true
+    }
+
+    /// What is done once for each packet: its padding is decided, and it is kept for retransmission.
+    fn prepare(&mut self, now: Instant, batch: &mut Batch, is_segmenting: bool) {
+        let Batch { packets, runs, .. } = batch;
+        for run in runs {
+            let Some(track) = self.tracks.get_mut(run.track) else {
+                continue;
+            };
+            let packets = &mut packets[run.packets.clone()];
+            if is_segmenting && !track.targets.is_empty() {
+                equalise(packets);
+            }
+            for packet in packets {
+                track.cache.insert(CachedPacket {
+                    seq: packet.seq,
+                    timestamp: packet.timestamp,
+                    packet: packet.packet().clone(),
+                    padding: packet.padding,
+                    arrived: now,
+                });
+            }
+        }
+    }
+
+    /// The first subscriber that was not served yet.
+    #[inline]
+    fn next_subscriber(&self, runs: &[Run]) -> Option<PeerSlot> {
+        let next = |run: &Run| {
+            let track = self.tracks.get(run.track)?;
+            Some(track.targets.get(run.next_target)?.subscriber)
+        };
+        runs.iter().filter_map(next).min()
     }
 
     /// The track a packet belongs to: by its SSRC where that is declared or learned; else by its
@@ -164,14 +245,14 @@ impl Room {
     }
 }
 
-/// What a packet is and where it stands in its track, if it has a place there.
+/// Where a packet stands in its track, if it has a place there.
 fn admit(
     now: Instant,
     track: &mut Track,
     header: &RtpHeader,
     packet: &[u8],
     output: &mut Output,
-) -> Option<(PayloadKind, Normalised)> {
+) -> Option<Normalised> {
     let counters = &mut output.counters;
     let kind = track.kinds.get(header.payload_type);
     let dropped = match kind {
@@ -183,7 +264,7 @@ fn admit(
         PayloadKind::Media | PayloadKind::Red => {
             let stream = &mut track.stream;
             match stream.accept(now, header.ssrc, header.seq, header.timestamp) {
-                Ok(place) => return Some((kind, place)),
+                Ok(place) => return Some(place),
                 Err(Refused::FormerSsrc) => &mut counters.rtp_former_ssrc,
                 Err(Refused::TooOld) => &mut counters.rtp_too_old,
             }
@@ -196,11 +277,9 @@ fn admit(
 /// One packet to one subscriber.
 #[inline]
 fn forward(
-    now: Instant,
     subscription: &mut Subscription,
-    subscriber: &mut Peer,
-    packet: &Incoming<'_>,
-    clock: Option<&TrackClock>,
+    target: &Target,
+    packet: &Incoming,
     output: &mut Output,
 ) {
     let counters = &mut output.counters;
@@ -215,25 +294,16 @@ fn forward(
             return;
         }
     };
-    let Some(path) = subscriber.transport.sealer() else {
-        subscription.pause();
-        counters.forward_not_connected += 1;
-        return;
-    };
     let starts = !subscription.rewriter.is_running();
     let Some(seq) = subscription.rewriter.forward(packet.seq) else {
         counters.forward_late += 1;
         return;
     };
+    let path = (target.to, &target.sealer);
     subscription.send(packet, &shape, seq, path, &mut output.outbox);
     subscription.on_sent(&shape);
-    counters.rtp_forwarded += 1;
     subscription.is_report_due |= starts;
-    if subscription.is_report_due
-        && let Some(clock) = clock
-    {
-        let transport = &mut subscriber.transport;
-        let sent = subscription.send_report(now, clock, transport, &mut output.outbox);
-        counters.sender_reports_sent += u64::from(sent);
-    }
+    counters.rtp_forwarded += 1;
+    counters.rtp_padded += u64::from(packet.padding > 0);
+    counters.rtp_padding_bytes += u64::from(packet.padding);
 }

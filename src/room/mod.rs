@@ -3,16 +3,23 @@
 //! Everything a packet needs is laid out when a peer is configured; per packet nothing is looked up
 //! by name, hashed per subscriber or allocated per subscriber.
 
+pub mod batch;
 mod configure;
 mod feedback;
 mod forward;
+mod incoming;
+pub mod origin;
 pub mod output;
+mod padding;
 mod payload;
 mod peer;
+mod relay;
+mod routing;
 pub mod slots;
 mod source;
 mod state;
 mod subscription;
+mod targets;
 mod track;
 
 pub use state::Room;

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::base::counters::Counters;
-use crate::base::ids::PeerKey;
+use crate::base::ids::{PeerKey, ShardId, WantKey};
 use crate::control::TransportEvent;
+use crate::control::relay::RelayMessage;
 use crate::transport::outbox::Outbox;
 
 /// What comes of an input: datagrams, events, counts. Drained by the shard after every input.
@@ -18,4 +19,42 @@ pub struct Output {
     pub events: VecDeque<(PeerKey, TransportEvent)>,
     /// Peers whose next deadline may have come nearer.
     pub rescheduled: Vec<PeerKey>,
+    /// What other shards are to hear.
+    pub relay: RelayOutput,
+}
+
+/// What other shards are to hear, and what became of this shard's wants. Empty while every room lives on one shard.
+#[derive(Debug, Default)]
+pub struct RelayOutput {
+    /// Messages, oldest first; one input makes at most a few for each track and shard.
+    pub messages: VecDeque<(ShardId, RelayMessage)>,
+    /// What the next want is called.
+    pub next_want: u64,
+    /// Wants that a room has made or ended.
+    pub changed: Vec<WantChange>,
+    /// Wants whose next deadline may have come nearer.
+    pub rescheduled: Vec<WantKey>,
+}
+
+/// What a room did about a track of another shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantChange {
+    /// It wants it.
+    Made(WantKey),
+    /// It does not any more.
+    Ended(WantKey),
+}
+
+impl RelayOutput {
+    /// Leaves a message for another shard.
+    pub fn push(&mut self, to: ShardId, message: RelayMessage) {
+        self.messages.push_back((to, message));
+    }
+
+    /// A name that no want had before.
+    pub fn name_want(&mut self) -> WantKey {
+        let want = WantKey(self.next_want);
+        self.next_want = self.next_want.wrapping_add(1);
+        want
+    }
 }

@@ -1,5 +1,6 @@
 //! A peer: one transport, what it publishes and what it receives.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
@@ -24,6 +25,8 @@ pub struct Peer {
     pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
     pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
+    /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
+    pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -41,6 +44,7 @@ impl Peer {
             mid_extension: None,
             tracks: Vec::new(),
             subscriptions: Vec::new(),
+            routed: None,
             had_unknown: false,
             report_at: None,
         }

@@ -97,6 +97,7 @@ mod tests {
     use crate::base::ids::{MediaKind, Mid, PeerKey, TrackKey};
     use crate::base::slab::Slab;
     use crate::control::{IceCredentials, TrackConfig};
+    use crate::room::origin::Origin;
     use crate::room::peer::Peer;
     use crate::room::track::Track;
     use crate::transport::{DtlsIdentity, Transport};
@@ -126,7 +127,7 @@ mod tests {
             rtx_ssrcs: Vec::new(),
         };
         let mut slab = Slab::new();
-        [(); 2].map(|()| slab.insert(Track::new(config.clone(), publisher)))
+        [(); 2].map(|()| slab.insert(Track::new(config.clone(), Origin::Local(publisher))))
     }
 
     #[test]

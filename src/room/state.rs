@@ -6,10 +6,11 @@ use std::time::Instant;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{PeerKey, Ssrc, TrackKey};
+use crate::base::ids::{PeerKey, RoomId, ShardId, Ssrc, TrackKey, WantKey};
 use crate::base::slab::Slab;
 use crate::base::time::earliest;
 use crate::control::TransportEvent;
+use crate::room::origin::{Remote, Sink};
 use crate::room::output::Output;
 use crate::room::peer::Peer;
 use crate::room::slots::{
@@ -19,22 +20,51 @@ use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::transport::Transport;
 
-/// The peers of one room that one shard holds. A subscription reaches only tracks in here.
-#[derive(Default)]
+/// The peers of one room that one shard holds. A subscription reaches only tracks in here, or in the same room on
+/// another shard.
 pub struct Room {
+    pub(in crate::room) id: RoomId,
+    /// The shard it is on.
+    pub(in crate::room) shard: ShardId,
     pub(in crate::room) peers: Slab<Peer, OfPeers>,
     pub(in crate::room) tracks: Slab<Track, OfTracks>,
     pub(in crate::room) subscriptions: Slab<Subscription, OfSubscriptions>,
     pub(in crate::room) tracks_by_key: HashMap<TrackKey, TrackSlot>,
     /// Subscriptions whose track is not known (yet): each is in here once.
     pub(in crate::room) waiting: HashMap<TrackKey, Vec<SubscriptionSlot>>,
+    /// Tracks that other shards want and that are not here (yet).
+    pub(in crate::room) wanted: HashMap<TrackKey, Vec<Sink>>,
+    /// What this shard wants of others.
+    pub(in crate::room) remotes: HashMap<WantKey, Remote>,
+    /// The want of each such track.
+    pub(in crate::room) wants: HashMap<TrackKey, WantKey>,
+    /// Tracks of other shards whose subscriptions have changed; empty between inputs.
+    pub(in crate::room) unreviewed: Vec<TrackKey>,
 }
 
 impl Room {
-    /// A room without peers.
+    /// The part of a room that is on `shard`, without peers.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(id: RoomId, shard: ShardId) -> Self {
+        Self {
+            id,
+            shard,
+            peers: Slab::new(),
+            tracks: Slab::new(),
+            subscriptions: Slab::new(),
+            tracks_by_key: HashMap::new(),
+            waiting: HashMap::new(),
+            wanted: HashMap::new(),
+            remotes: HashMap::new(),
+            wants: HashMap::new(),
+            unreviewed: Vec::new(),
+        }
+    }
+
+    /// Which room it is (part of).
+    #[must_use]
+    pub fn id(&self) -> &RoomId {
+        &self.id
     }
 
     /// Adds a peer that publishes and receives nothing yet.
@@ -58,13 +88,14 @@ impl Room {
         for track in tracks {
             self.end_track(track, output);
         }
+        self.review_wants(output);
         self.peers.remove(slot);
     }
 
-    /// Whether nobody is in it.
+    /// Whether nobody is in it, and no other shard waits for somebody to be.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && self.wanted.is_empty()
     }
 
     /// A peer's transport.
@@ -75,10 +106,12 @@ impl Room {
 
     /// Takes what happened to a peer's transport: after every input to it.
     pub fn drain_transport(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let mut has_new_keys = false;
         while let Some(peer) = self.peers.get_mut(slot)
             && let Some(event) = peer.transport.poll_event()
         {
             output.events.push_back((peer.key, event));
+            has_new_keys |= matches!(event, TransportEvent::Connected { .. });
             match event {
                 TransportEvent::Connected { .. } | TransportEvent::ConsentRegained => {
                     self.on_reachable(now, slot, output);
@@ -86,6 +119,7 @@ impl Room {
                 TransportEvent::ConsentLost | TransportEvent::Failed(_) => {}
             }
         }
+        self.follow_transport(slot, has_new_keys, output);
     }
 
     /// When a peer next needs [`Room::handle_timeout`].

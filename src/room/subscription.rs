@@ -3,19 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::ids::{PayloadType, RtpTime, SeqNo};
+use crate::base::ids::{PayloadType, SeqNo};
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
 use crate::media::sender_report::TrackClock;
-use crate::room::payload::{PayloadKind, Route, Routes};
+use crate::room::incoming::Incoming;
+use crate::room::payload::{Route, Routes};
 use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::transport::outbox::Outbox;
-use crate::transport::{Sealer, Transport};
-use crate::wire::extension::{Extension, ExtensionMap};
+use crate::transport::{RtpSealer, Transport};
+use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
-use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
+use crate::wire::rtp::{OutgoingHeader, write_header};
 
 /// One peer's copy of a track.
 #[derive(Debug)]
@@ -39,20 +40,6 @@ pub struct Subscription {
     bytes: u64,
 }
 
-/// A packet of a track, read once for all subscriptions.
-#[derive(Debug)]
-pub struct Incoming<'p> {
-    /// The track's number.
-    pub seq: SeqNo,
-    timestamp: RtpTime,
-    payload_type: PayloadType,
-    marker: bool,
-    payload: &'p [u8],
-    red: Option<RedLayout>,
-    extensions: [(Extension, &'p [u8]); Extension::ALL.len()],
-    extensions_len: usize,
-}
-
 /// What a packet becomes at one subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape<'p> {
@@ -69,40 +56,6 @@ pub enum Misfit {
     NoCodec,
     /// Redundant audio that is malformed.
     MalformedRed,
-}
-
-impl<'p> Incoming<'p> {
-    /// Reads what all subscriptions need. `None` if the payload runs past the packet's end.
-    pub fn read(
-        packet: &'p [u8],
-        header: &RtpHeader,
-        (seq, timestamp): (SeqNo, RtpTime),
-        kind: PayloadKind,
-        ids: &ExtensionMap,
-    ) -> Option<Self> {
-        let payload = header.payload(packet)?;
-        let mut incoming = Self {
-            seq,
-            timestamp,
-            payload_type: header.payload_type,
-            marker: header.marker,
-            payload,
-            red: (kind == PayloadKind::Red)
-                .then(|| RedLayout::parse(payload))
-                .flatten(),
-            extensions: [(Extension::Mid, &[]); Extension::ALL.len()],
-            extensions_len: 0,
-        };
-        for (id, value) in header.extensions(packet) {
-            if let Some(extension) = ids.extension(id).filter(|e| e.is_forwarded())
-                && let Some(entry) = incoming.extensions.get_mut(incoming.extensions_len)
-            {
-                *entry = (extension, value);
-                incoming.extensions_len += 1;
-            }
-        }
-        Some(incoming)
-    }
 }
 
 impl Subscription {
@@ -130,10 +83,11 @@ impl Subscription {
     /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
     /// that a packet sent again is the same byte for byte.
     #[inline]
-    pub fn shape<'p>(&self, packet: &Incoming<'p>) -> Result<Shape<'p>, Misfit> {
+    pub fn shape<'p>(&self, packet: &'p Incoming) -> Result<Shape<'p>, Misfit> {
+        let payload = packet.payload();
         let whole = |payload_type| Shape {
             payload_type,
-            payload: packet.payload,
+            payload,
             blocks: None,
         };
         match self.routes.get(packet.payload_type) {
@@ -150,7 +104,7 @@ impl Subscription {
                         ..whole(payload_type)
                     }),
                     _ => Ok(Shape {
-                        payload: &packet.payload[layout.primary_range(packet.payload)],
+                        payload: &payload[layout.primary_range(payload)],
                         ..whole(primary)
                     }),
                 }
@@ -162,10 +116,10 @@ impl Subscription {
     #[inline]
     pub fn send(
         &self,
-        packet: &Incoming<'_>,
+        packet: &Incoming,
         shape: &Shape<'_>,
         seq: SeqNo,
-        (to, sealer): (SocketAddr, &mut Sealer),
+        (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
         let config = &self.config;
@@ -175,25 +129,31 @@ impl Subscription {
             seq: seq.on_wire(),
             timestamp: self.rewriter.timestamp(packet.timestamp),
             ssrc: config.ssrc,
-            padding: false,
+            padding: packet.padding > 0,
         };
         let mid = config.extensions.id(Extension::Mid);
-        let forwarded = packet.extensions[..packet.extensions_len].iter();
+        let forwarded = packet.extensions();
         let extensions =
             mid.map(|id| (id, config.mid.as_bytes()))
                 .into_iter()
                 .chain(forwarded.filter_map(|(extension, value)| {
-                    config.extensions.id(*extension).map(|id| (id, *value))
+                    config.extensions.id(extension).map(|id| (id, value))
                 }));
         outbox.push_with(to, |arena| {
             let start = arena.len();
-            arena.reserve(HEADER_ROOM + shape.payload.len() + sealer.overhead());
+            let padding = usize::from(packet.padding);
+            arena.reserve(HEADER_ROOM + shape.payload.len() + padding + sealer.overhead());
             let header_len = write_header(arena, &header, extensions);
             arena.extend_from_slice(shape.payload);
             if let Some((layout, payload_type)) = &shape.blocks {
                 layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
             }
-            sealer.seal_rtp(arena, start, header_len, seq.roc());
+            if padding > 0 {
+                // The last byte says how many there are, itself included (RFC 3550 §5.1).
+                arena.resize(arena.len() + padding - 1, 0);
+                arena.push(packet.padding);
+            }
+            sealer.seal(arena, start, header_len, seq.roc());
             true
         });
     }

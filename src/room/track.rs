@@ -1,16 +1,18 @@
-//! A track: what one peer publishes in one section.
+//! A track: what one peer publishes in one section, here or on another shard.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::ids::{ClockRate, MediaKind};
 use crate::control::TrackConfig;
 use crate::media::cache::PacketCache;
-use crate::media::keyframe::KeyframeRequests;
+use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
+use crate::room::origin::{Origin, Sink};
 use crate::room::payload::PayloadKinds;
-use crate::room::slots::{PeerSlot, SubscriptionSlot};
+use crate::room::slots::SubscriptionSlot;
+use crate::room::targets::Targets;
 use crate::wire::codec::Codec;
 use crate::wire::rtp::RtpHeader;
 
@@ -19,8 +21,14 @@ use crate::wire::rtp::RtpHeader;
 pub struct Track {
     /// As its publisher's description has it.
     pub config: TrackConfig,
-    /// Who publishes it.
-    pub publisher: PeerSlot,
+    /// Who brings its packets.
+    pub origin: Origin,
+    /// Which other shards get them. Empty while the room lives on this one only.
+    pub sinks: Vec<Sink>,
+    /// Counts the changes of its description, for `sinks`.
+    pub version: u32,
+    /// Counts the runs of its source, for `sinks`.
+    pub run: u64,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
     /// Its numbering.
@@ -35,23 +43,29 @@ pub struct Track {
     pub cache: PacketCache,
     /// Who wants a keyframe.
     pub keyframes: KeyframeRequests,
-    /// Who receives it.
+    /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
+    /// Those of them that its packets go to at present.
+    pub targets: Targets,
 }
 
 impl Track {
     /// A track without packets and subscriptions.
-    pub fn new(config: TrackConfig, publisher: PeerSlot) -> Self {
+    pub fn new(config: TrackConfig, origin: Origin) -> Self {
         Self {
-            publisher,
+            origin,
+            sinks: Vec::new(),
+            version: 0,
+            run: 0,
             kinds: PayloadKinds::new(&config.codecs),
             stream: Stream::new(clock_rate(config.kind)),
             stats: None,
             last_sr: None,
             clock: None,
             cache: PacketCache::new(config.kind),
-            keyframes: KeyframeRequests::default(),
+            keyframes: KeyframeRequests::new(keyframe_interval(origin)),
             subscriptions: Vec::new(),
+            targets: Targets::default(),
             config,
         }
     }
@@ -64,6 +78,7 @@ impl Track {
     /// A packet was taken.
     pub fn on_packet(&mut self, now: Instant, header: &RtpHeader, place: &Normalised) {
         if place.restarted {
+            self.run += 1;
             // What was reported of the former run says nothing of this one.
             (self.stats, self.last_sr, self.clock) = (None, None, None);
         }
@@ -72,6 +87,13 @@ impl Track {
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+    }
+}
+
+fn keyframe_interval(origin: Origin) -> Duration {
+    match origin {
+        Origin::Local(_) => KEYFRAME_INTERVAL,
+        Origin::Remote(_) => RELAY_INTERVAL,
     }
 }
 

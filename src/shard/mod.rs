@@ -2,6 +2,9 @@
 //!
 //! A pure state machine: datagrams, commands and the time go in; datagrams and events come out.
 
+pub mod batches;
+mod relay;
+mod rooms;
 pub mod routes;
 pub mod timers;
 
@@ -11,15 +14,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId};
-use crate::base::slab::{Slab, Slot};
+use crate::base::time::earliest;
+use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
-use crate::room::Room;
 use crate::room::output::Output;
+use crate::shard::batches::Batches;
+use crate::shard::relay::Relays;
+use crate::shard::rooms::Rooms;
 use crate::shard::routes::{Route, RouteTable, canonical};
 use crate::shard::timers::Timers;
 use crate::transport::outbox::Outbox;
@@ -29,24 +35,24 @@ use crate::wire::stun::BindingRequest;
 
 /// Everything one shard thread owns, but for its socket and its queues.
 ///
-/// After each `handle_*` the edge sends what [`Shard::outbox`] holds and clears it, and drains
-/// [`Shard::poll_event`]. How many rooms and peers there are, the coordinator bounds.
+/// After each `handle_*` the edge drains [`Shard::poll_outbox`], [`Shard::poll_event`] and
+/// [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
 pub struct Shard {
     id: ShardId,
     identity: Arc<DtlsIdentity>,
     rng: StdRng,
-    rooms: Slab<Room>,
-    rooms_by_id: HashMap<RoomId, Slot<Room>>,
+    rooms: Rooms,
     peers: HashMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
+    batches: Batches,
+    relays: Relays,
     output: Output,
 }
 
 /// A peer of this shard.
 #[derive(Debug)]
 struct Member {
-    room: RoomId,
     route: Route,
 }
 
@@ -54,16 +60,21 @@ impl Shard {
     /// A shard without rooms. `seed` decides the random numbers of streams, which need not be secret.
     #[must_use]
     pub fn new(id: ShardId, identity: Arc<DtlsIdentity>, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut output = Output::default();
+        // What other shards still say of the wants of a former shard of this id must find none.
+        output.relay.next_want = rng.random();
         Self {
             id,
             identity,
-            rng: StdRng::seed_from_u64(seed),
-            rooms: Slab::new(),
-            rooms_by_id: HashMap::new(),
+            rng,
+            rooms: Rooms::new(id),
             peers: HashMap::new(),
             routes: RouteTable::default(),
             timers: Timers::default(),
-            output: Output::default(),
+            batches: Batches::default(),
+            relays: Relays::default(),
+            output,
         }
     }
 
@@ -75,6 +86,7 @@ impl Shard {
 
     /// Takes a command of a session.
     pub fn handle_command(&mut self, now: Instant, command: Command) {
+        self.finish_batches(now);
         let key = command.peer();
         match command {
             Command::AddPeer { room, ice, .. } => self.add_peer(now, key, room, ice),
@@ -97,8 +109,43 @@ impl Shard {
         self.settle(now, key);
     }
 
-    /// Takes a datagram. Before a check has validated its source, only STUN is looked at.
+    /// Takes what one receive brought, in that order. Before a check has validated the source of a
+    /// datagram, only STUN from there is looked at.
+    ///
+    /// Media is only opened and numbered here. [`Shard::poll_outbox`] fans it out, when all else in the
+    /// batch has taken effect: what a subscriber gets of it then goes out together.
+    pub fn handle_batch(
+        &mut self,
+        now: Instant,
+        datagrams: impl IntoIterator<Item = (SocketAddr, BytesMut)>,
+    ) {
+        self.finish_batches(now);
+        for (from, datagram) in datagrams {
+            self.take_datagram(now, from, datagram);
+            if self.batches.is_full() {
+                self.finish_batches(now);
+            }
+        }
+    }
+
+    /// Takes one datagram, and puts all that comes of it into the outbox.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: BytesMut) {
+        self.handle_batch(now, [(from, datagram)]);
+        self.finish_batches(now);
+    }
+
+    /// What is to be sent next of what the last input brought about; `None` when that is all. The
+    /// caller sends it and clears it.
+    ///
+    /// It is made in portions of about [`OUTBOX_BYTES`]: what was just sealed is then still in the core's
+    /// cache when the kernel copies it, and the first subscriber need not wait for the last.
+    pub fn poll_outbox(&mut self, now: Instant) -> Option<&mut Outbox> {
+        self.fan_out(now, OUTBOX_BYTES);
+        let outbox = &mut self.output.outbox;
+        (!outbox.is_empty()).then_some(outbox)
+    }
+
+    fn take_datagram(&mut self, now: Instant, from: SocketAddr, datagram: BytesMut) {
         let from = canonical(from);
         self.output.counters.datagrams_received += 1;
         let kind = PacketKind::of(&datagram);
@@ -119,7 +166,10 @@ impl Shard {
         };
         let output = &mut self.output;
         match kind {
-            PacketKind::Rtp => room.handle_rtp(now, route.peer, datagram, output),
+            PacketKind::Rtp => {
+                let batch = self.batches.of(route.room);
+                room.handle_rtp(now, route.peer, datagram, batch, output);
+            }
             PacketKind::Rtcp => room.handle_rtcp(now, route.peer, datagram, output),
             _ => {
                 if let Some(transport) = room.transport_mut(route.peer)
@@ -135,36 +185,91 @@ impl Shard {
         self.reschedule();
     }
 
+    /// Fans out what waits, until that is all or so many bytes wait to be sent.
+    fn fan_out(&mut self, now: Instant, bytes_max: usize) {
+        while let Some((room, batch)) = self.batches.first() {
+            if let Some(room) = self.rooms.get_mut(room)
+                && !room.fan_out(now, batch, bytes_max, &mut self.output)
+            {
+                return;
+            }
+            self.batches.on_done();
+        }
+    }
+
+    /// Before anything else changes, what waits goes into the outbox: who sends after each input finds
+    /// nothing left here.
+    fn finish_batches(&mut self, now: Instant) {
+        self.fan_out(now, usize::MAX);
+    }
+
+    /// Takes what another shard says. Packets wait for those that come with them, as in
+    /// [`Shard::handle_batch`].
+    pub fn handle_relay(&mut self, now: Instant, from: ShardId, message: RelayMessage) {
+        if let RelayMessage::Packet(packet) = message {
+            return self.take_relayed(now, packet);
+        }
+        self.finish_batches(now);
+        let (rooms, output) = (&mut self.rooms, &mut self.output);
+        self.relays.handle(now, from, message, rooms, output);
+        self.reschedule();
+    }
+
+    fn take_relayed(&mut self, now: Instant, packet: RelayedPacket) {
+        let output = &mut self.output;
+        let slot = self.relays.room_of(packet.want);
+        let Some((slot, room)) = slot.and_then(|slot| Some((slot, self.rooms.get_mut(slot)?)))
+        else {
+            output.counters.relay_stale += 1;
+            return;
+        };
+        room.handle_relayed(now, packet, self.batches.of(slot), output);
+        self.reschedule();
+        if self.batches.is_full() {
+            self.finish_batches(now);
+        }
+    }
+
+    /// What other shards are to hear, oldest first, and which.
+    pub fn poll_relay(&mut self) -> Option<(ShardId, RelayMessage)> {
+        self.output.relay.messages.pop_front()
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.finish_batches(now);
         // Taken out first: a peer that is due again at once waits for the next turn.
         let mut due = Vec::new();
         while let Some(key) = self.timers.pop_due(now) {
             due.push(key);
         }
         for key in due {
-            if let Some(Member { route, .. }) = self.peers.get(&key)
+            if let Some(Member { route }) = self.peers.get(&key)
                 && let Some(room) = self.rooms.get_mut(route.room)
             {
                 room.handle_timeout(now, route.peer, &mut self.output);
             }
             self.settle(now, key);
         }
+        let (rooms, output) = (&mut self.rooms, &mut self.output);
+        self.relays.handle_timeout(now, rooms, output);
+        self.reschedule();
     }
 
     /// When [`Shard::handle_timeout`] is next needed. May be early, never late.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.poll_timeout()
+        earliest(self.timers.poll_timeout(), self.relays.poll_timeout())
     }
 
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
         let (peer, event) = self.output.events.pop_front()?;
-        Some((peer, Event::Transport(event)))
+        Some((peer, Event::Transport(peer, event)))
     }
 
-    /// What is to be sent. IPv4 destinations are plain IPv4 addresses, also where the socket is IPv6.
+    /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
+    /// destinations are plain IPv4 addresses, also where the socket is IPv6.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.output.outbox
     }
@@ -187,8 +292,15 @@ impl Shard {
         self.rooms.len()
     }
 
+    /// How many wants it has and serves: tracks that cross between shards.
+    #[must_use]
+    pub fn wants_len(&self) -> usize {
+        self.relays.len()
+    }
+
     /// Ends every peer: each is told that its transport closes.
     pub fn close(&mut self, now: Instant) {
+        self.finish_batches(now);
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
             self.remove_peer(now, key);
@@ -200,14 +312,7 @@ impl Shard {
             self.output.counters.command_unknown_peer += 1;
             return;
         }
-        let slot = match self.rooms_by_id.get(&room) {
-            Some(slot) => *slot,
-            None => {
-                let slot = self.rooms.insert(Room::new());
-                self.rooms_by_id.insert(room.clone(), slot);
-                slot
-            }
-        };
+        let slot = self.rooms.find_or_start(&room);
         let transport = Transport::new(now, self.identity.clone(), ice);
         if let Some(members) = self.rooms.get_mut(slot) {
             let route = Route {
@@ -215,13 +320,13 @@ impl Shard {
                 room: slot,
                 peer: members.add_peer(key, transport, &mut self.rng),
             };
-            self.peers.insert(key, Member { room, route });
+            self.peers.insert(key, Member { route });
         }
         self.follow_ufrags(key);
     }
 
     fn remove_peer(&mut self, now: Instant, key: PeerKey) {
-        let Some(Member { room: id, route }) = self.peers.remove(&key) else {
+        let Some(Member { route }) = self.peers.remove(&key) else {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
@@ -229,10 +334,8 @@ impl Shard {
         self.timers.remove(key);
         if let Some(room) = self.rooms.get_mut(route.room) {
             room.remove_peer(now, route.peer, &mut self.output);
-            if room.is_empty() {
-                self.rooms.remove(route.room);
-                self.rooms_by_id.remove(&id);
-            }
+            self.relays.follow(route.room, &mut self.output);
+            self.rooms.remove_if_empty(route.room);
         }
     }
 
@@ -243,7 +346,7 @@ impl Shard {
         tracks: Vec<TrackConfig>,
         mut subscriptions: Vec<SubscriptionConfig>,
     ) {
-        let Some(Member { route, .. }) = self.peers.get(&key) else {
+        let Some(Member { route }) = self.peers.get(&key) else {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
@@ -257,6 +360,7 @@ impl Shard {
         if let Some(room) = self.rooms.get_mut(route.room) {
             let (rng, output) = (&mut self.rng, &mut self.output);
             room.configure(now, route.peer, tracks, subscriptions, rng, output);
+            self.relays.follow(route.room, output);
         }
     }
 
@@ -316,7 +420,7 @@ impl Shard {
     }
 
     fn with_transport(&mut self, key: PeerKey, act: impl FnOnce(&mut Transport, &mut Outbox)) {
-        let transport = self.peers.get(&key).and_then(|Member { route, .. }| {
+        let transport = self.peers.get(&key).and_then(|Member { route }| {
             let room = self.rooms.get_mut(route.room)?;
             room.transport_mut(route.peer)
         });
@@ -328,7 +432,7 @@ impl Shard {
 
     /// Makes checks find a peer under the ufrags that its transport takes at present.
     fn follow_ufrags(&mut self, key: PeerKey) {
-        if let Some(Member { route, .. }) = self.peers.get(&key)
+        if let Some(Member { route }) = self.peers.get(&key)
             && let Some(room) = self.rooms.get_mut(route.room)
             && let Some(transport) = room.transport_mut(route.peer)
         {
@@ -339,7 +443,7 @@ impl Shard {
 
     /// Takes what an input did to a peer's transport, and its new deadline.
     fn settle(&mut self, now: Instant, key: PeerKey) {
-        if let Some(Member { route, .. }) = self.peers.get(&key)
+        if let Some(Member { route }) = self.peers.get(&key)
             && let Some(room) = self.rooms.get_mut(route.room)
         {
             room.drain_transport(now, route.peer, &mut self.output);
@@ -351,11 +455,18 @@ impl Shard {
     /// Notes the deadlines that may have changed.
     fn reschedule(&mut self) {
         for key in self.output.rescheduled.drain(..) {
-            if let Some(Member { route, .. }) = self.peers.get(&key)
+            if let Some(Member { route }) = self.peers.get(&key)
                 && let Some(room) = self.rooms.get(route.room)
             {
                 self.timers.schedule(key, room.poll_timeout(route.peer));
             }
         }
+        if !self.output.relay.rescheduled.is_empty() {
+            self.relays.settle(&self.rooms, &mut self.output);
+        }
     }
 }
+
+/// How much is sealed before it is sent, in bytes: a part of a core's second-level cache (512 KiB on
+/// Zen 3), and more than a system call sends.
+pub const OUTBOX_BYTES: usize = 256 << 10;

@@ -129,6 +129,7 @@ const ADDRESSES_MAX: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::{RoomId, ShardId};
     use crate::base::slab::Slab;
     use crate::control::IceCredentials;
     use crate::transport::{DtlsIdentity, Transport};
@@ -143,7 +144,7 @@ mod tests {
             pwd: "0123456789012345678901".into(),
         };
         let mut rng = StdRng::seed_from_u64(1);
-        let mut room = Room::new();
+        let mut room = Room::new(RoomId::new("room").unwrap(), ShardId(0));
         let peers = [PeerKey(0), PeerKey(1)].map(|key| {
             let transport = Transport::new(Instant::now(), identity.clone(), ice.clone());
             (key, room.add_peer(key, transport, &mut rng))

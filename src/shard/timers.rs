@@ -1,25 +1,35 @@
-//! When each peer next needs attention: a heap, so that a turn costs nothing for those that do
+//! When each peer (or remote track) next needs attention: a heap, so that a turn costs nothing for those that do
 //! not.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
 use std::time::Instant;
 
 use crate::base::ids::PeerKey;
 
-/// One deadline for each peer. Entries of the heap that a nearer deadline has made void are stepped
+/// One deadline for each peer, or whatever else `K` names. Entries of the heap that a nearer deadline has made void are stepped
 /// over when their time comes.
-#[derive(Debug, Default)]
-pub struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, PeerKey)>>,
+#[derive(Debug)]
+pub struct Timers<K = PeerKey> {
+    heap: BinaryHeap<Reverse<(Instant, K)>>,
     /// The entry of each peer that counts.
-    queued: HashMap<PeerKey, Instant>,
+    queued: HashMap<K, Instant>,
 }
 
-impl Timers {
+impl<K> Default for Timers<K> {
+    fn default() -> Self {
+        Self {
+            heap: BinaryHeap::default(),
+            queued: HashMap::default(),
+        }
+    }
+}
+
+impl<K: Copy + Ord + Hash> Timers<K> {
     /// The peer needs attention at `deadline`. A deadline that was nearer stays: when it comes, the
     /// peer is found not due and asked anew.
-    pub fn schedule(&mut self, peer: PeerKey, deadline: Option<Instant>) {
+    pub fn schedule(&mut self, peer: K, deadline: Option<Instant>) {
         let Some(deadline) = deadline else {
             return;
         };
@@ -38,7 +48,7 @@ impl Timers {
     }
 
     /// Forgets a peer.
-    pub fn remove(&mut self, peer: PeerKey) {
+    pub fn remove(&mut self, peer: K) {
         self.queued.remove(&peer);
     }
 
@@ -49,7 +59,7 @@ impl Timers {
     }
 
     /// The next peer whose deadline has come; it has none until it is scheduled again.
-    pub fn pop_due(&mut self, now: Instant) -> Option<PeerKey> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         while let Some(Reverse((at, peer))) = self.heap.peek().copied()
             && at <= now
         {
@@ -78,7 +88,7 @@ mod tests {
     fn peers_come_due_in_order_once() {
         let t0 = Instant::now();
         let at = |ms| t0 + Duration::from_millis(ms);
-        let mut timers = Timers::default();
+        let mut timers: Timers = Timers::default();
         assert_eq!(timers.poll_timeout(), None);
         timers.schedule(A, Some(at(30)));
         timers.schedule(B, Some(at(20)));
@@ -96,7 +106,7 @@ mod tests {
     #[test]
     fn a_removed_peer_never_comes_due() {
         let t0 = Instant::now();
-        let mut timers = Timers::default();
+        let mut timers: Timers = Timers::default();
         timers.schedule(A, Some(t0));
         timers.remove(A);
         assert_eq!(timers.pop_due(t0), None);
@@ -105,7 +115,7 @@ mod tests {
     #[test]
     fn void_entries_do_not_pile_up() {
         let t0 = Instant::now();
-        let mut timers = Timers::default();
+        let mut timers: Timers = Timers::default();
         for ms in (0..10_000).rev() {
             timers.schedule(A, Some(t0 + Duration::from_millis(ms)));
         }

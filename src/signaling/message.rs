@@ -27,7 +27,7 @@
 //! | `peer-joined` | `{peer: {id, name?, metadata?}}` |
 //! | `peer-left` | `{peer_id}` |
 //! | `track-published` | `{track: {peer_id, track_id, kind, stream_id, msid_track}}` |
-//! | `track-unpublished` | the same, for the track that ended |
+//! | `track-unpublished` | `{peer_id, track_id, kind, stream_id, msid_track}` of the track that ended |
 //! | `error` | `{code, message, event?}`: [`ErrorCode`] |
 //!
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
@@ -609,7 +609,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::base::ids::{MediaKind, PeerKey, TrackId, TrackKey};
+    use crate::base::ids::{MediaKind, PeerKey, ShardId, TrackId, TrackKey};
 
     fn code(text: &str) -> Option<ErrorCode> {
         parse(text).err().map(|error| error.refusal.code)
@@ -784,6 +784,7 @@ mod tests {
             peer: peer.id.clone(),
             id: TrackId::new("{t}").unwrap(),
             kind: MediaKind::Video,
+            shard: ShardId(0),
         };
         let track_data = json!({"peer_id": "Zoë", "track_id": "{t}", "kind": "video",
             "stream_id": "Zo%C3%AB", "msid_track": "{t}"});

@@ -8,6 +8,8 @@ pub mod roster;
 pub mod session;
 
 #[cfg(test)]
+mod fake_client;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod room_tests;

@@ -143,7 +143,7 @@ impl KnownRoster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{MediaKind, TrackId};
+    use crate::base::ids::{MediaKind, ShardId, TrackId};
 
     fn peer(key: u64) -> (PeerKey, PeerInfo) {
         let id = PeerId::new(&format!("p{key}")).unwrap();
@@ -164,6 +164,7 @@ mod tests {
             peer: peer(key).1.id,
             id: TrackId::new(&format!("t{index}")).unwrap(),
             kind: MediaKind::Audio,
+            shard: ShardId(0),
         }
     }
 

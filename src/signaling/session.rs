@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::base::ids::PeerKey;
 use crate::base::time::{Interval, earliest};
@@ -208,12 +208,13 @@ enum Pull {
 }
 
 impl Session {
-    /// A connection that has just been opened. `seed` must be random: credentials are made of it.
+    /// A connection that has just been opened. Credentials are made with `rng`: its seed must be as
+    /// hard to guess as they have to be (RFC 8445 §5.3: 128 bits of randomness for a password).
     #[must_use]
-    pub fn new(now: Instant, config: Arc<SessionConfig>, seed: u64) -> Self {
+    pub fn new(now: Instant, config: Arc<SessionConfig>, rng: StdRng) -> Self {
         Self {
             config,
-            rng: StdRng::seed_from_u64(seed),
+            rng,
             state: State::Idle { since: now },
             last_activity: now,
             ping: Interval::new(now, PING_INTERVAL),
@@ -264,9 +265,9 @@ impl Session {
         self.drain_negotiation();
     }
 
-    /// Something came over the socket, a pong for one: it lives.
+    /// A ping or pong came over the socket: it lives. They count as frames, since each costs as much.
     pub fn handle_activity(&mut self, now: Instant) {
-        self.last_activity = self.last_activity.max(now);
+        self.admit(now, 0);
     }
 
     /// One text frame.
@@ -303,13 +304,13 @@ impl Session {
 
     /// A frame above the limit, which was not read: the connection is closed.
     pub fn handle_oversized(&mut self, now: Instant) {
-        self.handle_activity(now);
+        self.on_activity(now);
         self.close(CloseReason::TooLarge);
     }
 
     /// The queue towards the client is full: the connection is closed.
     pub fn handle_slow_consumer(&mut self, now: Instant) {
-        self.handle_activity(now);
+        self.on_activity(now);
         self.close(CloseReason::SlowConsumer);
     }
 
@@ -382,12 +383,16 @@ impl Session {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Shutdown => self.close(CloseReason::ShuttingDown),
-            Event::Replaced if matches!(self.state, State::InRoom(_)) => {
+            // Of a former stay on the same connection otherwise.
+            Event::Replaced(peer) if self.peer() == Some(peer) => {
                 self.close(CloseReason::Replaced);
             }
-            Event::Replaced => {}
+            Event::Replaced(_) => {}
             Event::RoomChanged => self.pull_changes(),
-            Event::Transport(event) => self.handle_transport(now, event),
+            Event::Transport(peer, event) if self.peer() == Some(peer) => {
+                self.handle_transport(now, event);
+            }
+            Event::Transport(..) => {}
         }
         self.drain_negotiation();
     }
@@ -398,14 +403,18 @@ impl Session {
         self.state = State::Closed;
     }
 
+    /// What this connection is called in the room it is in.
+    fn peer(&self) -> Option<PeerKey> {
+        match &self.state {
+            State::InRoom(stay) => Some(stay.key),
+            _ => None,
+        }
+    }
+
     fn handle_transport(&mut self, now: Instant, event: TransportEvent) {
         let State::InRoom(stay) = &mut self.state else {
             return;
         };
-        // Nothing was agreed on yet: this is of a former stay on the same connection.
-        if !stay.negotiation.has_transport() {
-            return;
-        }
         match event {
             TransportEvent::Connected { .. } => stay.negotiation.handle_connected(now),
             TransportEvent::ConsentLost => stay.negotiation.handle_consent_lost(now),
@@ -424,12 +433,16 @@ impl Session {
         }
     }
 
+    fn on_activity(&mut self, now: Instant) {
+        self.last_activity = self.last_activity.max(now);
+    }
+
     /// Counts a frame; false if it is not to be looked at.
     fn admit(&mut self, now: Instant, bytes: usize) -> bool {
         if matches!(self.state, State::Closed) {
             return false;
         }
-        self.handle_activity(now);
+        self.on_activity(now);
         if !self.frames.take(now, frame_cost(bytes)) {
             self.close(CloseReason::RateLimited);
             return false;
@@ -486,10 +499,11 @@ impl Session {
             NegotiationConfig {
                 peer: joined.key,
                 peer_id: join.info.id.clone(),
+                shard: joined.shard,
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,
                 addresses: &joined.addresses,
-                seed: self.rng.random(),
+                rng: StdRng::from_rng(&mut self.rng),
             },
             &joined.roster.tracks,
         );
@@ -614,7 +628,8 @@ mod tests {
     use super::*;
     use crate::base::ids::{MediaKind, ShardId};
     use crate::control::{Roster, SrtpProfile};
-    use crate::signaling::harness::{CHROMIUM, Room, config};
+    use crate::signaling::fake_client::{CHROMIUM, Client};
+    use crate::signaling::harness::{Room, config};
 
     fn drain(session: &mut Session) -> Vec<Output> {
         std::iter::from_fn(|| session.poll_output()).collect()
@@ -643,7 +658,7 @@ mod tests {
     const JOIN: &str = r#"{"event":"joinRoom","data":{"self_id":"a","room_id":"room"}}"#;
 
     fn in_room(now: Instant) -> Session {
-        let mut session = Session::new(now, config(), 1);
+        let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
         session.handle_text(now, JOIN);
         session.handle_joined(now, Ok(joined(1)));
         drain(&mut session);
@@ -701,14 +716,28 @@ mod tests {
     fn every_error_code_is_reachable() {
         let now = Instant::now();
         let mut seen = BTreeSet::new();
-        let mut note = |expected: &str, session: &mut Session| {
-            let codes = errors(&drain(session));
-            assert!(
-                codes.iter().any(|code| code == expected),
-                "{expected}: {codes:?}"
-            );
-            seen.extend(codes);
-        };
+        codes_without_a_room(now, &mut seen);
+        codes_of_frames(now, &mut seen);
+        codes_of_transports(now, &mut seen);
+        codes_of_other_inputs(now, &mut seen);
+        let all = ErrorCode::ALL.iter().map(|code| code.to_string()).collect();
+        assert_eq!(seen, all);
+    }
+
+    fn note(seen: &mut BTreeSet<String>, expected: &str, session: &mut Session) {
+        let codes = errors(&drain(session));
+        assert!(
+            codes.iter().any(|code| code == expected),
+            "{expected}: {codes:?}"
+        );
+        seen.extend(codes);
+    }
+
+    fn offer_frame(sdp: &str) -> String {
+        json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": sdp}}}).to_string()
+    }
+
+    fn codes_without_a_room(now: Instant, seen: &mut BTreeSet<String>) {
         let deep = format!(r#"{{"event":"offer","data":{}"#, "[".repeat(40));
         let before = [
             ("bad-json", "{"),
@@ -725,39 +754,49 @@ mod tests {
             ("not-joined", r#"{"event":"leaveRoom"}"#),
         ];
         for (code, text) in before {
-            let mut session = Session::new(now, config(), 1);
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
             session.handle_text(now, text);
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
-        let offer = |sdp: &str| {
-            json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": sdp}}}).to_string()
-        };
+        for (refused, code) in [
+            (JoinRefused::RoomFull, "room-full"),
+            (JoinRefused::TooManyRooms, "too-many-rooms"),
+            (JoinRefused::ShuttingDown, "shutting-down"),
+        ] {
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
+            session.handle_text(now, JOIN);
+            session.handle_joined(now, Err(refused));
+            note(seen, code, &mut session);
+        }
+    }
+
+    fn codes_of_frames(now: Instant, seen: &mut BTreeSet<String>) {
         let within = [
             ("already-joined", JOIN.to_owned()),
             (
                 "identity-mismatch",
                 r#"{"event":"offer","data":{"self_id":"b","offer":{"sdp":""}}}"#.to_owned(),
             ),
-            ("bad-description", offer("v=1")),
+            ("bad-description", offer_frame("v=1")),
             (
                 "bad-description",
-                offer(&CHROMIUM.replace("a=setup", "a=x")),
+                offer_frame(&CHROMIUM.replace("a=setup", "a=x")),
             ),
             (
                 "bad-description",
-                offer(&CHROMIUM.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1")),
+                offer_frame(&CHROMIUM.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1")),
             ),
             (
                 "bad-description",
-                offer(&CHROMIUM.replace("a=ice-pwd", "a=x")),
+                offer_frame(&CHROMIUM.replace("a=ice-pwd", "a=x")),
             ),
             (
                 "bad-description",
-                offer(&CHROMIUM.replace("a=ice-ufrag:OIkc", "a=ice-ufrag:O")),
+                offer_frame(&CHROMIUM.replace("a=ice-ufrag:OIkc", "a=ice-ufrag:O")),
             ),
             (
                 "unexpected-answer",
-                offer(CHROMIUM).replace("offer", "answer"),
+                offer_frame(CHROMIUM).replace("offer", "answer"),
             ),
             (
                 "bad-candidate",
@@ -767,18 +806,24 @@ mod tests {
         for (code, text) in within {
             let mut session = in_room(now);
             session.handle_text(now, &text);
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
+    }
+
+    fn codes_of_transports(now: Instant, seen: &mut BTreeSet<String>) {
         let mut session = in_room(now);
-        session.handle_text(now, &offer(CHROMIUM));
+        session.handle_text(now, &offer_frame(CHROMIUM));
         let changed = CHROMIUM.replace("8A:D7", "8B:D7");
-        session.handle_text(now, &offer(&changed));
-        note("unsupported", &mut session);
+        session.handle_text(now, &offer_frame(&changed));
+        note(seen, "unsupported", &mut session);
         session.handle_event(
             now,
-            Event::Transport(TransportEvent::Failed(TransportFailure::DtlsClosed)),
+            Event::Transport(
+                PeerKey(1),
+                TransportEvent::Failed(TransportFailure::DtlsClosed),
+            ),
         );
-        note("dtls-closed", &mut session);
+        note(seen, "dtls-closed", &mut session);
         for (failure, code) in [
             (
                 TransportFailure::FingerprintMismatch,
@@ -787,22 +832,21 @@ mod tests {
             (TransportFailure::DtlsHandshake, "dtls-failed"),
         ] {
             let mut session = in_room(now);
-            session.handle_text(now, &offer(CHROMIUM));
-            session.handle_event(now, Event::Transport(TransportEvent::Failed(failure)));
-            note(code, &mut session);
+            session.handle_text(now, &offer_frame(CHROMIUM));
+            session.handle_event(
+                now,
+                Event::Transport(PeerKey(1), TransportEvent::Failed(failure)),
+            );
+            note(seen, code, &mut session);
         }
-        for (refused, code) in [
-            (JoinRefused::RoomFull, "room-full"),
-            (JoinRefused::TooManyRooms, "too-many-rooms"),
-            (JoinRefused::ShuttingDown, "shutting-down"),
-        ] {
-            let mut session = Session::new(now, config(), 1);
-            session.handle_text(now, JOIN);
-            session.handle_joined(now, Err(refused));
-            note(code, &mut session);
-        }
-        let inputs: [(&str, fn(&mut Session, Instant)); 8] = [
-            ("replaced", |s, now| s.handle_event(now, Event::Replaced)),
+    }
+
+    fn codes_of_other_inputs(now: Instant, seen: &mut BTreeSet<String>) {
+        type Input = fn(&mut Session, Instant);
+        let inputs: [(&str, Input); 9] = [
+            ("replaced", |s, now| {
+                s.handle_event(now, Event::Replaced(PeerKey(1)))
+            }),
             ("replaced", |s, now| s.handle_changes(now, None)),
             ("shutting-down", |s, now| {
                 s.handle_event(now, Event::Shutdown)
@@ -814,26 +858,27 @@ mod tests {
             ("rate-limited", |s, now| {
                 (0..=FRAMES_BURST).for_each(|_| s.handle_text(now, r#"{"event":"sing"}"#));
             }),
+            ("rate-limited", |s, now| {
+                (0..=FRAMES_BURST).for_each(|_| s.handle_activity(now));
+            }),
         ];
         for (code, input) in inputs {
             let mut session = in_room(now);
             input(&mut session, now);
-            note(code, &mut session);
+            note(seen, code, &mut session);
         }
         let mut session = in_room(now);
         for n in 0..=ERRORS_BURST {
             session.handle_text(now + FRAME_INTERVAL * n / 4, "{");
         }
-        note("too-many-errors", &mut session);
-        let all = ErrorCode::ALL.iter().map(|code| code.to_string()).collect();
-        assert_eq!(seen, all);
+        note(seen, "too-many-errors", &mut session);
     }
 
     #[test]
     fn closing_tells_why_leaves_and_then_says_nothing_more() {
         let now = Instant::now();
         let mut session = in_room(now);
-        session.handle_event(now, Event::Replaced);
+        session.handle_event(now, Event::Replaced(PeerKey(1)));
         let outputs = drain(&mut session);
         assert!(
             matches!(
@@ -861,7 +906,7 @@ mod tests {
     #[test]
     fn a_socket_that_goes_while_joining_gives_its_place_back() {
         let now = Instant::now();
-        let mut session = Session::new(now, config(), 1);
+        let mut session = Session::new(now, config(), StdRng::seed_from_u64(1));
         session.handle_text(now, JOIN);
         session.handle_closed(now);
         drain(&mut session);
@@ -873,7 +918,7 @@ mod tests {
     fn pings_and_deadlines() {
         let t0 = Instant::now();
         let second = Duration::from_secs(1);
-        let mut session = Session::new(t0, config(), 1);
+        let mut session = Session::new(t0, config(), StdRng::seed_from_u64(1));
         assert_eq!(session.poll_timeout(), Some(t0 + 15 * second));
         session.handle_timeout(t0 + 15 * second);
         assert!(matches!(drain(&mut session)[..], [Output::Ping]));
@@ -963,7 +1008,7 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        let failure = |f| Event::Transport(TransportEvent::Failed(f));
+        let failure = |f| Event::Transport(PeerKey(1), TransportEvent::Failed(f));
         let profile = SrtpProfile::AeadAes128Gcm;
         prop_oneof![
             8 => prop::sample::select(frames()).prop_map(Op::Text),
@@ -973,11 +1018,11 @@ mod tests {
             4 => (0u8..5).prop_map(Op::Changes),
             6 => prop::sample::select(vec![
                 Event::RoomChanged,
-                Event::Replaced,
+                Event::Replaced(PeerKey(1)),
                 Event::Shutdown,
-                Event::Transport(TransportEvent::Connected { profile }),
-                Event::Transport(TransportEvent::ConsentLost),
-                Event::Transport(TransportEvent::ConsentRegained),
+                Event::Transport(PeerKey(1), TransportEvent::Connected { profile }),
+                Event::Transport(PeerKey(1), TransportEvent::ConsentLost),
+                Event::Transport(PeerKey(1), TransportEvent::ConsentRegained),
                 failure(TransportFailure::DtlsClosed),
                 failure(TransportFailure::DtlsHandshake),
             ]).prop_map(Op::Event),
@@ -1030,6 +1075,7 @@ mod tests {
                     peer: id.clone(),
                     id: TrackId::new(kind.as_str()).unwrap(),
                     kind,
+                    shard: ShardId(0),
                 });
             }
         }
@@ -1043,9 +1089,9 @@ mod tests {
         #[test]
         fn any_sequence_of_inputs_is_survived(ops in prop::collection::vec(op(), 1..60)) {
             let mut now = Instant::now();
-            let mut session = Session::new(now, config(), 3);
+            let mut session = Session::new(now, config(), StdRng::seed_from_u64(3));
             let (mut closed, mut last_offer) = (false, None::<String>);
-            let mut client = crate::signaling::harness::Client::new(CHROMIUM);
+            let mut client = Client::new(CHROMIUM);
             let mut ssrcs = std::collections::HashMap::new();
             for op in ops {
                 match op {
@@ -1089,7 +1135,7 @@ mod tests {
                         }
                         Output::Shard(Command::AddPeer { .. }) => {
                             ssrcs.clear();
-                            client = crate::signaling::harness::Client::new(CHROMIUM);
+                            client = Client::new(CHROMIUM);
                         }
                         Output::Shard(Command::Configure { subscriptions, .. }) => {
                             for subscription in subscriptions {

@@ -3,6 +3,8 @@
 //! In place, without allocation and without state: what comes out depends on key, packet and index
 //! alone, so nothing here could use a nonce twice for two packets; who calls must not either.
 
+use std::sync::Arc;
+
 use aes::Aes128Enc;
 use ctr::cipher::{InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper};
 use ctr::{CtrCore, flavors::Ctr128BE};
@@ -12,12 +14,13 @@ use ring::hmac;
 use crate::control::SrtpProfile;
 use crate::transport::keys::{KeyLabel, MasterKey};
 
-/// The session keys of one direction of either SRTP or SRTCP.
+/// The session keys of one direction of either SRTP or SRTCP. A clone shares them.
+#[derive(Clone)]
 pub(crate) enum Cipher {
     /// AEAD_AES_128_GCM or AEAD_AES_256_GCM.
-    Gcm(Box<Gcm>),
+    Gcm(Arc<Gcm>),
     /// AES128_CM_HMAC_SHA1_80.
-    CmSha1(Box<CmSha1>),
+    CmSha1(Arc<CmSha1>),
 }
 
 impl Cipher {
@@ -51,17 +54,17 @@ impl Cipher {
         salt: KeyLabel,
     ) -> Self {
         match profile {
-            SrtpProfile::AeadAes128Gcm => Self::Gcm(Box::new(Gcm::new(
+            SrtpProfile::AeadAes128Gcm => Self::Gcm(Arc::new(Gcm::new(
                 &AES_128_GCM,
                 &derived::<16>(master, encryption),
                 derived(master, salt),
             ))),
-            SrtpProfile::AeadAes256Gcm => Self::Gcm(Box::new(Gcm::new(
+            SrtpProfile::AeadAes256Gcm => Self::Gcm(Arc::new(Gcm::new(
                 &AES_256_GCM,
                 &derived::<32>(master, encryption),
                 derived(master, salt),
             ))),
-            SrtpProfile::Aes128CmSha1_80 => Self::CmSha1(Box::new(CmSha1::new(
+            SrtpProfile::Aes128CmSha1_80 => Self::CmSha1(Arc::new(CmSha1::new(
                 &derived(master, encryption),
                 &derived(master, authentication),
                 derived(master, salt),
@@ -347,7 +350,7 @@ mod tests {
             &AES_256_GCM
         };
         let key: Vec<u8> = (0..key_len).collect();
-        Cipher::Gcm(Box::new(Gcm::new(algorithm, &key, *b"Quid pro quo")))
+        Cipher::Gcm(Arc::new(Gcm::new(algorithm, &key, *b"Quid pro quo")))
     }
 
     #[test]

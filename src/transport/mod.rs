@@ -36,7 +36,7 @@ use crate::wire::stun::BindingRequest;
 pub use crate::transport::association::DtlsDrop;
 pub use crate::transport::ice::{StunOutcome, StunRefusal};
 pub use crate::transport::identity::{DtlsIdentity, TransportError};
-pub use crate::transport::srtp::{OpenError, Sealer};
+pub use crate::transport::srtp::{OpenError, RtpSealer, Sealer};
 
 /// The transport of one peer.
 pub struct Transport {
@@ -165,6 +165,12 @@ impl Transport {
     pub fn sealer(&mut self) -> Option<(SocketAddr, &mut Sealer)> {
         let path = self.ice.path()?;
         Some((path, &mut self.srtp.as_mut()?.sealer))
+    }
+
+    /// Where RTP goes and what seals it; `None` as for [`Transport::remote`].
+    #[must_use]
+    pub fn rtp_path(&self) -> Option<(SocketAddr, &RtpSealer)> {
+        Some((self.ice.path()?, self.srtp.as_ref()?.sealer.rtp()))
     }
 
     /// Seals an RTCP compound packet and sends it; false where that is not possible now.
@@ -364,14 +370,14 @@ mod tests {
             let (plain, header_len) = rtp();
 
             let mut arena = plain.clone();
-            sealer.seal_rtp(&mut arena, 0, header_len, 0);
+            sealer.rtp().seal(&mut arena, 0, header_len, 0);
             let mut packet = BytesMut::from(&arena[..]);
             let header = self.transport.open_rtp(&mut packet).unwrap();
             assert_eq!((header.ssrc, &packet[..]), (Ssrc(5), &plain[..]));
 
             let mut arena = plain.clone();
             let (path, ours) = self.transport.sealer().unwrap();
-            ours.seal_rtp(&mut arena, 0, header_len, 0);
+            ours.rtp().seal(&mut arena, 0, header_len, 0);
             let mut packet = BytesMut::from(&arena[..]);
             opener.open_rtp(&mut packet).unwrap();
             assert_eq!((path, &packet[..]), (to, &plain[..]));

@@ -130,7 +130,7 @@ impl Opener {
 
 /// Seals what one peer is sent.
 pub struct Sealer {
-    rtp: Cipher,
+    rtp: RtpSealer,
     rtcp: Cipher,
     rtcp_index: u32,
 }
@@ -140,30 +140,18 @@ impl Sealer {
     #[must_use]
     pub fn new(profile: SrtpProfile, local: &MasterKey) -> Self {
         Self {
-            rtp: Cipher::rtp(profile, local),
+            rtp: RtpSealer {
+                cipher: Cipher::rtp(profile, local),
+            },
             rtcp: Cipher::rtcp(profile, local),
             rtcp_index: 0,
         }
     }
 
-    /// How many bytes longer [`Sealer::seal_rtp`] makes a packet.
+    /// What seals RTP.
     #[must_use]
-    pub fn overhead(&self) -> usize {
-        self.rtp.tag_len()
-    }
-
-    /// Encrypts the plaintext RTP packet `arena[start..]`, whose header has `header_len` bytes (at
-    /// least 12), in place and appends the tag.
-    ///
-    /// The outcome is a function of key, packet and `roc` alone. Two different packets of one SSRC
-    /// must never have the same sequence number and rollover count: with GCM that gives the
-    /// authentication key away (RFC 7714 §8.4).
-    ///
-    /// # Panics
-    /// If the packet is shorter than its header, which is the caller's mistake.
-    pub fn seal_rtp(&mut self, arena: &mut Vec<u8>, start: usize, header_len: usize, roc: u32) {
-        debug_assert!(header_len >= 12, "an RTP header has 12 bytes");
-        self.rtp.seal_rtp(arena, start, header_len, roc);
+    pub fn rtp(&self) -> &RtpSealer {
+        &self.rtp
     }
 
     /// Appends the RTCP compound packet `compound` to `out`, encrypted, with index and tag. False,
@@ -179,6 +167,42 @@ impl Sealer {
         self.rtcp.seal_rtcp(out, start, self.rtcp_index);
         self.rtcp_index += 1;
         true
+    }
+}
+
+/// Seals the RTP packets that one peer is sent. A clone shares the keys, so that a table of where packets
+/// go can hold one beside each address.
+#[derive(Clone)]
+pub struct RtpSealer {
+    cipher: Cipher,
+}
+
+impl RtpSealer {
+    /// How many bytes longer [`RtpSealer::seal`] makes a packet.
+    #[must_use]
+    pub fn overhead(&self) -> usize {
+        self.cipher.tag_len()
+    }
+
+    /// Encrypts the plaintext RTP packet `arena[start..]`, whose header has `header_len` bytes (at
+    /// least 12), in place and appends the tag.
+    ///
+    /// The outcome is a function of key, packet and `roc` alone. Two different packets of one SSRC
+    /// must never have the same sequence number and rollover count: with GCM that gives the
+    /// authentication key away (RFC 7714 §8.4).
+    ///
+    /// # Panics
+    /// If the packet is shorter than its header, which is the caller's mistake.
+    #[inline]
+    pub fn seal(&self, arena: &mut Vec<u8>, start: usize, header_len: usize, roc: u32) {
+        debug_assert!(header_len >= 12, "an RTP header has 12 bytes");
+        self.cipher.seal_rtp(arena, start, header_len, roc);
+    }
+}
+
+impl fmt::Debug for RtpSealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RtpSealer").finish_non_exhaustive()
     }
 }
 
@@ -260,9 +284,9 @@ mod tests {
         let start = arena.len();
         let (packet, header_len) = rtp(ssrc, seq, &seq.to_be_bytes());
         arena.extend_from_slice(&packet);
-        sealer.seal_rtp(&mut arena, start, header_len, roc);
+        sealer.rtp().seal(&mut arena, start, header_len, roc);
         assert_eq!(&arena[..start], b"another packet");
-        assert_eq!(arena.len(), start + packet.len() + sealer.overhead());
+        assert_eq!(arena.len(), start + packet.len() + sealer.rtp().overhead());
         BytesMut::from(&arena[start..])
     }
 
@@ -279,16 +303,16 @@ mod tests {
     #[test]
     fn rtp_agrees_with_webrtc_rs_both_ways() {
         for (profile, theirs, overhead) in PROFILES {
-            let (mut sealer, mut opener) = pair(profile, theirs);
+            let (sealer, mut opener) = pair(profile, theirs);
             let (mut out, mut back) = (reference(theirs), reference(theirs));
-            assert_eq!(sealer.overhead(), overhead);
+            assert_eq!(sealer.rtp().overhead(), overhead);
             // Across two rollovers of the sequence number, with the sizes of audio and video.
             for index in (0..0x2_4000u32).step_by(0x3fff) {
                 let (seq, roc) = (index as u16, index >> 16);
                 let payload = vec![index as u8; 1 + index as usize % 1100];
                 let (plain, header_len) = rtp(7, seq, &payload);
                 let mut arena = plain.clone();
-                sealer.seal_rtp(&mut arena, 0, header_len, roc);
+                sealer.rtp().seal(&mut arena, 0, header_len, roc);
                 assert_eq!(
                     back.decrypt_rtp(&arena).unwrap(),
                     plain,

@@ -1,6 +1,6 @@
 //! A WebSocket client that never blocks for long.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,21 @@ use tungstenite::{Error, Message, WebSocket};
 pub enum Arrival {
     Frame(String),
     Closed(Option<String>),
+}
+
+/// What an HTTP GET brings, with its head.
+pub fn get(server: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(server).expect("the server listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n"
+    )
+    .expect("the server reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the server answers");
+    answer
 }
 
 pub struct Socket {
@@ -31,6 +46,13 @@ impl Socket {
             inner,
             closed: false,
         }
+    }
+
+    /// Makes the kernel hold little of what is not read.
+    pub fn shrink_receive_buffer(&self) {
+        socket2::SockRef::from(self.inner.get_ref())
+            .set_recv_buffer_size(4096)
+            .expect("a TCP option");
     }
 
     pub fn send(&mut self, event: &str, data: Value) {

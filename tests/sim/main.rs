@@ -10,10 +10,17 @@ mod support;
 
 mod hostile;
 mod network;
+mod relay;
+#[path = "../support/relay_mesh.rs"]
+mod relay_mesh;
 mod world;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
 
 use crate::network::Conditions;
 use crate::support::client::Style;
@@ -516,6 +523,102 @@ fn keyframe_requests_are_merged_and_throttled() {
 }
 
 #[test]
+fn a_new_subscription_asks_for_a_keyframe() {
+    let mut world = room_of(2, 95, Conditions::PERFECT, Rate::FULL);
+    world.run_for(seconds(3));
+    let requests = |world: &World, seat: usize| -> usize {
+        let senders = world.client(seat).senders.values();
+        senders.map(|s| s.keyframe_requests.len()).sum()
+    };
+    let before = [requests(&world, 0), requests(&world, 1)];
+    let viewer = world.connect("room", "viewer", Flavor::Firefox, Style::Viewer, Rate::FULL);
+    world.start(viewer);
+    world.settle("room");
+    world.run_for(Duration::from_millis(300));
+    for (seat, before) in before.into_iter().enumerate() {
+        assert!(requests(&world, seat) > before, "peer{seat} was asked");
+    }
+    for received in world.client(viewer).received.values() {
+        assert_eq!(received.keyframes() > 0, received.video);
+    }
+}
+
+#[test]
+fn a_receiver_may_pause_and_go_on() {
+    let mut world = room_of(2, 96, Conditions::PERFECT, Rate::FULL);
+    let wants = |world: &mut World, wanted: bool| {
+        world.act(1, |client, now| {
+            for transceiver in &mut client.negotiation.transceivers {
+                transceiver.wants_recv = wanted;
+            }
+            client.negotiation.needed = true;
+            client.offer_if_needed(now);
+        });
+        world.run_for(Duration::from_millis(100));
+    };
+    let packets = |world: &World| -> usize {
+        let received = world.client(1).received.values();
+        received.map(|r| r.packets.len()).sum()
+    };
+    for _ in 0..3 {
+        world.flows("room", seconds(1), 1.0);
+        wants(&mut world, false);
+        let before = packets(&world);
+        world.run_for(seconds(2));
+        assert_eq!(
+            packets(&world),
+            before,
+            "nothing comes while it is not wanted"
+        );
+        wants(&mut world, true);
+        world.settle("room");
+    }
+    world.flows("room", seconds(1), 1.0);
+    world.check_lip_sync("room");
+}
+
+#[test]
+fn the_server_may_have_to_say_hello_first() {
+    for flavor in Flavor::ALL {
+        let mut world = room_of(1, 97, Conditions::REORDERING, Rate::THIN);
+        let seat = world.connect("room", "passive", flavor, Style::Modern, Rate::THIN);
+        world.seats[seat].client.negotiation.offer_setup = "passive";
+        world.seats[seat].client.publish(false);
+        world.start(seat);
+        world.settle("room");
+        // Here the client's handshake ends before the server's.
+        world.run_for(Duration::from_millis(200));
+        world.flows("room", seconds(2), 0.99);
+    }
+}
+
+#[test]
+fn candidates_may_come_at_any_time() {
+    let mut world = room_of(1, 98, Conditions::PERFECT, Rate::THIN);
+    let candidate = |line: &str| {
+        let init = json!({"candidate": line, "sdpMid": "0", "sdpMLineIndex": 0});
+        json!({"event": "ice-candidate", "data": {"candidate": init}}).to_string()
+    };
+    let line = "candidate:1 1 udp 2130706431 10.0.1.1 5000 typ host generation 0 ufrag abcd";
+    let mdns =
+        "candidate:2 1 udp 2113937151 0aa05a3c-4b3f-4a31-8a9f-1d1b2c3d4e5f.local 5000 typ host";
+    let seat = world.connect("room", "eager", Flavor::Chromium, Style::Modern, Rate::THIN);
+    world.seats[seat].client.publish(true);
+    world.start(seat);
+    for line in [line, mdns, ""] {
+        world.send_frame(seat, &candidate(line));
+    }
+    world.settle("room");
+    world.send_frame(seat, &candidate(line));
+    world.flows("room", seconds(1), 1.0);
+    assert!(
+        world.client(seat).errors.is_empty(),
+        "{:?}",
+        world.client(seat).errors
+    );
+}
+
+#[test]
 fn gcm_is_chosen_wherever_it_is_offered() {
     let world = room_of(4, 93, Conditions::PERFECT, Rate::THIN);
     let chosen: Vec<String> = (0..4)
@@ -541,4 +644,86 @@ fn a_closed_peer_connection_is_noticed() {
     assert_eq!(world.present("room"), [1, 2]);
     world.settle("room");
     world.flows("room", seconds(1), 1.0);
+}
+
+#[test]
+fn random_walks() {
+    for seed in 0..WALKS {
+        // Shown where it fails.
+        eprintln!("walk {seed}");
+        walk(seed);
+    }
+}
+
+/// How many walks a test run takes: as many as fit into some seconds.
+const WALKS: u64 = 24;
+
+/// Anything a room may see, in any order, with pauses too short to settle in between.
+fn walk(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (conditions, part) = [
+        (Conditions::PERFECT, 1.0),
+        (Conditions::REORDERING, 0.97),
+        (Conditions::LOSSY, 0.4),
+    ][seed as usize % 3];
+    let mut world = room_of(2, seed, conditions, Rate::THIN);
+    for step in 0..40 {
+        let present = world.present("room");
+        if present.is_empty() {
+            let id = format!("first{step}");
+            world.join("room", &id, Flavor::Chromium, Rate::THIN);
+            world.settle("room");
+            continue;
+        }
+        let seat = present[rng.random_range(0..present.len())];
+        match rng.random_range(0..10) {
+            0 | 1 if present.len() < 5 => {
+                let flavor = Flavor::ALL[rng.random_range(0..Flavor::ALL.len())];
+                let style = [Style::Modern, Style::Legacy, Style::Viewer, Style::Silent]
+                    [rng.random_range(0..4)];
+                let id = format!("walker{step}");
+                let seat = world.connect("room", &id, flavor, style, Rate::THIN);
+                if matches!(style, Style::Modern | Style::Legacy) {
+                    world.seats[seat].client.publish(rng.random_bool(0.5));
+                }
+                world.start(seat);
+            }
+            2 if present.len() > 1 => world.leave(seat),
+            3 if present.len() > 1 => world.vanish(seat),
+            4 | 5 if world.client(seat).senders.len() < 8 => {
+                let video = rng.random_bool(0.5);
+                world.act(seat, |client, now| {
+                    client.publish(video);
+                    client.offer_if_needed(now);
+                });
+            }
+            6 | 7 => {
+                let local = world.client(seat).negotiation.transceivers.iter();
+                let ids: Vec<String> = local
+                    .filter_map(|t| t.local.as_ref().map(|l| l.id.clone()))
+                    .collect();
+                if let Some(id) = ids.get(rng.random_range(0..ids.len().max(1))) {
+                    world.act(seat, |client, now| {
+                        client.unpublish(id);
+                        client.offer_if_needed(now);
+                    });
+                }
+            }
+            8 => world.act(seat, |client, now| {
+                client.restart_ice();
+                client.offer_if_needed(now);
+            }),
+            _ => {
+                let address = SocketAddr::from(([10, 200, seat as u8, step], 6000));
+                world.move_address(seat, address);
+                world.act(seat, |client, now| client.transport.check_now(now));
+            }
+        }
+        world.run_for(Duration::from_millis(rng.random_range(0..400)));
+        world.check();
+    }
+    world.settle("room");
+    // The last of the moved addresses is known by now.
+    world.run_for(seconds(3));
+    world.flows("room", seconds(1), part);
 }

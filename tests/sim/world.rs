@@ -1,6 +1,8 @@
-//! A room server without its edge: sessions, a coordinator stripe and a shard, joined by hand and
+//! A room server without its edge: sessions, a coordinator stripe and shards, joined by hand and
 //! driven by one virtual clock, with clients at the other end of the network.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -10,24 +12,31 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, RoomId, ShardId};
 use shardcast::control::{Event, Joined};
+use shardcast::coordinator::placement::{Policy, ShardLoad};
 use shardcast::coordinator::{Limits, Stripe};
 use shardcast::shard::Shard;
 use shardcast::signaling::session::{Output, Session, SessionConfig};
 use shardcast::transport::DtlsIdentity;
 
 use crate::network::{Conditions, Network};
+use crate::relay_mesh::Mesh;
 use crate::support::client::{Client, ClientOptions, Style};
 use crate::support::flavor::Flavor;
 use crate::support::media::{Rate, Received};
 
-const SERVER: &str = "192.0.2.1:40000";
+/// Where a shard's socket is.
+fn server(shard: ShardId) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 40_000 + shard.0))
+}
 
 pub struct World {
     pub now: Instant,
     zero: Instant,
     seed: u64,
     stripe: Stripe<usize>,
-    pub shard: Shard,
+    pub shards: Vec<Shard>,
+    pub mesh: Mesh,
+    spill_peers: usize,
     pub seats: Vec<Seat>,
     by_key: HashMap<PeerKey, usize>,
     network: Network<Delivery>,
@@ -46,6 +55,8 @@ pub struct Seat {
     pub key: Option<PeerKey>,
     /// Whether the client means to be in its room.
     pub wants_in: bool,
+    /// Where it was placed.
+    pub shard: ShardId,
     /// The stay in the room, by the coordinator's book.
     room: Option<RoomId>,
     pub address: SocketAddr,
@@ -63,12 +74,17 @@ enum Delivery {
     FrameUp(usize, String),
     FrameDown(usize, String),
     Closed(usize, String),
-    DatagramUp(SocketAddr, Vec<u8>),
-    DatagramDown(SocketAddr, Vec<u8>),
+    DatagramUp(SocketAddr, SocketAddr, Vec<u8>),
+    DatagramDown(SocketAddr, SocketAddr, Vec<u8>),
 }
 
 impl World {
     pub fn new(seed: u64, conditions: Conditions) -> Self {
+        Self::with_shards(seed, conditions, 1, usize::MAX)
+    }
+
+    /// A server whose rooms spill onto the next shard with so many peers.
+    pub fn with_shards(seed: u64, conditions: Conditions, shards: u16, spill_peers: usize) -> Self {
         let now = Instant::now();
         let identity = Arc::new(DtlsIdentity::generate().expect("an identity can be made"));
         let config = Arc::new(SessionConfig {
@@ -82,7 +98,11 @@ impl World {
             stripe: Stripe::new(Limits {
                 peers_per_room_max: 100,
             }),
-            shard: Shard::new(ShardId(0), identity, seed),
+            shards: (0..shards)
+                .map(|id| Shard::new(ShardId(id), Arc::clone(&identity), seed + u64::from(id)))
+                .collect(),
+            mesh: Mesh::new(seed, Duration::from_micros(300)),
+            spill_peers,
             seats: Vec::new(),
             by_key: HashMap::new(),
             network: Network::new(seed, conditions),
@@ -118,12 +138,14 @@ impl World {
             seed: self.seed ^ (seat as u64 + 1) << 32,
             zero: self.zero,
         });
-        let session = Session::new(self.now, Arc::clone(&self.config), self.seed + seat as u64);
+        let rng = StdRng::seed_from_u64(self.seed + seat as u64);
+        let session = Session::new(self.now, Arc::clone(&self.config), rng);
         self.seats.push(Seat {
             client,
             session: Some(session),
             key: None,
             wants_in: false,
+            shard: ShardId(0),
             room: None,
             address: SocketAddr::from(([10, 0, seat as u8, 1], 5000)),
             former: Vec::new(),
@@ -162,10 +184,11 @@ impl World {
             .send_frame(self.now, Delivery::FrameUp(seat, text.to_owned()));
     }
 
-    /// A datagram from anywhere.
+    /// A datagram from anywhere, to the first shard.
     pub fn send_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
-        self.network
-            .send_datagram(self.now, true, Delivery::DatagramUp(from, bytes.to_vec()));
+        let to = server(ShardId(0));
+        let delivery = Delivery::DatagramUp(from, to, bytes.to_vec());
+        self.network.send_datagram(self.now, true, delivery);
     }
 
     /// A NAT gives the client another address; what goes to the old one is lost.
@@ -235,7 +258,8 @@ impl World {
             [client, session]
         });
         seats
-            .chain([self.network.next_at(), self.shard.poll_timeout()])
+            .chain(self.shards.iter().map(Shard::poll_timeout))
+            .chain([self.network.next_at(), self.mesh.next_at()])
             .flatten()
             .min()
     }
@@ -244,9 +268,16 @@ impl World {
         while let Some(delivery) = self.network.poll(self.now) {
             self.deliver(delivery);
         }
-        if self.shard.poll_timeout().is_some_and(|at| at <= self.now) {
-            self.shard.handle_timeout(self.now);
-            self.drain_shard();
+        while let Some((to, from, message)) = self.mesh.poll(self.now) {
+            self.shards[usize::from(to.0)].handle_relay(self.now, from, message);
+            self.drain_shard(to);
+        }
+        for index in 0..self.shards.len() {
+            let shard = &mut self.shards[index];
+            if shard.poll_timeout().is_some_and(|at| at <= self.now) {
+                shard.handle_timeout(self.now);
+                self.drain_shard(ShardId(index as u16));
+            }
         }
         for seat in 0..self.seats.len() {
             let now = self.now;
@@ -280,15 +311,18 @@ impl World {
                 self.seats[seat].closed = Some(why);
                 self.seats[seat].wants_in = false;
             }
-            Delivery::DatagramUp(from, bytes) => {
-                self.shard
-                    .handle_datagram(self.now, from, BytesMut::from(&bytes[..]));
-                self.drain_shard();
+            Delivery::DatagramUp(from, to, bytes) => {
+                let shard = ShardId(to.port() - 40_000);
+                self.shards[usize::from(shard.0)].handle_datagram(
+                    self.now,
+                    from,
+                    BytesMut::from(&bytes[..]),
+                );
+                self.drain_shard(shard);
             }
-            Delivery::DatagramDown(to, bytes) => {
+            Delivery::DatagramDown(from, to, bytes) => {
                 let seat = self.seats.iter().position(|s| s.address == to);
                 if let Some(seat) = seat.filter(|s| self.seats[*s].closed.is_none()) {
-                    let from = SERVER.parse().expect("an address");
                     self.act(seat, |client, now| {
                         client.handle_datagram(now, from, &bytes)
                     });
@@ -305,11 +339,11 @@ impl World {
                 .send_frame(self.now, Delivery::FrameUp(seat, frame));
         }
         while let Some((to, bytes)) = self.seats[seat].client.poll_transmit() {
-            assert_eq!(Ok(to), SERVER.parse::<SocketAddr>());
+            assert_eq!(to, server(self.seats[seat].shard));
             if self.seats[seat].plugged {
                 let from = self.seats[seat].address;
                 self.network
-                    .send_datagram(self.now, true, Delivery::DatagramUp(from, bytes));
+                    .send_datagram(self.now, true, Delivery::DatagramUp(from, to, bytes));
             }
         }
     }
@@ -354,8 +388,9 @@ impl World {
                 if let shardcast::control::Command::RemovePeer { .. } = command {
                     self.seats[seat].removed_at = Some(now);
                 }
-                self.shard.handle_command(now, command);
-                self.drain_shard();
+                let shard = self.seats[seat].shard;
+                self.shards[usize::from(shard.0)].handle_command(now, command);
+                self.drain_shard(shard);
             }
             Output::Close(reason) => {
                 let why = reason.reason().to_owned();
@@ -368,24 +403,38 @@ impl World {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let room = request.room.clone();
-        let outcome = self.stripe.join(key, request, seat, || Some(ShardId(0)));
+        let policy = Policy {
+            spill_peers: self.spill_peers,
+            spill_load_percent: u8::MAX,
+        };
+        let load = |shard: &Shard| ShardLoad {
+            shard: shard.id(),
+            peers: shard.peers_len(),
+            busy_percent: 0,
+        };
+        let loads: Vec<ShardLoad> = self.shards.iter().map(load).collect();
+        let place = |room: &[_]| policy.place(room, &loads);
+        let outcome = self.stripe.join(key, request, seat, place);
         let now = self.now;
         let result = match outcome {
             Err(refused) => Err(refused),
             Ok(outcome) => {
                 self.seats[seat].key = Some(key);
+                self.seats[seat].shard = outcome.shard;
                 self.seats[seat].room = Some(room);
                 self.seats[seat].removed_at = None;
                 self.by_key.insert(key, seat);
-                if let Some((_, former)) = outcome.replaced {
+                if let Some((replaced, _, former)) = outcome.replaced {
                     self.seats[former].room = None;
-                    self.session(former, |session| session.handle_event(now, Event::Replaced));
+                    self.session(former, |session| {
+                        session.handle_event(now, Event::Replaced(replaced));
+                    });
                 }
                 self.notify(&outcome.notify);
                 Ok(Joined {
                     key,
                     shard: outcome.shard,
-                    addresses: Arc::new([SERVER.parse().expect("an address")]),
+                    addresses: Arc::new([server(outcome.shard)]),
                     roster: outcome.roster,
                 })
             }
@@ -418,16 +467,20 @@ impl World {
         }
     }
 
-    fn drain_shard(&mut self) {
+    fn drain_shard(&mut self, id: ShardId) {
         let now = self.now;
-        while let Some((key, event)) = self.shard.poll_event() {
+        let index = usize::from(id.0);
+        while let Some((to, message)) = self.shards[index].poll_relay() {
+            self.mesh.push(now, id, to, message);
+        }
+        while let Some((key, event)) = self.shards[index].poll_event() {
             if let Some(seat) = self.by_key.get(&key).copied()
                 && self.seats[seat].key == Some(key)
             {
                 self.session(seat, |session| session.handle_event(now, event));
             }
         }
-        let outbox = self.shard.outbox();
+        let outbox = self.shards[index].outbox();
         let sent: Vec<(SocketAddr, Vec<u8>)> = outbox
             .iter()
             .map(|(to, bytes)| (to, bytes.to_vec()))
@@ -435,8 +488,8 @@ impl World {
         outbox.clear();
         for (to, bytes) in sent {
             self.check_addressee(to, &bytes);
-            self.network
-                .send_datagram(now, false, Delivery::DatagramDown(to, bytes));
+            let delivery = Delivery::DatagramDown(server(id), to, bytes);
+            self.network.send_datagram(now, false, delivery);
         }
     }
 
@@ -522,7 +575,8 @@ impl World {
             expected.retain(|(peer, _)| peer != client.id());
             let mut others = ids.clone();
             others.remove(client.id());
-            client.connected_at.is_some()
+            let has_media = client.negotiation.sections > 0;
+            (client.connected_at.is_some() || !has_media)
                 && client.receiving() == expected
                 && (client.published == expected && client.roster == others)
                 && !client.negotiation.has_pending_offer()

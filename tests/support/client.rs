@@ -193,9 +193,8 @@ impl Client {
 
     /// Offers when something changed and nothing is in flight.
     pub fn offer_if_needed(&mut self, now: Instant) {
-        let first = self.negotiation.offers_made == 0 && self.negotiation.offers_taken == 0;
-        if matches!(self.options.style, Style::Viewer | Style::Silent) && first {
-            return;
+        if self.negotiation.transceivers.is_empty() {
+            self.negotiation.needed = false;
         }
         if !self.negotiation.needed || self.negotiation.has_pending_offer() {
             return;

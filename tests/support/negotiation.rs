@@ -85,17 +85,29 @@ impl Transceiver {
 pub struct Negotiation {
     pub flavor: Flavor,
     pub transceivers: Vec<Transceiver>,
-    /// While an own offer is out: the transceivers as they were before it.
-    pending: Option<Vec<Transceiver>>,
+    /// While an own offer is out: what there was before it.
+    pending: Option<Before>,
     pub needed: bool,
     next_mid: u32,
     version: u64,
     /// How many sections the session has.
     pub sections: usize,
+    /// What each number has stood for so far, whoever gave it: one bundle is one RTP session.
+    numbers: Vec<CodecLine>,
+    extension_ids: Vec<(u8, String)>,
     pub offers_made: u64,
     pub offers_taken: u64,
     pub rollbacks: u64,
     pub cname: String,
+    /// `a=setup` of own offers.
+    pub offer_setup: &'static str,
+}
+
+/// What a withdrawn offer leaves as it was.
+struct Before {
+    transceivers: Vec<Transceiver>,
+    numbers: Vec<CodecLine>,
+    extension_ids: Vec<(u8, String)>,
 }
 
 /// What a remote description says of the transport.
@@ -122,10 +134,13 @@ impl Negotiation {
             next_mid: 0,
             version: 1,
             sections: 0,
+            numbers: Vec::new(),
+            extension_ids: Vec::new(),
             offers_made: 0,
             offers_taken: 0,
             rollbacks: 0,
             cname: cname.to_owned(),
+            offer_setup: "actpass",
         }
     }
 
@@ -179,7 +194,11 @@ impl Negotiation {
     /// Makes an offer and takes it as local description.
     pub fn create_offer(&mut self, transport: &LocalTransport<'_>) -> String {
         assert!(self.pending.is_none(), "one offer at a time");
-        self.pending = Some(self.transceivers.clone());
+        self.pending = Some(Before {
+            transceivers: self.transceivers.clone(),
+            numbers: self.numbers.clone(),
+            extension_ids: self.extension_ids.clone(),
+        });
         self.needed = false;
         self.offers_made += 1;
         for at in 0..self.transceivers.len() {
@@ -188,44 +207,87 @@ impl Negotiation {
                 self.sections += 1;
                 let mid = format!("{}", self.next_mid);
                 self.next_mid += 1;
+                let video = self.transceivers[at].video;
+                let (codecs, extensions) = self.own_formats(video);
                 let transceiver = &mut self.transceivers[at];
                 transceiver.section = Some((index, mid));
-                transceiver.codecs = self.flavor.codecs(transceiver.video);
-                transceiver.extensions = self.flavor.extensions(transceiver.video);
+                transceiver.codecs = codecs;
+                transceiver.extensions = extensions;
             }
         }
-        self.agree_on_numbers();
         let wanted = |t: &Transceiver| Direction {
             send: t.local.is_some(),
             recv: t.wants_recv,
         };
-        self.write(transport, "actpass", wanted)
+        self.write(transport, self.offer_setup, wanted)
     }
 
-    /// New sections must not use a number in another sense than those that the server began.
-    fn agree_on_numbers(&mut self) {
-        let negotiated: Vec<Transceiver> = self
-            .transceivers
-            .iter()
-            .filter(|t| t.negotiated != Direction::INACTIVE)
-            .cloned()
-            .collect();
-        for fresh in &mut self.transceivers {
-            if fresh.negotiated != Direction::INACTIVE {
-                continue;
+    /// The formats of a new section: under the numbers that they have in this session, under this
+    /// flavor's own otherwise, under any free one where that is taken.
+    fn own_formats(&mut self, video: bool) -> (Vec<CodecLine>, Vec<(u8, String)>) {
+        let mut renumbered = Vec::new();
+        let mut codecs = Vec::new();
+        for mut codec in self.flavor.codecs(video) {
+            if let Some(apt) = codec.apt() {
+                let now = renumbered.iter().find(|(own, _)| *own == apt);
+                codec.fmtp = now.map(|(_, now)| format!("apt={now}"));
             }
-            if let Some(model) = negotiated.iter().find(|t| t.video == fresh.video) {
-                fresh.codecs.clone_from(&model.codecs);
-                fresh.extensions.clone_from(&model.extensions);
-            } else {
-                let taken: Vec<u8> = negotiated
-                    .iter()
-                    .flat_map(|t| t.codecs.iter().map(|c| c.payload_type))
-                    .collect();
-                fresh.codecs.retain(|c| !taken.contains(&c.payload_type));
-                for (id, uri) in negotiated.iter().flat_map(|t| &t.extensions) {
-                    fresh.extensions.retain(|(i, u)| (i == id) == (u == uri));
-                }
+            let own = codec.payload_type;
+            let known = self.numbers.iter().find(|k| same_format(k, &codec));
+            codec.payload_type = known.map_or_else(|| self.free_number(own), |k| k.payload_type);
+            renumbered.push((own, codec.payload_type));
+            self.note_codec(&codec);
+            codecs.push(codec);
+        }
+        let mut extensions = Vec::new();
+        for (own, uri) in self.flavor.extensions(video) {
+            let known = self.extension_ids.iter().find(|(_, u)| *u == uri);
+            let is_free = |id: &u8| self.extension_ids.iter().all(|(taken, _)| taken != id);
+            let id = known.map(|(id, _)| *id);
+            let id = id.or_else(|| std::iter::once(own).chain(1..15).find(is_free));
+            if let Some(id) = id {
+                self.note_extension(&(id, uri.clone()));
+                extensions.push((id, uri));
+            }
+        }
+        (codecs, extensions)
+    }
+
+    fn free_number(&self, own: u8) -> u8 {
+        let is_free = |pt: &u8| self.numbers.iter().all(|k| k.payload_type != *pt);
+        let mut candidates = std::iter::once(own).chain(96..128).chain(35..64);
+        candidates.find(is_free).expect("there are enough numbers")
+    }
+
+    fn note_codec(&mut self, codec: &CodecLine) {
+        if self
+            .numbers
+            .iter()
+            .all(|k| k.payload_type != codec.payload_type)
+        {
+            self.numbers.push(codec.clone());
+        }
+    }
+
+    fn note_extension(&mut self, extension: &(u8, String)) {
+        if self.extension_ids.iter().all(|(id, _)| *id != extension.0) {
+            self.extension_ids.push(extension.clone());
+        }
+    }
+
+    /// The server must not use a number in another sense than one that was agreed on.
+    fn check_numbers(&self, description: &Description, sdp: &str) {
+        for section in description.sections.iter().filter(|s| !s.rejected) {
+            for codec in &section.codecs {
+                let mut known = self.numbers.iter();
+                let known = known.find(|k| k.payload_type == codec.payload_type);
+                let agrees = known.is_none_or(|known| same_format(known, codec));
+                assert!(agrees, "{} was {known:?}: {sdp}", codec.payload_type);
+            }
+            for (id, uri) in &section.extensions {
+                let known = self.extension_ids.iter().find(|(known, _)| known == id);
+                let agrees = known.is_none_or(|(_, known)| known == uri);
+                assert!(agrees, "extension {id} was {known:?}: {sdp}");
             }
         }
     }
@@ -241,6 +303,7 @@ impl Negotiation {
         if let Some(before) = self.pending.take() {
             self.roll_back(before);
         }
+        self.check_numbers(&offer, sdp);
         self.offers_taken += 1;
         assert!(
             offer.sections.len() >= self.sections,
@@ -258,16 +321,18 @@ impl Negotiation {
         (remote_transport(offer, setup), answer)
     }
 
-    fn roll_back(&mut self, before: Vec<Transceiver>) {
+    fn roll_back(&mut self, before: Before) {
         self.rollbacks += 1;
         self.needed = true;
         // Sections that only the withdrawn offer had are gone again; tracks stay.
         for (at, transceiver) in self.transceivers.iter_mut().enumerate() {
-            match before.get(at) {
+            match before.transceivers.get(at) {
                 Some(old) => transceiver.section.clone_from(&old.section),
                 None => transceiver.section = None,
             }
         }
+        self.numbers = before.numbers;
+        self.extension_ids = before.extension_ids;
         let used = self.transceivers.iter().filter_map(|t| t.section.as_ref());
         self.sections = used.map(|(index, _)| index + 1).max().unwrap_or(0);
     }
@@ -308,6 +373,9 @@ impl Negotiation {
             recv: section.direction.send && transceiver.wants_recv,
         };
         transceiver.ever_sent |= transceiver.negotiated.send;
+        let (codecs, extensions) = (transceiver.codecs.clone(), transceiver.extensions.clone());
+        codecs.iter().for_each(|codec| self.note_codec(codec));
+        extensions.iter().for_each(|e| self.note_extension(e));
     }
 
     /// The transceiver of a section of the server's offer (RFC 9429 §5.10).
@@ -344,6 +412,7 @@ impl Negotiation {
     pub fn handle_answer(&mut self, sdp: &str) -> RemoteTransport {
         let answer = Description::parse(sdp);
         assert!(answer.ice_lite, "the server says that it is lite: {sdp}");
+        self.check_numbers(&answer, sdp);
         self.pending.take().expect("an answer follows an own offer");
         assert_eq!(
             answer.sections.len(),
@@ -402,6 +471,33 @@ impl Negotiation {
         self.version += 1;
         description.write(self.version)
     }
+}
+
+/// The same codec in the same variant. Parameters that only ask for something may differ.
+fn same_format(a: &CodecLine, b: &CodecLine) -> bool {
+    let variant = |codec: &CodecLine| {
+        let fmtp = codec.fmtp.clone().unwrap_or_default();
+        let mut parameters: Vec<String> = fmtp
+            .split(';')
+            .map(str::trim)
+            .filter(|p| {
+                [
+                    "apt=",
+                    "packetization-mode=",
+                    "profile-level-id=",
+                    "profile-id=",
+                    "profile=",
+                ]
+                .iter()
+                .any(|name| p.starts_with(name))
+            })
+            .map(str::to_owned)
+            .collect();
+        parameters.retain(|p| p != "profile-id=0" && p != "profile=0");
+        parameters.sort();
+        parameters
+    };
+    a.name() == b.name() && variant(a) == variant(b)
 }
 
 fn take_answered(transceiver: &mut Transceiver, section: &SectionText, sdp: &str) {

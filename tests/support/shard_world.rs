@@ -55,7 +55,7 @@ pub struct Client {
     pub ice: IceCredentials,
     endpoint: Endpoint,
     srtp: Option<Srtp>,
-    to_send: VecDeque<BytesMut>,
+    pub to_send: VecDeque<BytesMut>,
     /// Every RTP datagram as it came, still protected.
     pub sealed_rtp: Vec<Vec<u8>>,
     /// Every RTP packet, opened.
@@ -121,7 +121,7 @@ impl World {
         self.settle();
         assert!(self.clients[at].srtp.is_some(), "the handshake is done");
         let connected = |(key, event): &(PeerKey, Event)| {
-            *key == peer && matches!(event, Event::Transport(TransportEvent::Connected { .. }))
+            *key == peer && matches!(event, Event::Transport(_, TransportEvent::Connected { .. }))
         };
         assert!(self.events.iter().any(connected), "{:?}", self.events);
     }
@@ -173,8 +173,7 @@ impl World {
     pub fn send_rtcp(&mut self, at: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let mut compound = Vec::new();
         write(&mut compound);
-        let srtp = self.clients[at].srtp.as_mut().expect("connected");
-        let sealed = srtp.outgoing.encrypt_rtcp(&compound).unwrap();
+        let sealed = self.clients[at].seal_rtcp(&compound);
         let from = self.clients[at].address;
         self.datagram(from, &sealed);
     }
@@ -201,12 +200,11 @@ impl World {
             while let Some(event) = self.shard.poll_event() {
                 self.events.push(event);
             }
-            let datagrams: Vec<(SocketAddr, Vec<u8>)> = {
-                let outbox = self.shard.outbox();
-                let all = outbox.iter().map(|(to, d)| (to, d.to_vec())).collect();
+            let mut datagrams: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+            while let Some(outbox) = self.shard.poll_outbox(self.now) {
+                datagrams.extend(outbox.iter().map(|(to, d)| (to, d.to_vec())));
                 outbox.clear();
-                all
-            };
+            }
             for (to, datagram) in datagrams {
                 if let Some(client) = self.clients.iter_mut().find(|c| c.address == to) {
                     client.receive(self.now, &datagram);
@@ -220,7 +218,7 @@ impl World {
                         .handle_datagram(self.now, client.address, datagram);
                 }
             }
-            if is_quiet && self.shard.outbox().is_empty() {
+            if is_quiet && self.shard.poll_outbox(self.now).is_none() {
                 return;
             }
         }
@@ -228,7 +226,8 @@ impl World {
 }
 
 impl Client {
-    fn new(at: usize) -> Self {
+    /// The end of a peer that is called `at` + 1.
+    pub fn new(at: usize) -> Self {
         let [high, low] = (at as u16).to_be_bytes();
         let address = SocketAddr::from(([10, 0, high, low], 5000));
         Self {
@@ -283,6 +282,11 @@ impl Client {
         srtp.outgoing.encrypt_rtp(packet).unwrap()
     }
 
+    pub fn seal_rtcp(&mut self, compound: &[u8]) -> BytesMut {
+        let srtp = self.srtp.as_mut().expect("connected");
+        srtp.outgoing.encrypt_rtcp(compound).unwrap()
+    }
+
     /// The RTP packets that came since last asked, as (header, payload).
     pub fn take_rtp(&mut self) -> Vec<(RtpHeader, Vec<u8>)> {
         self.sealed_rtp.clear();
@@ -300,7 +304,7 @@ impl Client {
         std::mem::take(&mut self.rtcp)
     }
 
-    fn start_dtls(&mut self, now: Instant) {
+    pub fn start_dtls(&mut self, now: Instant) {
         self.endpoint
             .connect(now, server(), client_config(), None)
             .unwrap();
@@ -313,7 +317,7 @@ impl Client {
         }
     }
 
-    fn receive(&mut self, now: Instant, datagram: &[u8]) {
+    pub fn receive(&mut self, now: Instant, datagram: &[u8]) {
         match PacketKind::of(datagram) {
             PacketKind::Stun => self.stun_answers += 1,
             PacketKind::Dtls => self.receive_dtls(now, datagram),
@@ -386,7 +390,7 @@ fn server() -> SocketAddr {
 }
 
 /// One certificate for all clients: only the handshakes matter here.
-fn client_identity() -> &'static (Certificate, Fingerprint) {
+pub fn client_identity() -> &'static (Certificate, Fingerprint) {
     static IDENTITY: OnceLock<(Certificate, Fingerprint)> = OnceLock::new();
     IDENTITY.get_or_init(|| {
         let names = vec!["client".to_owned()];
@@ -439,16 +443,18 @@ pub fn extensions(ids: &[(Extension, u8)]) -> ExtensionMap {
 
 /// The track number `index` of a client, in the section of that name.
 pub fn track(world: &World, at: usize, index: u32, codecs: &[CodecMapping]) -> TrackConfig {
+    track_of(world.clients[at].key, index, codecs)
+}
+
+/// As [`track`], of a peer that may not be there yet.
+pub fn track_of(peer: PeerKey, index: u32, codecs: &[CodecMapping]) -> TrackConfig {
     TrackConfig {
-        key: TrackKey {
-            peer: world.clients[at].key,
-            index,
-        },
+        key: TrackKey { peer, index },
         mid: Mid::new(&index.to_string()).unwrap(),
         kind: codecs[0].codec.kind(),
         codecs: codecs.to_vec(),
         extensions: extensions(&[(Extension::Mid, 4), (Extension::AudioLevel, 1)]),
-        ssrcs: vec![Ssrc(1000 * (at as u32 + 1) + index)],
+        ssrcs: vec![Ssrc(1000 * peer.0 as u32 + index)],
         rtx_ssrcs: Vec::new(),
     }
 }
@@ -462,6 +468,7 @@ pub fn subscription(
     SubscriptionConfig {
         key: SubscriptionKey(number),
         source: source.key,
+        source_shard: ShardId(0),
         mid: Mid::new(&format!("s{number}")).unwrap(),
         kind: source.kind,
         ssrc: Ssrc(0x5000_0000 + number),

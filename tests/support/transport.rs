@@ -29,7 +29,7 @@ use rtc_stun::textattrs::Username;
 const DTLS_REMOTE: &str = "192.0.2.255:1";
 /// RFC 6347 §4.3.2.
 const HELLO_VERIFY_REQUEST: u8 = 3;
-const FLIGHT_INTERVAL: Duration = Duration::from_millis(300);
+const FLIGHT_INTERVAL: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// RFC 7675 §5.1 says 4–6 s; browsers ask about twice as often.
 const CONSENT_INTERVAL: Duration = Duration::from_millis(2500);
@@ -69,9 +69,10 @@ pub struct ClientTransport {
     next_check: Option<Instant>,
     /// Whether the agent asks at all: consent is lost when it stops.
     pub checks: bool,
-    /// Transactions of checks that wait for an answer, and where each went.
-    pending: VecDeque<(TransactionId, SocketAddr)>,
-    pub last_consent: Option<Instant>,
+    /// Transactions of checks that wait for an answer: where each went, whether it nominated.
+    pending: VecDeque<(TransactionId, SocketAddr, bool)>,
+    /// When the last nominating check was answered.
+    confirmed_at: Option<Instant>,
     dtls: Option<Endpoint>,
     /// How far the handshake has come, as client: which of the server's flights are answered.
     answered: Answered,
@@ -118,7 +119,7 @@ impl ClientTransport {
             next_check: None,
             checks: true,
             pending: VecDeque::new(),
-            last_consent: None,
+            confirmed_at: None,
             dtls: None,
             answered: Answered::Nothing,
             is_client: false,
@@ -165,8 +166,10 @@ impl ClientTransport {
         }
     }
 
-    /// A new path: what was selected must be checked anew, at once.
+    /// A new path: what was selected must be checked anew, at once and until an answer comes.
     pub fn check_now(&mut self, now: Instant) {
+        self.confirmed_at = None;
+        self.pending.clear();
         self.next_check = Some(now);
     }
 
@@ -241,7 +244,7 @@ impl ClientTransport {
         let Some(at) = self
             .pending
             .iter()
-            .position(|(id, to)| *id == message.transaction_id && *to == from)
+            .position(|(id, to, _)| *id == message.transaction_id && *to == from)
         else {
             return;
         };
@@ -254,8 +257,9 @@ impl ClientTransport {
         {
             return;
         }
-        self.pending.remove(at);
-        self.last_consent = Some(now);
+        if let Some((_, _, true)) = self.pending.remove(at) {
+            self.confirmed_at = Some(now);
+        }
         if self.selected != Some(from) {
             self.selected = Some(from);
             // Nominate it (and let what waited go there).
@@ -438,7 +442,7 @@ impl ClientTransport {
 
     fn send_checks(&mut self, now: Instant) {
         let confirmed = self
-            .last_consent
+            .confirmed_at
             .is_some_and(|at| now.saturating_duration_since(at) < CONSENT_INTERVAL);
         let interval = if self.selected.is_some() && confirmed {
             CONSENT_INTERVAL
@@ -460,7 +464,7 @@ impl ClientTransport {
             let nominate = self.selected == Some(to);
             let (id, request) =
                 binding_request(&*self.provider, &self.local.ufrag, &remote, nominate);
-            self.pending.push_back((id, to));
+            self.pending.push_back((id, to, nominate));
             if self.pending.len() > 50 {
                 self.pending.pop_front();
             }

@@ -121,20 +121,23 @@ impl Numbers {
             taken |= 1 << pt.0;
             taken |= rtx.map_or(0, |rtx| 1 << rtx.0);
         }
-        let free = |pt: u8| taken & (1 << pt) == 0;
+        let mut number = |default: u8| {
+            let free = |pt: &u8| taken & (1 << *pt) == 0;
+            let found = free(&default)
+                .then_some(default)
+                .or_else(|| SPARE.into_iter().flatten().find(free))?;
+            taken |= 1 << found;
+            Some(PayloadType(found))
+        };
         let video = kind == MediaKind::Video;
+        // Both kinds are numbered, so that a number is the same whichever kind is offered first.
         DEFAULTS
             .iter()
-            .filter(|(codec, ..)| codec.kind() == kind)
             .filter_map(|&(codec, pt, rtx)| {
                 let known = self.codecs.iter().find(|(known, ..)| *known == codec);
                 let (payload_type, rtx) = match known {
                     Some((_, pt, rtx)) => (*pt, *rtx),
-                    None if free(pt) => (
-                        PayloadType(pt),
-                        rtx.filter(|rtx| free(*rtx)).map(PayloadType),
-                    ),
-                    None => return None,
+                    None => (number(pt)?, rtx.and_then(&mut number)),
                 };
                 Some(CodecLine {
                     mapping: CodecMapping {
@@ -147,6 +150,7 @@ impl Numbers {
                     fir: video,
                 })
             })
+            .filter(|line| line.mapping.codec.kind() == kind)
             .collect()
     }
 
@@ -187,6 +191,10 @@ const fn h264(profile: H264Profile, packetization_mode: u8) -> Codec {
         packetization_mode,
     }
 }
+
+/// Numbers for codecs whose own the client uses for something else: dynamic ones (RFC 3551 §6) and then
+/// those that RFC 3551 leaves unassigned, none of them a default; 64–95 would look like RTCP (RFC 5761 §4).
+const SPARE: [std::ops::RangeInclusive<u8>; 3] = [120..=127, 35..=44, 47..=62];
 
 /// What the server offers, in its order of preference, with the payload types it uses where the
 /// client has not named any: codec, its number, that of its retransmissions.
@@ -300,6 +308,34 @@ mod tests {
             .map(|l| l.mapping.codec)
             .collect();
         assert_eq!(on_96, [Codec::Vp9 { profile: 0 }]);
-        assert!(video.iter().all(|l| l.mapping.codec != Codec::Vp8));
+        let vp8 = video.iter().find(|l| l.mapping.codec == Codec::Vp8);
+        let vp8 = vp8.unwrap().mapping.payload_type;
+        assert!(vp8 != PayloadType(96) && SPARE.iter().any(|r| r.contains(&vp8.0)));
+    }
+
+    #[test]
+    fn a_codec_whose_number_is_taken_is_offered_under_another() {
+        // GStreamer's first payload type is 96 whatever the codec: here Opus and RED on VP8's.
+        let mut section = Description::parse(CHROMIUM).unwrap().sections.remove(0);
+        section.payload_types = vec![PayloadType(96), PayloadType(97)];
+        section.codecs.truncate(2);
+        section.codecs[0].mapping.payload_type = PayloadType(96);
+        section.codecs[1].mapping.payload_type = PayloadType(97);
+        let mut numbers = Numbers::default();
+        numbers.learn(&section);
+        let (video, _) = numbers.offer(MediaKind::Video);
+        assert_eq!(video[0].mapping.codec, Codec::Vp8);
+        assert_eq!(video[0].mapping.payload_type, PayloadType(120));
+        assert_eq!(video[0].mapping.rtx, Some(PayloadType(121)));
+        assert_eq!(video.len(), 12, "none is missing");
+    }
+
+    #[test]
+    fn spare_numbers_are_no_defaults() {
+        for (_, pt, rtx) in DEFAULTS {
+            for number in [Some(pt), rtx].into_iter().flatten() {
+                assert!(SPARE.iter().all(|range| !range.contains(&number)));
+            }
+        }
     }
 }

@@ -98,11 +98,8 @@ mod tests {
         .map(|a| a.parse().unwrap())
         .to_vec();
         let lines = candidate_lines(&addresses);
-        assert_eq!(
-            lines[1],
-            "candidate:2 1 udp 2126491647 192.0.2.1 5000 typ host"
-                .replace("2126491647", &priority(addresses[1].ip(), 1).to_string())
-        );
+        assert!(lines[1].starts_with("candidate:2 1 udp "));
+        assert!(lines[1].ends_with(" 192.0.2.1 5000 typ host"));
         let priorities: Vec<u32> = lines
             .iter()
             .map(|l| l.split(' ').nth(3).unwrap().parse().unwrap())

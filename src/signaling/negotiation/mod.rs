@@ -36,10 +36,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-use crate::base::ids::{PeerId, PeerKey, TrackKey};
+use crate::base::ids::{PeerId, PeerKey, ShardId, TrackKey};
 use crate::control::{Command, DtlsRole, Fingerprint, IceCredentials, TrackInfo};
 use crate::signaling::message::{ErrorCode, Refusal};
 use crate::signaling::negotiation::remote::Remote;
@@ -83,6 +83,7 @@ pub enum Action {
 pub struct Negotiation {
     peer: PeerKey,
     peer_id: PeerId,
+    shard: ShardId,
     may_publish: bool,
     rng: StdRng,
     fingerprint: FingerprintLine,
@@ -143,6 +144,8 @@ pub struct NegotiationConfig<'a> {
     pub peer: PeerKey,
     /// The peer's id.
     pub peer_id: PeerId,
+    /// The peer's shard, which subscribers are to name.
+    pub shard: ShardId,
     /// False for a client that only watches: the server offers first and does not offer to receive.
     pub may_publish: bool,
     /// Of the server's certificate.
@@ -150,17 +153,18 @@ pub struct NegotiationConfig<'a> {
     /// Where the peer's shard can be reached.
     pub addresses: &'a [SocketAddr],
     /// Makes credentials and SSRCs.
-    pub seed: u64,
+    pub rng: StdRng,
 }
 
 impl Negotiation {
     /// Starts with nothing described; `tracks` is what the room has.
     #[must_use]
     pub fn new(now: Instant, config: NegotiationConfig<'_>, tracks: &[TrackInfo]) -> Self {
-        let mut rng = StdRng::seed_from_u64(config.seed);
+        let mut rng = config.rng;
         let mut this = Self {
             peer: config.peer,
             peer_id: config.peer_id,
+            shard: config.shard,
             may_publish: config.may_publish,
             fingerprint: remote::fingerprint_line(config.fingerprint),
             candidates: ice::candidate_lines(config.addresses),
@@ -333,9 +337,12 @@ impl Negotiation {
         if !allowed || !(restarts || offer::is_needed(&self.sections, &self.tracks)) {
             return;
         }
-        self.opening = Opening::Done;
+        let opening = std::mem::replace(&mut self.opening, Opening::Done);
         let before = self.sections.slots.clone();
         offer::plan(&mut self.sections, &self.tracks);
+        if matches!(opening, Opening::Client { .. }) && self.may_publish {
+            offer::invite(&mut self.sections);
+        }
         let former = restarts.then(|| self.local.clone());
         self.restart_local_ice(false);
         self.exchange = Exchange::Offered {
@@ -427,7 +434,7 @@ impl Negotiation {
             tracks: self.sections.track_configs(),
             subscriptions: self.sections.subscription_configs(),
         }));
-        let published = self.sections.track_infos(&self.peer_id);
+        let published = self.sections.track_infos(&self.peer_id, self.shard);
         if published != self.published {
             self.published.clone_from(&published);
             self.actions.push_back(Action::SetTracks(published));

@@ -6,7 +6,9 @@
 
 use std::collections::HashSet;
 
-use crate::base::ids::{MediaKind, Mid, PeerId, PeerKey, Ssrc, SubscriptionKey, TrackId, TrackKey};
+use crate::base::ids::{
+    MediaKind, Mid, PeerId, PeerKey, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
+};
 use crate::control::{SubscriptionConfig, TrackConfig, TrackInfo};
 use crate::signaling::msid;
 use crate::signaling::negotiation::codecs::{self, Numbers};
@@ -443,7 +445,7 @@ impl Sections {
 
     /// What the client publishes, for the room.
     #[must_use]
-    pub fn track_infos(&self, peer: &PeerId) -> Vec<TrackInfo> {
+    pub fn track_infos(&self, peer: &PeerId, shard: ShardId) -> Vec<TrackInfo> {
         self.live()
             .filter_map(|section| {
                 let published = section.receive.as_ref()?;
@@ -452,6 +454,7 @@ impl Sections {
                     peer: peer.clone(),
                     id: published.id.clone(),
                     kind: section.kind,
+                    shard,
                 })
             })
             .collect()
@@ -466,6 +469,7 @@ impl Sections {
                 Some(SubscriptionConfig {
                     key: subscription.key,
                     source: subscription.source.key,
+                    source_shard: subscription.source.shard,
                     mid: section.mid,
                     kind: section.kind,
                     ssrc: subscription.ssrc,

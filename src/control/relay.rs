@@ -1,0 +1,160 @@
+//! What shards say to each other about a room that lives on several of them, as plain data.
+//!
+//! A shard with subscribers of a track that is published on another shard *wants* that track there. From then
+//! on it gets each opened packet once, and fans it out to its own peers. A want lives from
+//! [`RelayMessage::Want`] to [`RelayMessage::Unwant`], whether the track exists yet, goes, or comes back.
+//!
+//! Between two shards, messages that are not media arrive in their order, and all of them; media may be lost,
+//! and may overtake them or be overtaken. So a packet says which run and which description of its track it belongs to.
+//!
+//! Nothing here assumes shared memory beyond `Bytes`. The instants are of the one clock of this machine; an edge
+//! that carries a message to another machine replaces them by ages.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::base::ids::{MediaKind, Mid, RoomId, RtpTime, SeqNo, TrackKey, WantKey};
+use crate::wire::codec::CodecMapping;
+use crate::wire::extension::ExtensionMap;
+use crate::wire::rtcp::NtpTime;
+use crate::wire::rtp::RtpHeader;
+
+/// From one shard to another. A message about a want that the receiver does not know is ignored (and counted).
+#[derive(Debug, Clone)]
+pub enum RelayMessage {
+    /// The sender has forgotten everything about the receiver: wants of either are void. What the receiver
+    /// still wants, it says again.
+    Reset,
+    /// The sender has subscribers of a track of that room.
+    Want {
+        /// What the sender calls it from now on.
+        want: WantKey,
+        /// The room: a track of another one is never relayed.
+        room: RoomId,
+        /// The track; one that is not there (yet) is waited for.
+        track: TrackKey,
+    },
+    /// The sender has no subscribers of the track any more.
+    Unwant {
+        /// Which want ends.
+        want: WantKey,
+    },
+    /// The wanted track is there, or its description has changed.
+    Started {
+        /// Which want this answers.
+        want: WantKey,
+        /// The track.
+        track: Box<RelayedTrack>,
+    },
+    /// The wanted track has ended. The want stays: should the track come back, it starts again.
+    Ended {
+        /// The want.
+        want: WantKey,
+    },
+    /// The want is void, because too many wait already.
+    Refused {
+        /// The want.
+        want: WantKey,
+    },
+    /// The publisher's sender report (RFC 3550 §6.4.1).
+    Clock {
+        /// The want.
+        want: WantKey,
+        /// What it says.
+        clock: RelayedClock,
+    },
+    /// A subscriber on the sender's side needs a keyframe.
+    KeyframeWanted {
+        /// The want.
+        want: WantKey,
+    },
+    /// A packet of the track.
+    Packet(RelayedPacket),
+}
+
+/// A track as the shards that want it need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayedTrack {
+    /// The track.
+    pub key: TrackKey,
+    /// The publisher's section.
+    pub mid: Mid,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// What its payload types carry.
+    pub codecs: Vec<CodecMapping>,
+    /// Its header extension ids.
+    pub extensions: ExtensionMap,
+    /// Counts the changes of this description.
+    pub version: u32,
+    /// The present run of its packets.
+    pub run: u64,
+}
+
+/// How a track's timestamps stand to its publisher's wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayedClock {
+    /// The run it speaks of.
+    pub run: u64,
+    /// The wall clock time of the report.
+    pub ntp: NtpTime,
+    /// The same moment on the track's own clock.
+    pub rtp_time: RtpTime,
+    /// When the report came.
+    pub received: Instant,
+}
+
+/// An opened packet of a track, with its place there.
+#[derive(Debug, Clone)]
+pub struct RelayedPacket {
+    /// Whose want it is for.
+    pub want: WantKey,
+    /// Audio or video: what is dropped first under overload.
+    pub kind: MediaKind,
+    /// Which description its header is to be read by.
+    pub version: u32,
+    /// Which run of the source it belongs to; a new one makes former clocks void.
+    pub run: u64,
+    /// The track's own number.
+    pub seq: SeqNo,
+    /// The track's own timestamp.
+    pub timestamp: RtpTime,
+    /// The header, parsed.
+    pub header: RtpHeader,
+    /// The whole packet, opened.
+    pub packet: Bytes,
+}
+
+/// What becomes of a message when the receiver is overloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayClass {
+    /// Is never dropped.
+    Control,
+    /// The next one of its kind makes up for it.
+    Feedback,
+    /// Dropped last, the oldest first.
+    Audio,
+    /// Dropped first, the oldest first.
+    Video,
+}
+
+impl RelayMessage {
+    /// How it is queued.
+    #[must_use]
+    pub fn class(&self) -> RelayClass {
+        match self {
+            Self::Packet(packet) => match packet.kind {
+                MediaKind::Audio => RelayClass::Audio,
+                MediaKind::Video => RelayClass::Video,
+            },
+            Self::Clock { .. } | Self::KeyframeWanted { .. } => RelayClass::Feedback,
+            Self::Reset
+            | Self::Want { .. }
+            | Self::Unwant { .. }
+            | Self::Started { .. }
+            | Self::Ended { .. }
+            | Self::Refused { .. } => RelayClass::Control,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What one receive brought for one room: packets that are opened, numbered and not sent on yet.
+
+use std::ops::Range;
+
+use crate::base::ids::MediaKind;
+use crate::room::incoming::Incoming;
+use crate::room::slots::TrackSlot;
+
+/// Packets of one room that are fanned out together. Used again and again, so that in steady state
+/// nothing is allocated; its owner bounds how many go in.
+///
+/// `Room::handle_rtp` and `Room::take_opened` fill it. Then it is given to `Room::fan_out` until that has
+/// done all, with nothing else said to the room in between.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(in crate::room) packets: Vec<Incoming>,
+    pub(in crate::room) runs: Vec<Run>,
+    is_laid_out: bool,
+}
+
+/// The packets of one track.
+#[derive(Debug)]
+pub(in crate::room) struct Run {
+    /// The track.
+    pub track: TrackSlot,
+    /// Which packets of the batch are its.
+    pub packets: Range<usize>,
+    /// Which of the track's targets is next.
+    pub next_target: usize,
+}
+
+impl Batch {
+    /// How many packets it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Puts the packets of each track together, in their order. False if that was done before.
+    pub(in crate::room) fn lay_out(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_laid_out, true) {
+            return false;
+        }
+        let Self { packets, runs, .. } = self;
+        // Video first: what comes last in a message may be shorter, as sound is.
+        let is_audio = |packet: &Incoming| packet.kind == MediaKind::Audio;
+        packets.sort_unstable_by_key(|packet| (is_audio(packet), packet.track, packet.seq));
+        for (at, packet) in packets.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if run.track == packet.track => run.packets.end = at + 1,
+                _ => runs.push(Run {
+                    track: packet.track,
+                    packets: at..at + 1,
+                    next_target: 0,
+                }),
+            }
+        }
+        true
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub(in crate::room) fn clear(&mut self) {
+        self.packets.clear();
+        self.runs.clear();
+        self.is_laid_out = false;
+    }
+}

@@ -1,0 +1,65 @@
+//! Keeps the tables of targets as subscriptions and transports are: a subscription is in its track's table
+//! exactly while it is active and its subscriber can be sent to.
+
+use crate::room::output::Output;
+use crate::room::slots::{PeerSlot, SubscriptionSlot};
+use crate::room::state::Room;
+use crate::room::targets::Target;
+
+impl Room {
+    /// Puts a subscription into its track's table, or takes it out: after anything that it depends on
+    /// has changed.
+    pub(in crate::room) fn route(&mut self, slot: SubscriptionSlot, output: &mut Output) {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        let subscriber = subscription.subscriber;
+        let targets = subscription
+            .track
+            .and_then(|track| self.tracks.get_mut(track))
+            .map(|track| &mut track.targets);
+        // Without a track it was paused when that ended.
+        let Some(targets) = targets else {
+            return;
+        };
+        let peer = self.peers.get(subscriber);
+        let path = peer.and_then(|peer| peer.transport.rtp_path());
+        match path {
+            Some((to, sealer)) if subscription.config.active => targets.set(Target {
+                subscriber,
+                subscription: slot,
+                to,
+                sealer: sealer.clone(),
+            }),
+            _ => {
+                subscription.pause();
+                let was_routed = targets.remove((subscriber, slot));
+                let is_lost = was_routed && path.is_none();
+                output.counters.subscription_unreachable += u64::from(is_lost);
+            }
+        }
+    }
+
+    /// Follows a peer to where its transport says it is: after every input to that.
+    pub(in crate::room) fn follow_transport(
+        &mut self,
+        slot: PeerSlot,
+        has_new_keys: bool,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let path = peer.transport.remote();
+        if std::mem::replace(&mut peer.routed, path) == path && !has_new_keys {
+            return;
+        }
+        for at in 0.. {
+            let subscriptions = self.peers.get(slot).map(|peer| &peer.subscriptions);
+            let Some(&(_, subscription)) = subscriptions.and_then(|all| all.get(at)) else {
+                return;
+            };
+            self.route(subscription, output);
+        }
+    }
+}
