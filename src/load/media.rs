@@ -256,7 +256,7 @@ impl Stream {
             arena.extend_from_slice(head);
             arena.resize(body + body_len, FILLER);
             stamp.write(&mut arena[body + head.len()..]);
-            sealer.seal_rtp(arena, start, header_len, roc);
+            sealer.rtp().seal(arena, start, header_len, roc);
         });
         self.seq = SeqNo(self.seq.0 + 1);
         self.counter += 1;

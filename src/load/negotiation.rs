@@ -163,7 +163,7 @@ impl Negotiation {
             return Err(NegotiationError::Sections);
         }
         for track in &self.tracks {
-            let section = answer.section(track.mid());
+            let section = answer.sections.iter().find(|s| s.mid == track.mid());
             if section.is_none_or(|s| s.rejected || !s.direction.receives()) {
                 return Err(NegotiationError::TrackRefused);
             }
