@@ -134,8 +134,8 @@ pub(in crate::config) const OPTIONS: [OptionRow; 14] = [
 pub(in crate::config) const CONFIG_OPTION: &str = "config";
 
 const AFTER_HELP: &str = "\
-`shardcast load` loads a running server with synthetic clients and measures it: see
-`shardcast load --help`.
+`shardcast load` loads a running server with synthetic clients and measures it; it has a
+--help of its own.
 
 A flag wins over the environment, the environment over the file, the file over the default.
 Every option but --config is also a key of the TOML file under the same name. In the

@@ -95,6 +95,7 @@ pub struct Peer {
     joining_since: Instant,
     times: JoinTimes,
     is_ready: bool,
+    is_refused: bool,
     failure: Option<Failure>,
 }
 
@@ -127,6 +128,7 @@ impl Peer {
             joining_since: now,
             times: JoinTimes::default(),
             is_ready: false,
+            is_refused: false,
             failure: None,
             plan,
         }
@@ -148,6 +150,12 @@ impl Peer {
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
+    }
+
+    /// Whether the server does not do what every client would ask for.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether it has all that it is to have.
@@ -267,8 +275,10 @@ impl Peer {
                 self.start_streams(now, context);
                 self.offer();
             }
-            Err(error @ NegotiationError::NoSimulcast) => self.fail(error.to_string()),
-            Err(error) => self.fail(error.to_string()),
+            Err(error) => {
+                self.is_refused = error == NegotiationError::NoSimulcast;
+                self.fail(error.to_string());
+            }
         }
     }
 

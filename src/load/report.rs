@@ -182,7 +182,7 @@ pub struct Process {
     pub rss_max_kib: u64,
     /// What it grew by from start to end, for each client.
     pub rss_per_client_kib: f64,
-    /// CPU share by the threads' names, busiest first.
+    /// CPU share by the threads' names, busiest first; idle ones together, with a star.
     pub threads: Vec<(String, f64)>,
 }
 
@@ -193,6 +193,8 @@ pub struct Verdict {
     pub pass: bool,
     /// What does not.
     pub reasons: Vec<String>,
+    /// What makes the numbers doubtful.
+    pub warnings: Vec<String>,
 }
 
 /// What the thread that waits for the workers has measured itself.
@@ -232,12 +234,14 @@ impl Report {
             verdict: Verdict {
                 pass: true,
                 reasons: Vec::new(),
+                warnings: Vec::new(),
             },
         };
         let reasons = report.complaints(options);
         report.verdict = Verdict {
             pass: reasons.is_empty(),
             reasons,
+            warnings: report.warnings(),
         };
         report
     }
@@ -285,6 +289,25 @@ impl Report {
             );
         }
         reasons
+    }
+
+    /// Where this program itself may have made what it measured.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let turn = self.turn_us.p99 / 1e3;
+        if turn > SLOW_TURN_MS {
+            warnings.push(format!(
+                "this program was too slow (p99 of its turns {turn:.0} ms): latency and loss are not the \
+                 server's alone"
+            ));
+        }
+        if self.packets.dropped_by_load > 0 {
+            warnings.push(format!(
+                "{} datagrams were dropped at this program's own sockets and count as lost",
+                self.packets.dropped_by_load
+            ));
+        }
+        warnings
     }
 
     /// The numbers as JSON.
@@ -403,7 +426,16 @@ fn process([start, before, after]: &[Snapshot; 3], outside: &Outside, clients: u
     let per_packet =
         |time: Duration| (packets > 0).then(|| time.as_secs_f64() * 1e6 / packets as f64);
     let grown = after.rss_kib.saturating_sub(start.rss_kib);
-    let threads = after.threads_since(before).into_iter().take(THREADS_SHOWN);
+    let mut threads: Vec<(String, f64)> = Vec::new();
+    for (name, cpu) in after.threads_since(before) {
+        let kind = format!("{}*", name.trim_end_matches(|c: char| c.is_ascii_digit()));
+        let name = if share(cpu) < IDLE_SHARE { kind } else { name };
+        if let Some((_, sum)) = threads.iter_mut().find(|(known, _)| *known == name) {
+            *sum += share(cpu);
+        } else if threads.len() < THREADS_SHOWN {
+            threads.push((name, share(cpu)));
+        }
+    }
     Process {
         cpu_user_s: cpu.user.as_secs_f64(),
         cpu_system_s: cpu.system.as_secs_f64(),
@@ -414,7 +446,7 @@ fn process([start, before, after]: &[Snapshot; 3], outside: &Outside, clients: u
         rss_end_kib: after.rss_kib,
         rss_max_kib: after.rss_max_kib,
         rss_per_client_kib: grown as f64 / clients.max(1) as f64,
-        threads: threads.map(|(name, cpu)| (name, share(cpu))).collect(),
+        threads,
     }
 }
 
@@ -433,6 +465,9 @@ impl fmt::Display for Report {
             "  its turns        p50 {:.0} µs  p99 {:.0} µs  max {:.0} µs",
             turn.p50, turn.p99, turn.max
         )?;
+        for warning in &self.verdict.warnings {
+            writeln!(text, "WARNING: {warning}")?;
+        }
         match &self.verdict.reasons[..] {
             [] => writeln!(text, "PASS")?,
             reasons => writeln!(text, "FAIL: {}", reasons.join("; "))?,
@@ -515,10 +550,6 @@ impl Report {
             ),
             (packets.not_sent, "not taken by this machine's kernel"),
             (
-                packets.dropped_by_load,
-                "dropped because THIS PROGRAM was too slow (counted as lost)",
-            ),
-            (
                 packets.dropped_at_server,
                 "dropped because the server was too slow to receive",
             ),
@@ -541,6 +572,13 @@ fn write_spread(out: &mut String, name: &str, spread: &Spread, digits: usize) ->
     let Spread {
         p50, p95, p99, max, ..
     } = spread;
+    if spread.count == 0 {
+        return writeln!(
+            out,
+            "  {name:<16} {:>8} {:>8} {:>8} {:>8}",
+            "-", "-", "-", "-"
+        );
+    }
     writeln!(
         out,
         "  {name:<16} {p50:>8.digits$} {p95:>8.digits$} {p99:>8.digits$} {max:>8.digits$}"
@@ -574,7 +612,11 @@ fn write_process(out: &mut String, name: &str, process: &Process) -> fmt::Result
 }
 
 /// Names of threads that are shown; those of the shards are the busiest.
-const THREADS_SHOWN: usize = 8;
+const THREADS_SHOWN: usize = 16;
+/// Threads below this share of a core are taken together by what their names begin with.
+const IDLE_SHARE: f64 = 0.01;
+/// A turn longer than this is itself a latency to be seen.
+const SLOW_TURN_MS: f64 = 20.0;
 
 #[cfg(test)]
 mod tests {
@@ -647,6 +689,11 @@ mod tests {
         bad.silent_tracks = 1;
         assert_eq!(verdict(&[], &bad).reasons.len(), 3);
         assert!(!verdict(&["--max-p99", "1s"], &Harvest::default()).pass);
+        assert!(verdict(&[], &good()).warnings.is_empty());
+        let mut slow = good();
+        slow.turn.record(Duration::from_millis(100));
+        let verdict = verdict(&[], &slow);
+        assert!(verdict.pass && verdict.warnings.len() == 1, "{verdict:?}");
     }
 
     #[test]

@@ -93,14 +93,12 @@ pub fn run(
     }
     let mut run = Run::start(options)?;
     run.wait_for_ramp(stop, progress);
-    run.measure(stop, progress)?;
-    let harvest = run.end()?;
-    if harvest
-        .failures
-        .contains_key(&NegotiationError::NoSimulcast.to_string())
-    {
+    if run.shared.is_pointless() {
+        run.end()?;
         return Err(LoadError::NoSimulcast);
     }
+    run.measure(stop, progress)?;
+    let harvest = run.end()?;
     Ok(Report::new(options, &harvest, &run.outside))
 }
 
@@ -181,7 +179,7 @@ impl<'a> Run<'a> {
         loop {
             let tally = self.shared.tally();
             let is_over = tally.ready + tally.failed >= clients || self.has_ended_worker();
-            if is_over || stop.load(Ordering::Relaxed) {
+            if is_over || self.shared.is_pointless() || stop.load(Ordering::Relaxed) {
                 self.outside.ramp = Instant::now().saturating_duration_since(self.zero);
                 return;
             }

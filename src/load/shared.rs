@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -65,6 +65,8 @@ pub struct Shared {
     /// For each room: how many publishers its viewers still wait for.
     pub publishers_awaited: Vec<AtomicU32>,
     workers: Vec<Mutex<Published>>,
+    /// Whether the server does not do at all what was asked for, so that the run is pointless.
+    is_pointless: AtomicBool,
     local_ports: Mutex<BTreeSet<u16>>,
     server_ports: Mutex<BTreeSet<u16>>,
 }
@@ -85,6 +87,7 @@ impl Shared {
             steady_from_ns: AtomicU64::new(u64::MAX),
             publishers_awaited: (0..rooms).map(|_| AtomicU32::new(publishers)).collect(),
             workers: (0..workers).map(|_| Mutex::default()).collect(),
+            is_pointless: AtomicBool::new(false),
             local_ports: Mutex::default(),
             server_ports: Mutex::default(),
         }
@@ -150,6 +153,17 @@ impl Shared {
             published.recent.clear();
         }
         sum
+    }
+
+    /// The server refused what the run is about.
+    pub fn give_up(&self) {
+        self.is_pointless.store(true, Ordering::Release);
+    }
+
+    /// Whether the run is to end without having measured.
+    #[must_use]
+    pub fn is_pointless(&self) -> bool {
+        self.is_pointless.load(Ordering::Acquire)
     }
 
     /// A client's UDP port.

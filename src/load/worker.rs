@@ -348,6 +348,9 @@ impl Worker {
         if is_failed && !slot.is_counted_out {
             slot.is_counted_out = true;
             self.harvest.tally.failed += 1;
+            if slot.peer.is_refused() {
+                self.shared.give_up();
+            }
             self.harvest.tally.ready -= u64::from(slot.peer.is_ready());
             if let Some(net) = &mut slot.net {
                 net.connection.close();
