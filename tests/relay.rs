@@ -809,8 +809,9 @@ impl Cluster {
                     let key = PeerKey(self.peers.len() as u64 + 1);
                     let track = track_of(key, 0, &[upstream(true)]);
                     let room = ROOMS.iter().position(|room| *room == self.peers[at].room);
-                    let shard = shard % self.shards.len();
-                    self.awaited = Some((room.unwrap_or(0), shard));
+                    let place = (room.unwrap_or(0), shard % self.shards.len());
+                    // A track has one shard, whoever names it.
+                    let (_, shard) = *self.awaited.get_or_insert(place);
                     self.subscribe(at, &track, shard);
                 }
             }
