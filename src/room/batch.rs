@@ -42,6 +42,12 @@ impl Batch {
         self.packets.is_empty()
     }
 
+    /// Whether it is being fanned out: nothing may be added then.
+    #[must_use]
+    pub fn is_laid_out(&self) -> bool {
+        self.is_laid_out
+    }
+
     /// Puts the packets of each track together, in their order. False if that was done before.
     pub(in crate::room) fn lay_out(&mut self) -> bool {
         if std::mem::replace(&mut self.is_laid_out, true) {

@@ -44,6 +44,12 @@ impl Batches {
         }
     }
 
+    /// Whether the sending of what waits has begun: nothing may be added then.
+    pub fn is_begun(&self) -> bool {
+        let first = self.live.get(self.done);
+        self.done > 0 || first.is_some_and(|(_, batch)| batch.is_laid_out())
+    }
+
     /// Whether as many packets wait as may.
     pub fn is_full(&self) -> bool {
         let packets = self.live.iter().map(|(_, batch)| batch.len());

@@ -276,6 +276,9 @@ impl Shard {
     }
 
     fn take_relayed(&mut self, now: Instant, packet: RelayedPacket) {
+        if self.batches.is_begun() {
+            self.finish_batches(now);
+        }
         let output = &mut self.output;
         let slot = self.relays.room_of(packet.want);
         let Some((slot, room)) = slot.and_then(|slot| Some((slot, self.rooms.get_mut(slot)?)))
