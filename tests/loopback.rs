@@ -63,8 +63,12 @@ fn server_with(options: &[&str]) -> Server {
 
 #[test]
 fn a_room_over_two_shards_hears_itself() {
-    for spill in ["1", "2"] {
-        let server = server_with(&["--shards=2", "--spill-peers", spill]);
+    for options in [
+        &["--shards=2", "--spill-peers", "1"][..],
+        &["--shards=2", "--spill-peers", "2"],
+        &["--shards=2", "--spill-peers", "1", "--single-port"],
+    ] {
+        let server = server_with(options);
         let zero = Instant::now();
         let ids = ["ann", "bob", "cid", "dee"];
         let mut peers = ids.map(|id| {

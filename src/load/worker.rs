@@ -251,23 +251,10 @@ impl Worker {
             let mut batch = self.batch.take().unwrap_or_default();
             let count = net.socket.recv_batch(&mut batch)?;
             let now = Instant::now();
-            for (_, datagram) in batch.drain() {
-                if PacketKind::of(&datagram) == PacketKind::Rtp {
-                    self.harvest.tally.rtp_arrived += 1;
-                    self.harvest.tally.bytes_arrived += datagram.len() as u64;
-                }
-                let down = self.slots[at]
-                    .net
-                    .as_mut()
-                    .and_then(|net| net.down.as_mut());
-                match down {
-                    Some(link) => {
-                        link.push(now, &datagram);
-                        self.harvest.tally.impaired_down += link.take_dropped();
-                    }
-                    None => self.with_peer(at, |peer, context| {
-                        peer.handle_datagram(now, datagram, context);
-                    }),
+            // One call may bring more than one drain gives; nothing may be left for another client.
+            while !batch.is_empty() {
+                for (_, datagram) in batch.drain() {
+                    self.take_datagram(now, at, datagram);
                 }
             }
             self.batch = Some(batch);
@@ -279,6 +266,26 @@ impl Worker {
         }
         self.again.push(at);
         Ok(())
+    }
+
+    fn take_datagram(&mut self, now: Instant, at: usize, datagram: BytesMut) {
+        if PacketKind::of(&datagram) == PacketKind::Rtp {
+            self.harvest.tally.rtp_arrived += 1;
+            self.harvest.tally.bytes_arrived += datagram.len() as u64;
+        }
+        let down = self.slots[at]
+            .net
+            .as_mut()
+            .and_then(|net| net.down.as_mut());
+        match down {
+            Some(link) => {
+                link.push(now, &datagram);
+                self.harvest.tally.impaired_down += link.take_dropped();
+            }
+            None => self.with_peer(at, |peer, context| {
+                peer.handle_datagram(now, datagram, context);
+            }),
+        }
     }
 
     fn run_timers(&mut self) {

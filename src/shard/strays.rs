@@ -134,7 +134,7 @@ impl Strays {
     }
 
     /// Takes another shard's claim. Says whether it stands; it does not against a fresher one of a third
-    /// shard, or when there are [`CLAIMS_MAX`].
+    /// shard, or when there are as many as there may be.
     pub fn on_claim(&mut self, now: Instant, claim: &Claim) -> bool {
         self.sweep(now);
         let known = self.claimed.get(&claim.address);
