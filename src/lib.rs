@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod coordinator;
 pub mod io;
+pub mod load;
 pub mod media;
 pub mod room;
 pub mod server;

@@ -1,10 +1,12 @@
-//! The `shardcast` command: parses options, runs the server, and stops it on SIGINT or SIGTERM.
+//! The `shardcast` command: parses options, runs the server, and stops it on SIGINT or SIGTERM; or
+//! runs the load tester, as `shardcast load`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::num::NonZero;
 use std::process::ExitCode;
 
 use shardcast::config::{Config, ConfigError};
+use shardcast::load;
 use shardcast::server::Server;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -13,6 +15,10 @@ use signal_hook::iterator::Signals;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|word| word == load::SUBCOMMAND) {
+        return load::main(std::iter::once("shardcast load".into()).chain(args));
+    }
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let config = Config::load(
         std::env::args_os(),

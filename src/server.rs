@@ -6,17 +6,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::Sender;
+
 use crate::base::ids::ShardId;
 use crate::config::Config;
 use crate::coordinator::placement::Policy;
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
+use crate::io::crossing::{Crossing, crossings};
 use crate::io::file_limit;
 use crate::io::interfaces;
 use crate::io::registry::Registry;
 use crate::io::relay::RelayLinks;
-use crate::io::shard_thread::ShardHandle;
+use crate::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
+use crate::io::shard_waker::ShardWaker;
 use crate::io::signaling_thread::{Backend, Limits};
-use crate::io::udp::UdpSocket;
+use crate::io::steering::Steering;
+use crate::io::udp::{BufferSizes, UdpSocket};
+use crate::shard::strays::Claim;
 use crate::signaling::message::IceServer;
 use crate::signaling::session::SessionConfig;
 use crate::transport::{DtlsIdentity, TransportError};
@@ -28,6 +34,7 @@ pub struct Server {
     udp: Vec<SocketAddr>,
     registry: Arc<Registry>,
     acceptor: AcceptorHandle,
+    /// The shards' threads, and behind them the one that steers, which ends with them.
     shard_threads: Vec<JoinHandle<()>>,
 }
 
@@ -55,7 +62,7 @@ impl fmt::Display for StartError {
             ),
             Self::Udp(address, error) => write!(
                 f,
-                "cannot bind UDP {address}: {error} (choose other ports with --udp-port; there is one per shard)"
+                "cannot bind UDP {address}: {error} (choose other ports with --udp-port; there is one per shard, unless --single-port is given)"
             ),
             Self::Interfaces(error) => write!(
                 f,
@@ -82,37 +89,38 @@ impl Server {
         let sockets = bind_shards(config)?;
         let udp: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect();
 
+        report_buffers(&sockets);
+        let steering = start_steering(config, &sockets)?;
+        let claims = steering.as_ref().map(|steering| &steering.claims);
+        let seats = seats(config, sockets, claims)?;
+
         let mut shards = Vec::new();
         let mut shard_threads = Vec::new();
-        let links = RelayLinks::mesh(config.shards);
-        for ((index, socket), links) in sockets.into_iter().enumerate().zip(links) {
-            let bound = socket.local_addr();
-            let addresses = interfaces::candidates(&config.announce, bound.ip())
-                .map_err(StartError::Interfaces)?
-                .into_iter()
-                .map(|ip| SocketAddr::new(ip, bound.port()))
-                .collect();
-            let (handle, thread) = ShardHandle::start(
-                ShardId(index as u16),
-                socket,
-                addresses,
-                Arc::clone(&identity),
-                links,
-            )
-            .map_err(StartError::Thread)?;
+        for seat in seats {
+            let (handle, thread) =
+                ShardHandle::start(seat, Arc::clone(&identity)).map_err(StartError::Thread)?;
             shards.push(handle);
             shard_threads.push(thread);
         }
-        let candidates: Vec<_> = shards.iter().flat_map(|s| s.addresses().to_vec()).collect();
-        let registry = Arc::new(Registry::new(
-            shards,
-            config.max_rooms,
-            config.max_peers_per_room,
-            Policy {
-                spill_peers: config.spill_peers,
-                spill_load_percent: config.spill_load,
+        // Only the shards keep senders of claims: the thread ends with them.
+        let steered = steering.map(
+            |Steering {
+                 steered, thread, ..
+             }| {
+                shard_threads.push(thread);
+                steered
             },
-        ));
+        );
+        let mut candidates: Vec<_> = shards.iter().flat_map(|s| s.addresses().to_vec()).collect();
+        if config.single_port {
+            candidates.truncate(shards[0].addresses().len());
+        }
+        let policy = Policy {
+            spill_peers: config.spill_peers,
+            spill_load_percent: config.spill_load,
+        };
+        let registry = Registry::new(shards, config.max_rooms, config.max_peers_per_room, policy);
+        let registry = Arc::new(registry.with_steered(steered));
         let session = Arc::new(SessionConfig {
             fingerprint: identity.fingerprint().clone(),
             ice_servers: ice_servers(config),
@@ -187,15 +195,100 @@ fn raise_file_limit(config: &Config) {
 /// Descriptors beside those of connections: standard streams, listener, and three per shard.
 const FILES_OF_SERVER: u64 = 256;
 
-/// One socket per shard, on consecutive ports, or on any free ports for port 0.
+/// One socket per shard: all on one port, or on consecutive ports, or on any free ports for port 0.
 fn bind_shards(config: &Config) -> Result<Vec<UdpSocket>, StartError> {
+    let bind = interfaces::bind_address(config.udp_bind, &config.announce)
+        .map_err(StartError::Interfaces)?;
+    let refused = |port: u16| move |error| StartError::Udp(SocketAddr::new(bind, port), error);
+    if config.single_port {
+        let count = usize::from(config.shards);
+        return UdpSocket::bind_group(bind, config.udp_port, count)
+            .map_err(refused(config.udp_port));
+    }
     (0..config.shards)
         .map(|index| {
             let port = config.udp_port_of(ShardId(index));
-            UdpSocket::bind(config.udp_bind, port)
-                .map_err(|e| StartError::Udp(SocketAddr::new(config.udp_bind, port), e))
+            UdpSocket::bind(bind, port).map_err(refused(port))
         })
         .collect()
+}
+
+/// Says once how large the kernel made the sockets' buffers, and what to do if that is little.
+fn report_buffers(sockets: &[UdpSocket]) {
+    let Some(BufferSizes { receive, send }) = sockets.first().map(UdpSocket::buffer_sizes) else {
+        return;
+    };
+    tracing::info!(receive, send, "UDP socket buffers in bytes");
+    let wanted = BufferSizes::WANTED;
+    for (is_little, sysctl, bytes) in [
+        (
+            receive < wanted.receive / 2,
+            "net.core.rmem_max",
+            wanted.receive,
+        ),
+        (send < wanted.send / 2, "net.core.wmem_max", wanted.send),
+    ] {
+        if is_little {
+            tracing::warn!(
+                "the kernel's limit on UDP buffers is low, so bursts of media may be lost; raise it: sysctl -w {sysctl}={bytes}"
+            );
+        }
+    }
+}
+
+/// Steers where several shards share one port.
+fn start_steering(config: &Config, sockets: &[UdpSocket]) -> Result<Option<Steering>, StartError> {
+    match sockets.first() {
+        Some(first) if config.single_port && sockets.len() > 1 => {
+            let group = first.port_group().map_err(StartError::Thread)?;
+            Steering::start(group).map(Some).map_err(StartError::Thread)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What the shards' threads are given. Where they share a port, `claims` goes to who steers.
+fn seats(
+    config: &Config,
+    sockets: Vec<UdpSocket>,
+    claims: Option<&Sender<Claim>>,
+) -> Result<Vec<ShardSeat>, StartError> {
+    let polls = sockets.iter().map(|_| shard_poll());
+    let polls: Vec<_> = polls
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Thread)?;
+    let wakers: Vec<ShardWaker> = polls.iter().map(|(_, waker)| waker.clone()).collect();
+    let crossings: Vec<Option<Crossing>> = match claims {
+        Some(claims) => crossings(&wakers, Some(claims))
+            .into_iter()
+            .map(Some)
+            .collect(),
+        None => wakers.iter().map(|_| None).collect(),
+    };
+    let links = RelayLinks::mesh(config.shards);
+    let ends = links.into_iter().zip(crossings);
+    let mut seats = Vec::new();
+    for (index, ((socket, (poll, waker)), (links, crossing))) in
+        sockets.into_iter().zip(polls).zip(ends).enumerate()
+    {
+        let bound = socket.local_addr();
+        let addresses =
+            interfaces::candidates(&config.announce, bound.ip()).map_err(StartError::Interfaces)?;
+        let addresses = addresses.into_iter();
+        seats.push(ShardSeat {
+            id: ShardId(index as u16),
+            socket,
+            addresses: addresses
+                .map(|ip| SocketAddr::new(ip, bound.port()))
+                .collect(),
+            poll,
+            waker,
+            links,
+            crossing,
+            is_pinned: config.pin_cores,
+        });
+    }
+    Ok(seats)
 }
 
 fn ice_servers(config: &Config) -> Arc<[IceServer]> {

@@ -51,11 +51,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "io",
         ],
     ),
-    ("main", &["base", "config", "io", "server"]),
+    // A client's world, beside the server's: it knows nothing of what the server is made of.
+    ("load", &["base", "wire", "control", "transport", "io"]),
+    ("main", &["base", "config", "io", "server", "load"]),
 ];
 
 /// The layers that may touch the world.
-const EDGE: &[&str] = &["io", "server", "main"];
+const EDGE: &[&str] = &["io", "server", "load", "main"];
 
 /// Words (or paths) that only the edge may use: sockets, threads, locks, channels, clocks, environment.
 const EDGE_ONLY: &[&[&str]] = &[

@@ -7,12 +7,14 @@ mod async_client;
 mod live;
 #[path = "loopback/peer_connection.rs"]
 mod peer_connection;
+#[path = "loopback/single_port.rs"]
+mod single_port;
 #[path = "loopback/socket.rs"]
 mod socket;
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -32,11 +34,12 @@ use crate::support::flavor::Flavor;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A server on free ports of 127.0.0.1.
+/// A server of two shards on free ports of 127.0.0.1.
 fn server() -> Server {
-    server_with(&[])
+    server_with(&["--shards=2"])
 }
 
+/// A server on free ports of 127.0.0.1.
 fn server_with(options: &[&str]) -> Server {
     let arguments = [
         "shardcast",
@@ -48,8 +51,6 @@ fn server_with(options: &[&str]) -> Server {
         "0",
         "--announce",
         "127.0.0.1",
-        "--shards",
-        "2",
     ];
     let config = Config::load(
         arguments.iter().chain(options).map(Into::into),
@@ -62,8 +63,12 @@ fn server_with(options: &[&str]) -> Server {
 
 #[test]
 fn a_room_over_two_shards_hears_itself() {
-    for spill in ["1", "2"] {
-        let server = server_with(&["--spill-peers", spill]);
+    for options in [
+        &["--shards=2", "--spill-peers", "1"][..],
+        &["--shards=2", "--spill-peers", "2"],
+        &["--shards=2", "--spill-peers", "1", "--single-port"],
+    ] {
+        let server = server_with(options);
         let zero = Instant::now();
         let ids = ["ann", "bob", "cid", "dee"];
         let mut peers = ids.map(|id| {
@@ -465,18 +470,7 @@ fn a_frame_has_a_largest_size() {
 #[test]
 fn http_is_served_beside_the_websocket() {
     let server = server();
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(server.http_addr()).expect("the server listens");
-        stream.set_read_timeout(Some(LONG)).expect("a TCP option");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        )
-        .expect("the request fits");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    };
+    let get = |path: &str| socket::get(server.http_addr(), path);
     let page = get("/");
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
     assert!(page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));

@@ -21,9 +21,9 @@ fn every_option_is_documented() {
         panic!("--help gives information");
     };
     let flags: Vec<&str> = help
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("--"))
-        .map(|word| word.trim_end_matches([',', '.', ':']))
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--"))
+        .filter_map(|line| line.split([' ', '[']).next())
         .filter(|name| !["config", "help", "version"].contains(name))
         .collect();
     assert!(flags.len() >= 10, "{flags:?}");

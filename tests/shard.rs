@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use shardcast::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo16, Ssrc};
+use shardcast::base::ids::{MediaKind, PayloadType, PeerKey, RtpTime, SeqNo16, ShardId, Ssrc};
 use shardcast::control::{Command, IceCredentials, SubscriptionConfig, TrackConfig};
+use shardcast::shard::strays::{Claim, ClaimKind, Sorted};
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::{Extension, ExtensionId};
 use shardcast::wire::rtcp::{
@@ -594,6 +595,56 @@ fn checks_decide_who_is_listened_to() {
     let check = world.clients[other].check();
     world.datagram(address, &check);
     assert_eq!(world.count("stun_address_taken"), 1);
+}
+
+#[test]
+fn shards_of_one_port_claim_what_their_peers_use_and_respect_each_other() {
+    let mut world = World::new();
+    world.shard.share_port(3);
+    let claims = |world: &mut World| -> Vec<Claim> {
+        std::iter::from_fn(|| world.shard.poll_claim()).collect()
+    };
+    let at = world.join("room");
+    let (address, peer, owner) = (world.clients[at].address, world.clients[at].key, ShardId(0));
+    let claim = |kind| Claim {
+        address,
+        owner,
+        peer,
+        kind,
+    };
+    assert_eq!(claims(&mut world), [claim(ClaimKind::Taken)]);
+    world.check(at);
+    assert_eq!(claims(&mut world), [claim(ClaimKind::Kept)]);
+
+    // Nobody is taken an address from while he is sent to there: not by a check that names another shard ...
+    let now = world.now;
+    let mut elsewhere = world.clients[at].ice.clone();
+    elsewhere.ufrag = "Cufrag".into();
+    let check = with_credentials(&mut world, at, elsewhere);
+    assert_eq!(world.shard.sort(now, address, &check), Sorted::AddressTaken);
+    // ... and not by another shard's word.
+    let theirs = |address| Claim {
+        address,
+        owner: ShardId(2),
+        peer: PeerKey(99),
+        kind: ClaimKind::Taken,
+    };
+    world.shard.handle_claim(now, &theirs(address));
+    assert_eq!(world.count("stray_claims_refused"), 1);
+    let media = [0x80, 96, 0, 1];
+    assert_eq!(world.shard.sort(now, address, &media), Sorted::Mine);
+
+    // Nor does this shard take one from a peer of another, though the check was handed over to it.
+    let newcomer = world.add("room");
+    let taken = world.clients[newcomer].address;
+    world.shard.handle_claim(now, &theirs(taken));
+    assert_eq!(world.shard.sort(now, taken, &media), Sorted::Of(ShardId(2)));
+    world.check(newcomer);
+    assert_eq!(world.count("stun_address_taken"), 2);
+    assert_eq!(claims(&mut world), []);
+
+    world.remove(at);
+    assert_eq!(claims(&mut world), [claim(ClaimKind::GivenUp)]);
 }
 
 /// A check of the client as if it had other credentials.

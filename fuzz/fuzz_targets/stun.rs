@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use libfuzzer_sys::fuzz_target;
 use shardcast::wire::rtp::PacketKind;
 use shardcast::wire::stun::{
-    BindingRequest, MESSAGE_BYTES_MAX, write_binding_success, write_error,
+    BindingRequest, MESSAGE_BYTES_MAX, peek_local_ufrag, write_binding_success, write_error,
 };
 
 /// What the seeds were made with.
 const PWD: &str = "0123456789abcdefghijkl";
 
 fuzz_target!(|datagram: &[u8]| {
+    // What shards of one port look at before anybody parses it.
+    let _ = peek_local_ufrag(datagram);
     let Ok(request) = BindingRequest::parse(datagram) else {
         return;
     };

@@ -48,6 +48,10 @@ counters! {
     stun_refused,
     /// Checks from an address that another peer holds.
     stun_address_taken,
+    /// Checks to a ufrag that names a shard which does not exist (one port for all shards).
+    stray_unknown_shard,
+    /// Claims of other shards to an address that were refused: a third holds it, or there are too many.
+    stray_claims_refused,
     /// DTLS datagrams that the transport refused.
     dtls_refused,
     /// RTP packets that could not be opened: no keys yet, wrong tag, replayed, malformed.

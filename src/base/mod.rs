@@ -3,6 +3,8 @@
 //! Knows nothing of the wire, of rooms or of threads.
 
 pub mod counters;
+pub mod histogram;
 pub mod ids;
 pub mod slab;
 pub mod time;
+pub mod ufrag;

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::base::ids::ShardId;
+use crate::base::ufrag::ICE_CHARS;
 pub use crate::config::error::{ConfigError, Source};
 pub use crate::config::ice_server::IceServer;
 use crate::config::ice_server::{ICE_SERVER_ALLOWED, ice_server};
@@ -22,6 +23,9 @@ use crate::config::values::Values;
 
 /// The most shards that can be configured.
 pub const SHARDS_MAX: u16 = 64;
+
+// A ufrag names its shard by one character.
+const _: () = assert!(SHARDS_MAX as usize <= ICE_CHARS.len());
 
 /// The options of a run, all valid.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,12 +35,17 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where media sockets are bound; the unspecified address stands as in [`Config::http`].
     pub udp_bind: IpAddr,
-    /// The first shard's UDP port, the others follow; 0 lets the system choose each.
+    /// The first shard's UDP port, the others follow (or share it, see [`Config::single_port`]); 0 lets
+    /// the system choose.
     pub udp_port: u16,
     /// The addresses clients are told instead of those of the interfaces; may be empty.
     pub announce: Vec<IpAddr>,
     /// How many shards, 1–[`SHARDS_MAX`].
     pub shards: u16,
+    /// Whether all shards share the port [`Config::udp_port`].
+    pub single_port: bool,
+    /// Whether each shard thread is bound to a core.
+    pub pin_cores: bool,
     /// Peers of one room on one shard, from which on the next goes to another shard, if there is one.
     pub spill_peers: usize,
     /// From this share of its time at work on, in percent, a shard takes no further peers while another can; above
@@ -99,6 +108,8 @@ impl Config {
                     _ => parsed(text).filter(|n| (1..=SHARDS_MAX).contains(n)),
                 },
             )?,
+            single_port: values.one("single-port", "true or false", parsed)?,
+            pin_cores: values.one("pin-cores", "true or false", parsed)?,
             spill_peers: values.one(
                 "spill-peers",
                 "a number from 1 to 10000",
@@ -142,7 +153,10 @@ impl Config {
 
     /// What only several options together can break.
     fn check_together(&self, values: &Values) -> Result<(), ConfigError> {
-        if self.udp_port != 0 && self.udp_port.checked_add(self.shards - 1).is_none() {
+        if !self.single_port
+            && self.udp_port != 0
+            && self.udp_port.checked_add(self.shards - 1).is_none()
+        {
             return Err(values.refuse(
                 "udp-port",
                 &self.udp_port.to_string(),
@@ -170,11 +184,13 @@ impl Config {
         Ok(())
     }
 
-    /// The UDP port of one shard: consecutive from [`Config::udp_port`], or 0 for any.
+    /// The UDP port of one shard: consecutive from [`Config::udp_port`], or 0 for any; with
+    /// [`Config::single_port`] the same for all.
     #[must_use]
     pub fn udp_port_of(&self, shard: ShardId) -> u16 {
         match self.udp_port {
             0 => 0,
+            shared if self.single_port => shared,
             first => first.saturating_add(shard.0),
         }
     }
@@ -226,6 +242,8 @@ mod tests {
             udp_port: 40_000,
             announce: vec![],
             shards: 2,
+            single_port: false,
+            pin_cores: false,
             spill_peers: 50,
             spill_load: 60,
             max_connections: 4096,
@@ -253,12 +271,14 @@ mod tests {
 
     #[test]
     fn every_option_has_three_ways_in() {
-        let samples: [(&str, &str); 12] = [
+        let samples: [(&str, &str); 14] = [
             ("http", "127.0.0.1:0"),
             ("udp-bind", "127.0.0.1"),
             ("udp-port", "0"),
             ("announce", "203.0.113.7"),
             ("shards", "3"),
+            ("single-port", "true"),
+            ("pin-cores", "true"),
             ("spill-peers", "4"),
             ("spill-load", "75"),
             ("max-connections", "5"),
@@ -270,7 +290,7 @@ mod tests {
         let default = load(&[], &[], "").unwrap();
         assert_eq!(samples.len(), OPTIONS.len());
         for (name, value) in samples {
-            let by_flag = load(&[&format!("--{name}"), value], &[], "").unwrap();
+            let by_flag = load(&[&format!("--{name}={value}")], &[], "").unwrap();
             let by_env = load(&[], &[(&variable(name), value)], "").unwrap();
             let file = format!("{name} = \"{value}\"");
             let by_file = load(&["--config=f"], &[], &file).unwrap();
@@ -278,6 +298,23 @@ mod tests {
             assert_eq!(by_flag, by_env, "{name}");
             assert_eq!(by_flag, by_file, "{name}");
         }
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_no_other_word() {
+        let on = load(&["--single-port", "--shards", "3"], &[], "").unwrap();
+        assert!(on.single_port && on.shards == 3);
+        assert_eq!(on.udp_port_of(ShardId(2)), on.udp_port);
+        let file = "single-port = true\nudp-port = 65535";
+        assert!(load(&["--config=f"], &[], file).unwrap().single_port);
+        let off = load(
+            &["--config=f", "--single-port=false"],
+            &[],
+            "single-port = true",
+        );
+        assert!(!off.unwrap().single_port);
+        assert!(load(&["--single-port", "false"], &[], "").is_err());
+        assert!(load(&["--single-port=perhaps"], &[], "").is_err());
     }
 
     #[test]

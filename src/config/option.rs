@@ -14,7 +14,14 @@ pub(in crate::config) struct OptionRow {
     help: &'static str,
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
+impl OptionRow {
+    /// Whether it is off by default and switched on by its name alone.
+    fn is_switch(&self) -> bool {
+        self.default == "false"
+    }
+}
+
+pub(in crate::config) const OPTIONS: [OptionRow; 14] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -52,6 +59,21 @@ pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
         default: "auto",
         is_list: false,
         help: "How many shard threads carry media, 1 to 64. auto: one for each core",
+    },
+    OptionRow {
+        name: "single-port",
+        value_name: "BOOL",
+        default: "false",
+        is_list: false,
+        help: "All shards share the one port --udp-port, instead of a port each. For firewalls that \
+               open no range; costs a little more for each datagram received",
+    },
+    OptionRow {
+        name: "pin-cores",
+        value_name: "BOOL",
+        default: "false",
+        is_list: false,
+        help: "Each shard thread stays on one core (Linux). For machines that do nothing else",
     },
     OptionRow {
         name: "spill-peers",
@@ -112,6 +134,9 @@ pub(in crate::config) const OPTIONS: [OptionRow; 12] = [
 pub(in crate::config) const CONFIG_OPTION: &str = "config";
 
 const AFTER_HELP: &str = "\
+`shardcast load` loads a running server with synthetic clients and measures it; it has a
+--help of its own.
+
 A flag wins over the environment, the environment over the file, the file over the default.
 Every option but --config is also a key of the TOML file under the same name. In the
 environment, lists are separated by commas. Example of a file:
@@ -148,9 +173,17 @@ pub(in crate::config) fn command() -> clap::Command {
             option.help,
             variable(option.name)
         );
+        let arg = Arg::new(option.name);
+        let arg = match option.is_switch() {
+            // With "=" only, so that a word behind a switch is never taken for its value.
+            true => arg
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true"),
+            false => arg,
+        };
         command.arg(
-            Arg::new(option.name)
-                .long(option.name)
+            arg.long(option.name)
                 .value_name(option.value_name)
                 .value_parser(value_parser!(String))
                 .allow_negative_numbers(true)

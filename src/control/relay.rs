@@ -124,8 +124,6 @@ pub struct RelayedPacket {
     pub header: RtpHeader,
     /// The whole packet, opened.
     pub packet: Bytes,
-    /// When it came to its publisher's shard.
-    pub arrived: Instant,
 }
 
 /// What becomes of a message when the receiver is overloaded.

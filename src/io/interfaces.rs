@@ -31,6 +31,28 @@ pub fn candidates(announce: &[IpAddr], bound: IpAddr) -> io::Result<Vec<IpAddr>>
     Ok(select_found(up, bound))
 }
 
+/// Where to bind a media socket that was to be bound at `bind`. A socket at the unspecified address
+/// answers from the address that the kernel's route to the client prefers, and a client discards an
+/// answer from another address than it asked (RFC 8445 §7.2.5.2.1). So where a single address of this
+/// machine is announced, the socket is bound to just that one.
+///
+/// # Errors
+/// What the system says if the interfaces cannot be listed.
+pub fn bind_address(bind: IpAddr, announce: &[IpAddr]) -> io::Result<IpAddr> {
+    let [announced] = announce else {
+        return Ok(bind);
+    };
+    if !bind.is_unspecified() {
+        return Ok(bind);
+    }
+    let announced = announced.to_canonical();
+    let is_own = announced.is_loopback()
+        || if_addrs::get_if_addrs()?
+            .iter()
+            .any(|interface| interface.ip() == announced);
+    Ok(if is_own { announced } else { bind })
+}
+
 /// Announced addresses that a socket at `bound` can receive behind 1:1 NAT: those of its family.
 fn select_announced(announce: &[IpAddr], bound: IpAddr) -> Vec<IpAddr> {
     let mut selected = Vec::new();
@@ -81,6 +103,25 @@ fn rank(ip: IpAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_announced_address_of_this_machine_is_bound() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let cases = [
+            ("::", vec!["127.0.0.2"], "127.0.0.2"),
+            ("::", vec!["::1"], "::1"),
+            // Behind 1:1 NAT the announced address is on no interface here.
+            ("::", vec!["203.0.113.7"], "::"),
+            ("::", vec!["127.0.0.2", "127.0.0.3"], "::"),
+            ("::", vec![], "::"),
+            ("127.0.0.1", vec!["127.0.0.2"], "127.0.0.1"),
+        ];
+        for (bind, announce, expected) in cases {
+            let announce: Vec<IpAddr> = announce.into_iter().map(ip).collect();
+            let bound = bind_address(ip(bind), &announce).unwrap();
+            assert_eq!(bound, ip(expected), "{bind} {announce:?}");
+        }
+    }
 
     fn ips(texts: &[&str]) -> Vec<IpAddr> {
         texts.iter().map(|t| t.parse().unwrap()).collect()

@@ -17,6 +17,7 @@ use crate::control::{
 use crate::coordinator::placement::{Policy, ShardLoad};
 use crate::coordinator::{Limits, Stripe};
 use crate::io::mailbox::Mailbox;
+use crate::io::shard_metrics;
 use crate::io::shard_thread::ShardHandle;
 use crate::io::signaling_thread::Backend;
 
@@ -31,6 +32,8 @@ pub struct Registry {
     rooms_max: usize,
     policy: Policy,
     closing: AtomicBool,
+    /// How many addresses the kernel steers, where shards share a port.
+    steered: Option<Arc<AtomicUsize>>,
 }
 
 impl Registry {
@@ -55,7 +58,15 @@ impl Registry {
             rooms_max,
             policy,
             closing: AtomicBool::new(false),
+            steered: None,
         }
+    }
+
+    /// Has the metrics tell how many addresses are steered.
+    #[must_use]
+    pub fn with_steered(mut self, steered: Option<Arc<AtomicUsize>>) -> Self {
+        self.steered = steered;
+        self
     }
 
     /// Refuses every further join.
@@ -110,9 +121,9 @@ impl Backend for Registry {
             })?;
         let shard = self.shard(outcome.shard);
         shard.attach(key, mailbox);
-        if let Some((former, former_shard, mailbox)) = outcome.replaced {
-            self.shard(former_shard).on_left();
-            mailbox.post(Event::Replaced(former));
+        if let Some((replaced, former, mailbox)) = outcome.replaced {
+            self.shard(former).on_left();
+            mailbox.post(Event::Replaced(replaced));
         }
         notify(&outcome.notify);
         Ok(Joined {
@@ -154,18 +165,13 @@ impl Backend for Registry {
             "# TYPE shardcast_rooms gauge\nshardcast_rooms {rooms}\n\
              # TYPE shardcast_peers gauge\nshardcast_peers {peers}\n"
         );
-        let per_shard: Vec<_> = self.shards.iter().map(|s| (s.id(), s.counters())).collect();
-        let Some((_, first)) = per_shard.first() else {
-            return text;
-        };
-        for (index, (name, _)) in first.iter().enumerate() {
-            let _ = writeln!(text, "# TYPE shardcast_{name}_total counter");
-            for (shard, counters) in &per_shard {
-                let value = counters[index].1;
-                let _ = writeln!(text, "shardcast_{name}_total{{shard=\"{shard}\"}} {value}");
-            }
+        if let Some(steered) = &self.steered {
+            let steered = steered.load(Ordering::Relaxed);
+            let _ = writeln!(text, "# TYPE shardcast_steered_addresses gauge");
+            let _ = writeln!(text, "shardcast_steered_addresses {steered}");
         }
-        text
+        let per_shard: Vec<_> = self.shards.iter().map(|s| (s.id(), s.snapshot())).collect();
+        text + &shard_metrics::render(&per_shard)
     }
 }
 

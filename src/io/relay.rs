@@ -7,24 +7,15 @@
 //! are not held back, because the next one makes up for them.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::ArrayQueue;
-use mio::Waker;
 
 use crate::base::ids::ShardId;
 use crate::control::relay::{RelayClass, RelayMessage};
-use crate::shard::batches::PACKETS_MAX;
-
-/// What wakes a shard's thread: its poll's waker, and the flag that a wake-up is under way.
-#[derive(Debug)]
-pub(in crate::io) struct Bell {
-    /// Set from the first message after the thread looked until it looks again.
-    pub woken: Arc<AtomicBool>,
-    /// Of the thread's poll.
-    pub waker: Arc<Waker>,
-}
+use crate::io::shard_waker::ShardWaker;
+use crate::io::udp::BATCH_MAX;
 
 /// What waits for one shard, and whom it is from.
 #[derive(Debug)]
@@ -34,7 +25,7 @@ struct Inbox {
     video: ArrayQueue<(ShardId, RelayMessage)>,
     dropped_audio: AtomicU64,
     dropped_video: AtomicU64,
-    bell: OnceLock<Bell>,
+    waker: OnceLock<ShardWaker>,
 }
 
 /// One shard's end of all relays: its own inbox, and the way to the others'.
@@ -72,9 +63,9 @@ impl RelayLinks {
     }
 
     /// Tells the others how this shard is woken.
-    pub(in crate::io) fn connect(&self, bell: Bell) {
-        // A second bell would be a second thread for one shard.
-        let first = self.inbox().bell.set(bell);
+    pub fn connect(&self, waker: ShardWaker) {
+        // A second one would be a second thread for one shard.
+        let first = self.inbox().waker.set(waker);
         debug_assert!(first.is_ok(), "one thread per shard");
     }
 
@@ -91,21 +82,17 @@ impl RelayLinks {
         self.outgoing.iter().any(|to| !to.held.is_empty())
     }
 
-    /// What came that is not media, bounded.
-    pub fn take_control(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
-        let control = &self.inbox().control;
-        let messages = std::iter::from_fn(|| control.pop());
-        for (from, message) in messages.take(CONTROL_PER_TURN) {
-            each(from, message);
-        }
-    }
-
-    /// The media that came, bounded: sound before pictures.
-    pub fn take_media(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
+    /// What came, bounded: what is not media first, then sound, then pictures.
+    pub fn take(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
         let inbox = self.inbox();
-        let packets = std::iter::from_fn(|| inbox.audio.pop().or_else(|| inbox.video.pop()));
-        for (from, message) in packets.take(MEDIA_PER_TURN) {
-            each(from, message);
+        for (queue, most) in [
+            (&inbox.control, CONTROL_PER_TURN),
+            (&inbox.audio, MEDIA_PER_TURN),
+            (&inbox.video, MEDIA_PER_TURN),
+        ] {
+            for (from, message) in std::iter::from_fn(|| queue.pop()).take(most) {
+                each(from, message);
+            }
         }
     }
 
@@ -212,19 +199,13 @@ impl Inbox {
             video: ArrayQueue::new(VIDEO_MAX),
             dropped_audio: AtomicU64::new(0),
             dropped_video: AtomicU64::new(0),
-            bell: OnceLock::new(),
+            waker: OnceLock::new(),
         }
     }
 
     fn ring(&self) {
-        // Sequentially consistent with the reader's swap: either the reader sees what was pushed after
-        // clearing the flag, or it is woken.
-        if let Some(bell) = self.bell.get()
-            && !bell.woken.swap(true, Ordering::SeqCst)
-            && let Err(error) = bell.waker.wake()
-        {
-            bell.woken.store(false, Ordering::SeqCst);
-            tracing::error!(%error, "cannot wake a shard");
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
         }
     }
 }
@@ -245,16 +226,16 @@ const VIDEO_MAX: usize = 4096;
 const HELD_MAX: usize = 65_536;
 /// Taken in one turn, so that a storm of joins does not hold up media for long.
 const CONTROL_PER_TURN: usize = 256;
-/// Packets taken in one turn: as many as it takes from the socket.
-const MEDIA_PER_TURN: usize = PACKETS_MAX;
+/// Packets of each kind taken in one turn: as many as it takes from the socket, as each may be sent to hundreds.
+const MEDIA_PER_TURN: usize = BATCH_MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use bytes::Bytes;
-    use mio::{Events, Poll, Token};
+    use mio::{Events, Poll, Token, Waker};
 
     use crate::base::ids::{MediaKind, PeerKey, RoomId, RtpTime, SeqNo, TrackKey, WantKey};
     use crate::control::relay::RelayedPacket;
@@ -271,7 +252,6 @@ mod tests {
             timestamp: RtpTime(0),
             header: RtpHeader::parse(&bytes).unwrap(),
             packet: Bytes::copy_from_slice(&bytes),
-            arrived: Instant::now(),
         })
     }
 
@@ -294,7 +274,7 @@ mod tests {
     fn drain(links: &mut RelayLinks) -> Vec<(char, u64)> {
         let mut all = Vec::new();
         while !links.is_empty() {
-            let mut note = |from, message| {
+            links.take(|from, message| {
                 assert_eq!(from, ShardId(0));
                 all.push(match message {
                     RelayMessage::Packet(packet) if packet.kind == MediaKind::Audio => {
@@ -306,9 +286,7 @@ mod tests {
                     RelayMessage::Reset => ('r', 0),
                     other => panic!("{other:?}"),
                 });
-            };
-            links.take_control(&mut note);
-            links.take_media(note);
+            });
         }
         all
     }
@@ -364,12 +342,8 @@ mod tests {
     fn a_turn_wakes_once_and_a_look_arms_again() {
         let mut poll = Poll::new().unwrap();
         let [mut a, mut b] = pair();
-        let woken = Arc::new(AtomicBool::new(false));
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        b.connect(Bell {
-            woken: Arc::clone(&woken),
-            waker,
-        });
+        let waker = ShardWaker::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        b.connect(waker.clone());
         let mut is_woken = || {
             let mut events = Events::with_capacity(4);
             poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
@@ -382,7 +356,7 @@ mod tests {
         a.push(ShardId(1), packet(MediaKind::Audio, 2));
         a.ring();
         assert!(!is_woken(), "it has not looked yet");
-        woken.store(false, Ordering::SeqCst);
+        waker.rearm();
         drain(&mut b);
         a.ring();
         assert!(!is_woken(), "there is nothing");

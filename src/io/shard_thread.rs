@@ -1,14 +1,14 @@
 //! One shard's thread: its UDP socket, its command queue, its clock; and the handle others hold.
 //!
-//! Each turn reads the clock once, takes what the socket and the queue hold (bounded), lets due
-//! deadlines pass, and sends what came of it.
+//! Each turn takes what the socket and the queues hold (bounded), lets due deadlines pass, and sends what
+//! came of it. The clock is read once a turn, at its end, and once more after waiting.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,15 +19,55 @@ use parking_lot::Mutex;
 use crate::base::ids::{PeerKey, ShardId};
 use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event};
-use crate::io::load::BusyMeter;
+use crate::io::crossing::Crossing;
+use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
-use crate::io::relay::{Bell, RelayLinks};
+use crate::io::pin;
+use crate::io::relay::RelayLinks;
+use crate::io::shard_waker::ShardWaker;
 use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
 use crate::transport::DtlsIdentity;
 
-/// Named counts of one shard, as of at most `SNAPSHOT_PERIOD` ago.
-pub type CounterSnapshot = Vec<(&'static str, u64)>;
+/// What one shard says of itself, as of at most `SNAPSHOT_PERIOD` ago.
+#[derive(Debug, Clone, Default)]
+pub struct ShardSnapshot {
+    /// Named counts, always in the same order.
+    pub counters: Vec<(&'static str, u64)>,
+    /// How busy its thread is.
+    pub load: LoadSnapshot,
+}
+
+/// What a shard's thread is given.
+#[derive(Debug)]
+pub struct ShardSeat {
+    /// Which shard it is.
+    pub id: ShardId,
+    /// Its bound socket.
+    pub socket: UdpSocket,
+    /// Where clients are told to send to.
+    pub addresses: Vec<SocketAddr>,
+    /// What it waits with, as made by [`shard_poll`].
+    pub poll: Poll,
+    /// What wakes that.
+    pub waker: ShardWaker,
+    /// The relays between it and the other shards.
+    pub links: RelayLinks,
+    /// The paths to the other shards, if they share its port.
+    pub crossing: Option<Crossing>,
+    /// Whether the thread stays on one core.
+    pub is_pinned: bool,
+}
+
+/// What a shard's thread waits with, and what wakes it.
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn shard_poll() -> io::Result<(Poll, ShardWaker)> {
+    let poll = Poll::new()?;
+    let waker = ShardWaker::new(Waker::new(poll.registry(), WAKER)?);
+    Ok((poll, waker))
+}
 
 /// What other threads hold of a shard. Cheap to share; ends the thread with [`ShardHandle::stop`].
 #[derive(Debug)]
@@ -35,12 +75,10 @@ pub struct ShardHandle {
     id: ShardId,
     addresses: Arc<[SocketAddr]>,
     tx: Sender<Message>,
-    waker: Arc<Waker>,
-    /// Set from the first message after the thread looked until it looks again: one wake-up will do.
-    woken: Arc<AtomicBool>,
+    waker: ShardWaker,
     peers: AtomicUsize,
     busy_percent: Arc<AtomicU8>,
-    counters: Arc<Mutex<CounterSnapshot>>,
+    snapshot: Arc<Mutex<ShardSnapshot>>,
 }
 
 enum Message {
@@ -51,58 +89,55 @@ enum Message {
 }
 
 impl ShardHandle {
-    /// Starts a shard's thread on a bound socket. Clients are told `addresses`; `links` lead to the other shards.
+    /// Starts a shard's thread.
     ///
     /// # Errors
-    /// When the operating system refuses the poll, the waker or the thread.
+    /// When the operating system refuses the thread.
     pub fn start(
-        id: ShardId,
-        socket: UdpSocket,
-        addresses: Vec<SocketAddr>,
+        seat: ShardSeat,
         identity: Arc<DtlsIdentity>,
-        links: RelayLinks,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (tx, rx) = bounded(COMMANDS_MAX);
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let woken = Arc::new(AtomicBool::new(false));
-        links.connect(Bell {
-            woken: Arc::clone(&woken),
-            waker: Arc::clone(&waker),
-        });
+        seat.links.connect(seat.waker.clone());
         let busy_percent = Arc::new(AtomicU8::new(0));
-        let counters = Arc::new(Mutex::new(CounterSnapshot::new()));
+        let snapshot = Arc::new(Mutex::new(ShardSnapshot::default()));
+        let handle = Self {
+            id: seat.id,
+            addresses: seat.addresses.into(),
+            tx,
+            waker: seat.waker.clone(),
+            peers: AtomicUsize::new(0),
+            busy_percent: Arc::clone(&busy_percent),
+            snapshot: Arc::clone(&snapshot),
+        };
+        let now = Instant::now();
         let edge = Edge {
-            id,
-            poll,
-            socket,
+            id: seat.id,
+            poll: seat.poll,
+            socket: seat.socket,
             batch: RecvBatch::default(),
             readable: true,
             rx,
-            woken: Arc::clone(&woken),
-            links,
-            busy: BusyMeter::new(Instant::now(), Arc::clone(&busy_percent)),
+            waker: seat.waker,
+            links: seat.links,
+            crossing: seat.crossing,
             mailboxes: HashMap::new(),
-            counters: Arc::clone(&counters),
-            next_snapshot: Instant::now(),
+            load: Load::new(now, busy_percent),
+            snapshot,
+            next_snapshot: now,
             sent: SendReport::default(),
             truncated: 0,
             restarts: 0,
             stopping: false,
         };
         let thread = std::thread::Builder::new()
-            .name(format!("shard-{id}"))
-            .spawn(move || edge.run(&identity))?;
-        let handle = Self {
-            id,
-            addresses: addresses.into(),
-            tx,
-            waker,
-            woken,
-            peers: AtomicUsize::new(0),
-            busy_percent,
-            counters,
-        };
+            .name(format!("shard-{}", seat.id))
+            .spawn(move || {
+                if seat.is_pinned {
+                    pin_to_core(seat.id);
+                }
+                edge.run(&identity);
+            })?;
         Ok((handle, thread))
     }
 
@@ -124,16 +159,16 @@ impl ShardHandle {
         self.peers.load(Ordering::Acquire)
     }
 
+    /// What the shard last said of itself.
+    #[must_use]
+    pub fn snapshot(&self) -> ShardSnapshot {
+        self.snapshot.lock().clone()
+    }
+
     /// How much of its time the thread was at work of late, in percent.
     #[must_use]
     pub fn busy_percent(&self) -> u8 {
         self.busy_percent.load(Ordering::Relaxed)
-    }
-
-    /// The shard's counters.
-    #[must_use]
-    pub fn counters(&self) -> CounterSnapshot {
-        self.counters.lock().clone()
     }
 
     /// Tells where a new peer's events go; before its first command.
@@ -163,11 +198,7 @@ impl ShardHandle {
             tracing::error!(shard = %self.id, "the shard's thread is gone; a command is lost");
             return;
         }
-        if !self.woken.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::error!(shard = %self.id, %error, "cannot wake the shard");
-        }
+        self.waker.wake();
     }
 }
 
@@ -180,11 +211,12 @@ struct Edge {
     /// The socket may hold more: mio tells only of arrivals after the last "would block".
     readable: bool,
     rx: Receiver<Message>,
-    woken: Arc<AtomicBool>,
+    waker: ShardWaker,
     links: RelayLinks,
-    busy: BusyMeter,
+    crossing: Option<Crossing>,
     mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
-    counters: Arc<Mutex<CounterSnapshot>>,
+    load: Load,
+    snapshot: Arc<Mutex<ShardSnapshot>>,
     next_snapshot: Instant,
     sent: SendReport,
     truncated: u64,
@@ -204,6 +236,9 @@ impl Edge {
         }
         while !self.stopping {
             let mut shard = Shard::new(self.id, Arc::clone(identity), rand::random());
+            if let Some(crossing) = &self.crossing {
+                shard.share_port(crossing.shards());
+            }
             // A broken invariant fails this shard alone: its peers are told and come back to a new one.
             let turns = catch_unwind(AssertUnwindSafe(|| self.turn_until_stopped(&mut shard)));
             if turns.is_err() {
@@ -219,27 +254,39 @@ impl Edge {
 
     fn turn_until_stopped(&mut self, shard: &mut Shard) {
         let mut events = Events::with_capacity(8);
+        let mut now = Instant::now();
         while !self.stopping {
-            let now = Instant::now();
-            self.busy.on_sleep(now);
-            let timeout = self.timeout(shard, now);
-            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                tracing::error!(shard = %self.id, %error, "poll failed");
-                std::thread::sleep(Duration::from_millis(10));
+            // Where more is known to wait in the socket there is nothing to ask the poll: what else it
+            // could tell of is looked at in every turn.
+            if !self.readable && self.batch.is_empty() {
+                let timeout = self.timeout(shard, now);
+                self.wait(&mut events, timeout);
+                if !timeout.is_zero() {
+                    now = Instant::now();
+                }
             }
-            self.readable |= events.iter().any(|event| event.token() == SOCKET);
-            let now = Instant::now();
-            self.busy.on_wake(now);
             self.turn(shard, now);
+            let end = Instant::now();
+            self.load.on_turn(end, end.saturating_duration_since(now));
+            now = end;
         }
     }
 
+    fn wait(&mut self, events: &mut Events, timeout: Duration) {
+        if let Err(error) = self.poll.poll(events, Some(timeout))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(shard = %self.id, %error, "poll failed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.readable |= events.iter().any(|event| event.token() == SOCKET);
+    }
+
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
+        self.waker.rearm();
         self.take_commands(shard, now);
         self.links
-            .take_control(|from, message| shard.handle_relay(now, from, message));
+            .take(|from, message| shard.handle_relay(now, from, message));
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
@@ -252,15 +299,12 @@ impl Edge {
         // Before the system calls: the other shards work meanwhile.
         self.relay(shard, now);
         self.send(shard, now);
-        // A batch of its own, so that no more is sealed at once than from the socket.
-        self.links
-            .take_media(|from, packet| shard.handle_relay(now, from, packet));
-        self.send(shard, now);
-        self.snapshot(shard, now);
+        self.tell(shard, now);
     }
 
     fn timeout(&self, shard: &Shard, now: Instant) -> Duration {
-        if self.readable || !self.rx.is_empty() || !self.links.is_empty() {
+        let is_crossed = self.crossing.as_ref().is_some_and(Crossing::is_ready);
+        if is_crossed || !self.rx.is_empty() || !self.links.is_empty() {
             return Duration::ZERO;
         }
         let deadline = shard
@@ -288,8 +332,6 @@ impl Edge {
     }
 
     fn take_commands(&mut self, shard: &mut Shard, now: Instant) {
-        // Sequentially consistent with those who push: what they push after this wakes again.
-        self.woken.swap(false, Ordering::SeqCst);
         for message in self.rx.try_iter().take(COMMANDS_PER_TURN) {
             match message {
                 Message::Attach(peer, mailbox) => {
@@ -307,6 +349,24 @@ impl Edge {
     }
 
     fn take_datagrams(&mut self, shard: &mut Shard, now: Instant) {
+        // What one call brought may be more than one turn takes.
+        if self.batch.is_empty() {
+            self.receive();
+            if let Some(crossing) = &mut self.crossing {
+                crossing.take_claims(shard, now);
+                crossing.hand_over(shard, now, &mut self.batch);
+            }
+        }
+        if let Some(crossing) = &mut self.crossing {
+            crossing.take_strays(&mut self.batch);
+        }
+        if !self.batch.is_empty() {
+            shard.handle_batch(now, self.batch.drain());
+            self.send(shard, now);
+        }
+    }
+
+    fn receive(&mut self) {
         if !self.readable {
             return;
         }
@@ -317,11 +377,13 @@ impl Edge {
                 self.readable = false;
             }
         }
-        shard.handle_batch(now, self.batch.drain());
-        self.send(shard, now);
     }
 
     fn send(&mut self, shard: &mut Shard, now: Instant) {
+        // Before the answer to a check, so that whoever sends on its strength is known everywhere.
+        if let Some(crossing) = &mut self.crossing {
+            crossing.share_claims(shard);
+        }
         while let Some(outbox) = shard.poll_outbox(now) {
             self.sent += self.socket.send_batch(outbox.messages());
             outbox.clear();
@@ -332,23 +394,39 @@ impl Edge {
         }
     }
 
-    fn snapshot(&mut self, shard: &Shard, now: Instant) {
+    /// Copies what others may read of the shard, now and then.
+    fn tell(&mut self, shard: &Shard, now: Instant) {
         if now < self.next_snapshot {
             return;
         }
         self.next_snapshot = now + SNAPSHOT_PERIOD;
-        let mut counters: CounterSnapshot = shard.counters().iter().collect();
         self.truncated += self.batch.take_truncated();
+        let crossed = self.crossing.as_ref().map(Crossing::counts);
+        let crossed = crossed.unwrap_or_default();
+        let mut counters: Vec<_> = shard.counters().iter().collect();
         counters.extend([
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
             ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
+            ("udp_kernel_dropped", self.socket.kernel_drops()),
+            ("strays_handed_over", crossed.handed_over),
+            ("strays_taken", crossed.taken),
+            ("strays_dropped_full", crossed.dropped_full),
+            ("stray_claims_dropped_full", crossed.claims_dropped_full),
             ("shard_restarts", self.restarts),
         ]);
         counters.extend(self.links.counters());
-        *self.counters.lock() = counters;
+        let load = self.load.snapshot(now);
+        *self.snapshot.lock() = ShardSnapshot { counters, load };
+    }
+}
+
+fn pin_to_core(shard: ShardId) {
+    match pin::to_core(usize::from(shard.0)) {
+        Ok(core) => tracing::info!(%shard, core, "the shard stays on one core"),
+        Err(error) => tracing::warn!(%shard, %error, "cannot keep the shard on one core"),
     }
 }
 

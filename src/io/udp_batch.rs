@@ -41,6 +41,13 @@ impl AddAssign for SendReport {
     }
 }
 
+/// The longest message that the kernel can hand over: what UDP's own length field allows.
+pub(in crate::io) const SLOT_MAX: usize = 1 << 16;
+
+/// From one slot to the next: 17 cache lines more than a slot, because with a power of two the first lines
+/// of all slots would compete for the same few places in the cache.
+const SLOT_STRIDE: usize = SLOT_MAX + 17 * 64;
+
 /// Received datagrams, and the memory to receive more.
 ///
 /// The kernel writes into one reused block; each datagram is then copied to the end of a shared chunk.
@@ -48,7 +55,8 @@ impl AddAssign for SendReport {
 /// retransmission would hold 2 KiB.
 #[derive(Debug)]
 pub struct RecvBatch {
-    pub(in crate::io) scratch: Vec<u8>,
+    /// Only touched, and thus only backed by memory, as far as messages are long.
+    scratch: Vec<u8>,
     chunks: Chunks,
     datagrams: Vec<(SocketAddr, BytesMut)>,
     pub(in crate::io) truncated: u64,
@@ -57,7 +65,7 @@ pub struct RecvBatch {
 impl Default for RecvBatch {
     fn default() -> Self {
         Self {
-            scratch: vec![0; BATCH_MAX * DATAGRAM_MAX],
+            scratch: vec![0; BATCH_MAX * SLOT_STRIDE],
             chunks: Chunks::default(),
             datagrams: Vec::with_capacity(BATCH_MAX),
             truncated: 0,
@@ -66,10 +74,33 @@ impl Default for RecvBatch {
 }
 
 impl RecvBatch {
-    /// Every datagram with where it came from, in the order of arrival; an IPv4 address is always an
-    /// IPv4 address.
+    /// The next datagrams with where they came from, at most [`BATCH_MAX`], in the order of arrival; an
+    /// IPv4 address is always an IPv4 address.
     pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {
-        self.datagrams.drain(..)
+        self.datagrams.drain(..self.datagrams.len().min(BATCH_MAX))
+    }
+
+    /// How many datagrams wait to be drained.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Drops every datagram that `keep` does not want, or has taken away.
+    pub fn retain(&mut self, mut keep: impl FnMut(SocketAddr, &mut BytesMut) -> bool) {
+        self.datagrams
+            .retain_mut(|(from, datagram)| keep(*from, datagram));
+    }
+
+    /// Appends a datagram that came another way.
+    pub fn push(&mut self, from: SocketAddr, datagram: BytesMut) {
+        self.datagrams.push((canonical(from), datagram));
     }
 
     /// How many datagrams longer than [`DATAGRAM_MAX`] were dropped since this was last asked.
@@ -77,11 +108,31 @@ impl RecvBatch {
         std::mem::take(&mut self.truncated)
     }
 
-    /// Takes over one datagram of `len` bytes from a slot of the scratch block.
-    pub(in crate::io) fn take(&mut self, from: SocketAddr, slot: usize, len: usize) {
-        let start = slot * DATAGRAM_MAX;
-        let datagram = self.chunks.copy(&self.scratch[start..start + len]);
-        self.datagrams.push((canonical(from), datagram));
+    /// The slots of the scratch block, each at least [`SLOT_MAX`] bytes.
+    pub(in crate::io) fn slots_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.scratch.chunks_exact_mut(SLOT_STRIDE)
+    }
+
+    /// Takes over one message of `len` bytes from a slot of the scratch block: datagrams of `segment` bytes
+    /// each, the last of which may be shorter.
+    pub(in crate::io) fn take(
+        &mut self,
+        from: SocketAddr,
+        slot: usize,
+        len: usize,
+        segment: usize,
+    ) {
+        let from = canonical(from);
+        let message = &self.scratch[slot * SLOT_STRIDE..][..len];
+        // An empty message is one datagram too.
+        let (first, rest) = message.split_at(segment.min(len));
+        for datagram in std::iter::once(first).chain(rest.chunks(segment.max(1))) {
+            if datagram.len() > DATAGRAM_MAX {
+                self.truncated += 1;
+                continue;
+            }
+            self.datagrams.push((from, self.chunks.copy(datagram)));
+        }
     }
 }
 
@@ -234,5 +285,43 @@ mod tests {
             };
             assert_eq!((report, &wire.asked[..]), (expected, offsets));
         }
+    }
+
+    #[test]
+    fn a_message_is_cut_into_its_datagrams() {
+        let from = "[::ffff:192.0.2.1]:1".parse().unwrap();
+        // (length of the message, of its datagrams, what is taken, what is too long)
+        type Case<'a> = (usize, usize, &'a [usize], u64);
+        let cases: [Case<'_>; 7] = [
+            (0, 0, &[0], 0),
+            (100, 100, &[100], 0),
+            (300, 100, &[100, 100, 100], 0),
+            (250, 100, &[100, 100, 50], 0),
+            (100, 1200, &[100], 0),
+            (5000, 5000, &[], 1),
+            (2 * DATAGRAM_MAX + 3, DATAGRAM_MAX + 1, &[1], 2),
+        ];
+        for (len, segment, expected, truncated) in cases {
+            let mut batch = RecvBatch::default();
+            batch.take(from, 1, len, segment);
+            let taken: Vec<usize> = batch.drain().map(|(_, d)| d.len()).collect();
+            assert_eq!(taken, expected, "{len} {segment}");
+            assert_eq!(batch.take_truncated(), truncated);
+        }
+    }
+
+    #[test]
+    fn a_turn_drains_no_more_than_a_batch_and_strays_come_out() {
+        let from = "192.0.2.1:1".parse().unwrap();
+        let mut batch = RecvBatch::default();
+        batch.take(from, 0, 200, 2);
+        assert_eq!(batch.drain().len(), BATCH_MAX);
+        assert_eq!(batch.drain().len(), 100 - BATCH_MAX);
+        assert!(batch.is_empty());
+        for text in [&b"mine"[..], b"stray", b"mine too"] {
+            batch.push(from, BytesMut::from(text));
+        }
+        batch.retain(|_, d| d != "stray");
+        assert_eq!(batch.len(), 2);
     }
 }

@@ -5,6 +5,10 @@
 use std::io;
 use std::net::SocketAddr;
 
+use bytes::BytesMut;
+
+#[cfg(not(target_os = "linux"))]
+use crate::io::steer_program::Instruction;
 use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, Wire, transmit};
 use crate::transport::outbox::Transmit;
 
@@ -63,9 +67,9 @@ impl Wire for Single<'_> {
 
 /// Receives. Nothing has to be kept between calls.
 #[derive(Debug, Default)]
-pub(in crate::io) struct Arrays;
+pub(in crate::io) struct RecvArrays;
 
-impl Arrays {
+impl RecvArrays {
     /// Up to [`BATCH_MAX`] calls. The last byte of a slot tells whether a datagram was cut off, so one of
     /// exactly [`DATAGRAM_MAX`] bytes counts as too long here.
     pub fn recv(
@@ -74,11 +78,11 @@ impl Arrays {
         batch: &mut RecvBatch,
     ) -> io::Result<usize> {
         let mut received = 0;
+        let mut longest = [0; DATAGRAM_MAX];
         while received < BATCH_MAX {
-            let start = received * DATAGRAM_MAX;
-            match socket.recv_from(&mut batch.scratch[start..start + DATAGRAM_MAX]) {
+            match socket.recv_from(&mut longest) {
                 Ok((DATAGRAM_MAX, _)) => batch.truncated += 1,
-                Ok((len, from)) => batch.take(from, received, len),
+                Ok((len, from)) => batch.push(from, BytesMut::from(&longest[..len])),
                 // What was received comes first; the error, if it stays, comes with the next call.
                 Err(_) if received > 0 => return Ok(received),
                 Err(error) => return Err(error),
@@ -87,4 +91,26 @@ impl Arrays {
         }
         Ok(received)
     }
+}
+
+/// Linux only.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::io) fn set_gro(_: &mio::net::UdpSocket) {}
+
+/// Linux only.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::io) fn force_buffers(_: &socket2::Socket, _: usize) -> bool {
+    false
+}
+
+/// Linux only.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::io) fn drops(_: &mio::net::UdpSocket) -> Option<u32> {
+    None
+}
+
+/// Linux only.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::io) fn attach(_: &mio::net::UdpSocket, _: &[Instruction]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

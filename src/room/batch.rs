@@ -2,18 +2,14 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
-use crate::base::ids::{MediaKind, RtpTime, SeqNo};
+use crate::base::ids::MediaKind;
 use crate::room::incoming::Incoming;
 use crate::room::slots::TrackSlot;
-use crate::room::track::Track;
-use crate::wire::rtp::RtpHeader;
 
 /// Packets of one room that are fanned out together. Used again and again, so that in steady state
 /// nothing is allocated; its owner bounds how many go in.
 ///
-/// `Room::handle_rtp`, `Room::take_opened` and `Room::handle_relayed` fill it. Then it is given to `Room::fan_out` until that has
+/// `Room::handle_rtp` and `Room::take_opened` fill it. Then it is given to `Room::fan_out` until that has
 /// done all, with nothing else said to the room in between.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -44,21 +40,6 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
-    }
-
-    /// Adds an opened packet that has its number: of a track of this shard or of another one.
-    pub(in crate::room) fn put(
-        &mut self,
-        slot: TrackSlot,
-        track: &Track,
-        header: &RtpHeader,
-        packet: Bytes,
-        numbering: (SeqNo, RtpTime),
-    ) {
-        let kind = (track.config.kind, track.kinds.get(header.payload_type));
-        let ids = &track.config.extensions;
-        let incoming = Incoming::read(slot, packet, header, numbering, kind, ids);
-        self.packets.extend(incoming);
     }
 
     /// Whether it is being fanned out: nothing may be added then.

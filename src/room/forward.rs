@@ -79,11 +79,15 @@ impl Room {
         let track = self.tracks.get_mut(slot)?;
         let place = admit(now, track, header, &packet, output)?;
         track.on_packet(now, header, &place);
-        if !track.sinks.is_empty() {
-            relay_packet(now, track, header, &place, &packet, output);
-        }
         let numbering = (place.seq, place.timestamp);
-        batch.put(slot, track, header, packet, numbering);
+        if !track.sinks.is_empty() {
+            relay_packet(track, header, numbering, &packet, output);
+        }
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
+        let ids = &track.config.extensions;
+        batch
+            .packets
+            .extend(Incoming::read(slot, packet, header, numbering, kind, ids));
         Some(place)
     }
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::base::ids::{ShardId, TrackKey, WantKey};
+use crate::base::ids::{RtpTime, SeqNo, ShardId, TrackKey, WantKey};
 use crate::base::time::earliest;
 use crate::control::TrackConfig;
 use crate::control::relay::{RelayMessage, RelayedClock, RelayedPacket, RelayedTrack};
 use crate::media::sender_report::TrackClock;
-use crate::media::stream::Normalised;
 use crate::room::batch::Batch;
+use crate::room::incoming::Incoming;
 use crate::room::origin::{Origin, Remote, Sink};
 use crate::room::output::{Output, RelayOutput, WantChange};
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
@@ -155,10 +155,9 @@ fn push_clock(run: u64, clock: &TrackClock, sink: Sink, relay: &mut RelayOutput)
 /// A packet of a local track goes to the shards that want it: once each, and without a copy.
 #[cold]
 pub fn relay_packet(
-    now: Instant,
     track: &Track,
     header: &RtpHeader,
-    place: &Normalised,
+    (seq, timestamp): (SeqNo, RtpTime),
     packet: &Bytes,
     output: &mut Output,
 ) {
@@ -168,11 +167,10 @@ pub fn relay_packet(
             kind: track.config.kind,
             version: track.version,
             run: track.run,
-            seq: place.seq,
-            timestamp: place.timestamp,
+            seq,
+            timestamp,
             header: *header,
             packet: packet.clone(),
-            arrived: now,
         };
         let message = RelayMessage::Packet(relayed);
         output.relay.push(sink.shard, message);
@@ -369,7 +367,7 @@ impl Room {
         }
     }
 
-    /// Takes a packet of a remote track. It waits in `batch` to be fanned out.
+    /// A packet of a remote track. It waits in `batch` to be fanned out.
     pub fn handle_relayed(
         &mut self,
         now: Instant,
@@ -391,16 +389,19 @@ impl Room {
         }
         let restarted = packet.run > remote.run;
         remote.run = remote.run.max(packet.run);
-        let Some(track) = self.tracks.get_mut(slot) else {
-            return;
-        };
-        if restarted {
+        if restarted && let Some(track) = self.tracks.get_mut(slot) {
             // What was reported of the former run says nothing of this one.
             track.clock = None;
         }
         output.counters.relay_packets_received += 1;
-        let numbering = (packet.seq, packet.timestamp);
-        batch.put(slot, track, &packet.header, packet.packet, numbering);
+        if let Some(track) = self.tracks.get_mut(slot) {
+            let header = &packet.header;
+            let kind = (track.config.kind, track.kinds.get(header.payload_type));
+            let numbering = (packet.seq, packet.timestamp);
+            let ids = &track.config.extensions;
+            let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, ids);
+            batch.packets.extend(incoming);
+        }
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {

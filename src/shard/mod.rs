@@ -6,9 +6,10 @@ pub mod batches;
 mod relay;
 mod rooms;
 pub mod routes;
+pub mod strays;
 pub mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,13 +21,14 @@ use rand::{RngExt, SeedableRng};
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::base::time::earliest;
-use crate::control::relay::RelayMessage;
+use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
 use crate::room::output::Output;
 use crate::shard::batches::Batches;
 use crate::shard::relay::Relays;
 use crate::shard::rooms::Rooms;
 use crate::shard::routes::{Route, RouteTable, canonical};
+use crate::shard::strays::{Claim, ClaimKind, Sorted, Strays};
 use crate::shard::timers::Timers;
 use crate::transport::outbox::Outbox;
 use crate::transport::{DtlsIdentity, StunOutcome, Transport};
@@ -35,7 +37,8 @@ use crate::wire::stun::BindingRequest;
 
 /// Everything one shard thread owns, but for its socket and its queues.
 ///
-/// After each `handle_*` the edge drains [`Shard::poll_outbox`], [`Shard::poll_event`] and [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
+/// After each `handle_*` the edge drains [`Shard::poll_outbox`], [`Shard::poll_event`] and
+/// [`Shard::poll_relay`]. How many rooms and peers there are, the coordinator bounds.
 pub struct Shard {
     id: ShardId,
     identity: Arc<DtlsIdentity>,
@@ -47,6 +50,15 @@ pub struct Shard {
     batches: Batches,
     relays: Relays,
     output: Output,
+    /// Where all shards share one port.
+    shared: Option<SharedPort>,
+}
+
+/// What a shard knows of the others on its port, and what they are to be told.
+struct SharedPort {
+    strays: Strays,
+    /// One input makes a few, the end of a shard one for each address of its peers.
+    claims: VecDeque<Claim>,
 }
 
 /// A peer of this shard.
@@ -74,7 +86,56 @@ impl Shard {
             batches: Batches::default(),
             relays: Relays::default(),
             output,
+            shared: None,
         }
+    }
+
+    /// All of `shards` shards share one port: from now on [`Shard::sort`] tells what is for another,
+    /// and [`Shard::poll_claim`] what the others are to know.
+    pub fn share_port(&mut self, shards: u16) {
+        self.shared = Some(SharedPort {
+            strays: Strays::new(self.id, shards),
+            claims: VecDeque::new(),
+        });
+    }
+
+    /// Where a datagram that reached this shard's socket belongs; one for nobody is counted.
+    pub fn sort(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Sorted {
+        let Some(SharedPort { strays, .. }) = &self.shared else {
+            return Sorted::Mine;
+        };
+        let from = canonical(from);
+        let (routes, rooms) = (&self.routes, &mut self.rooms);
+        let is_live_here = || {
+            let holder = routes.at_address(from);
+            holder.is_some_and(|holder| is_sent_to(rooms, holder, from))
+        };
+        let sorted = strays.sort(now, from, datagram, is_live_here);
+        match sorted {
+            Sorted::Mine | Sorted::Of(_) => {}
+            Sorted::UnknownShard => self.output.counters.stray_unknown_shard += 1,
+            Sorted::AddressTaken => self.output.counters.stun_address_taken += 1,
+        }
+        sorted
+    }
+
+    /// Takes the claim of another shard. One to an address at which a peer of this shard is sent to is
+    /// refused.
+    pub fn handle_claim(&mut self, now: Instant, claim: &Claim) {
+        let Some(SharedPort { strays, .. }) = &mut self.shared else {
+            return;
+        };
+        let holder = self.routes.at_address(claim.address);
+        let is_live_here =
+            holder.is_some_and(|holder| is_sent_to(&mut self.rooms, holder, claim.address));
+        if is_live_here || !strays.on_claim(now, claim) {
+            self.output.counters.stray_claims_refused += 1;
+        }
+    }
+
+    /// What all other shards are to be told, oldest first.
+    pub fn poll_claim(&mut self) -> Option<Claim> {
+        self.shared.as_mut()?.claims.pop_front()
     }
 
     /// Which shard it is.
@@ -184,32 +245,6 @@ impl Shard {
         self.reschedule();
     }
 
-    /// Takes what another shard says. A packet of a remote track waits for [`Shard::poll_outbox`], as those of
-    /// [`Shard::handle_batch`] do.
-    pub fn handle_relay(&mut self, now: Instant, from: ShardId, message: RelayMessage) {
-        if let RelayMessage::Packet(packet) = message {
-            if self.batches.is_begun() {
-                self.finish_batches(now);
-            }
-            let (rooms, batches) = (&mut self.rooms, &mut self.batches);
-            self.relays
-                .take_packet(now, packet, rooms, batches, &mut self.output);
-            if self.batches.is_full() {
-                self.finish_batches(now);
-            }
-            return;
-        }
-        self.finish_batches(now);
-        let (rooms, output) = (&mut self.rooms, &mut self.output);
-        self.relays.handle(now, from, message, rooms, output);
-        self.reschedule();
-    }
-
-    /// What other shards are to hear, oldest first, and which.
-    pub fn poll_relay(&mut self) -> Option<(ShardId, RelayMessage)> {
-        self.output.relay.messages.pop_front()
-    }
-
     /// Fans out what waits, until that is all or so many bytes wait to be sent.
     fn fan_out(&mut self, now: Instant, bytes_max: usize) {
         while let Some((room, batch)) = self.batches.first() {
@@ -226,6 +261,41 @@ impl Shard {
     /// nothing left here.
     fn finish_batches(&mut self, now: Instant) {
         self.fan_out(now, usize::MAX);
+    }
+
+    /// Takes what another shard says. Packets wait for those that come with them, as in
+    /// [`Shard::handle_batch`].
+    pub fn handle_relay(&mut self, now: Instant, from: ShardId, message: RelayMessage) {
+        if let RelayMessage::Packet(packet) = message {
+            return self.take_relayed(now, packet);
+        }
+        self.finish_batches(now);
+        let (rooms, output) = (&mut self.rooms, &mut self.output);
+        self.relays.handle(now, from, message, rooms, output);
+        self.reschedule();
+    }
+
+    fn take_relayed(&mut self, now: Instant, packet: RelayedPacket) {
+        if self.batches.is_begun() {
+            self.finish_batches(now);
+        }
+        let output = &mut self.output;
+        let slot = self.relays.room_of(packet.want);
+        let Some((slot, room)) = slot.and_then(|slot| Some((slot, self.rooms.get_mut(slot)?)))
+        else {
+            output.counters.relay_stale += 1;
+            return;
+        };
+        room.handle_relayed(now, packet, self.batches.of(slot), output);
+        self.reschedule();
+        if self.batches.is_full() {
+            self.finish_batches(now);
+        }
+    }
+
+    /// What other shards are to hear, oldest first, and which.
+    pub fn poll_relay(&mut self) -> Option<(ShardId, RelayMessage)> {
+        self.output.relay.messages.pop_front()
     }
 
     /// Does what is due.
@@ -323,7 +393,9 @@ impl Shard {
             self.output.counters.command_unknown_peer += 1;
             return;
         };
-        self.routes.remove(key);
+        for address in self.routes.remove(key) {
+            self.claim(address, key, ClaimKind::GivenUp);
+        }
         self.timers.remove(key);
         if let Some(room) = self.rooms.get_mut(route.room) {
             room.remove_peer(now, route.peer, &mut self.output);
@@ -366,7 +438,7 @@ impl Shard {
             self.output.counters.stun_unknown_ufrag += 1;
             return;
         };
-        if self.is_held_by_another(from, route.key) {
+        if self.is_held_by_another(now, from, route.key) {
             self.output.counters.stun_address_taken += 1;
             return;
         }
@@ -384,10 +456,15 @@ impl Shard {
                 ..
             } => {
                 if transport.is_validated(from) {
-                    self.routes.hold_address(from, route);
+                    let kind = match self.routes.hold_address(from, route) {
+                        true => ClaimKind::Taken,
+                        false => ClaimKind::Kept,
+                    };
+                    self.claim(from, route.key, kind);
                 }
                 if let Some(evicted) = evicted {
                     self.routes.release_address(evicted, route.key);
+                    self.claim(evicted, route.key, ClaimKind::GivenUp);
                 }
                 if former_ufrag_retired.is_some() {
                     self.follow_ufrags(route.key);
@@ -400,16 +477,31 @@ impl Shard {
 
     /// Whether a live peer other than `key` is sent to at this address. A check carries no proof of where it came
     /// from, so without this a peer could take the address of another by a forged source.
-    fn is_held_by_another(&mut self, address: SocketAddr, key: PeerKey) -> bool {
+    fn is_held_by_another(&mut self, now: Instant, address: SocketAddr, key: PeerKey) -> bool {
+        let shared = self.shared.as_ref();
+        if shared.is_some_and(|shared| shared.strays.is_claimed(now, address)) {
+            return true;
+        }
         let holder = self
             .routes
             .at_address(address)
             .filter(|route| route.key != key);
-        let transport = holder.and_then(|holder| {
-            let room = self.rooms.get_mut(holder.room)?;
-            room.transport_mut(holder.peer)
-        });
-        transport.is_some_and(|transport| transport.remote() == Some(address))
+        holder.is_some_and(|holder| is_sent_to(&mut self.rooms, holder, address))
+    }
+
+    /// Notes what the other shards of a shared port are to know of an address.
+    fn claim(&mut self, address: SocketAddr, peer: PeerKey, kind: ClaimKind) {
+        if let Some(SharedPort { strays, claims }) = &mut self.shared {
+            if kind != ClaimKind::GivenUp {
+                strays.forget(address);
+            }
+            claims.push_back(Claim {
+                address,
+                owner: self.id,
+                peer,
+                kind,
+            });
+        }
     }
 
     fn with_transport(&mut self, key: PeerKey, act: impl FnOnce(&mut Transport, &mut Outbox)) {
@@ -458,6 +550,14 @@ impl Shard {
             self.relays.settle(&self.rooms, &mut self.output);
         }
     }
+}
+
+/// Whether the peer of a route is sent to at `address` at present.
+fn is_sent_to(rooms: &mut Rooms, holder: Route, address: SocketAddr) -> bool {
+    let transport = rooms
+        .get_mut(holder.room)
+        .and_then(|room| room.transport_mut(holder.peer));
+    transport.is_some_and(|transport| transport.remote() == Some(address))
 }
 
 /// How much is sealed before it is sent, in bytes: a part of a core's second-level cache (512 KiB on

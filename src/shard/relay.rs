@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use crate::base::ids::{RoomId, ShardId, TrackKey, WantKey};
 use crate::base::slab::Slot;
-use crate::control::relay::{RelayMessage, RelayedPacket};
+use crate::control::relay::RelayMessage;
 use crate::room::Room;
 use crate::room::origin::Sink;
 use crate::room::output::{Output, WantChange};
-use crate::shard::batches::Batches;
 use crate::shard::rooms::Rooms;
 use crate::shard::timers::Timers;
 
@@ -24,7 +23,7 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Takes what another shard says.
+    /// Takes what another shard says, but for packets.
     pub fn handle(
         &mut self,
         now: Instant,
@@ -63,27 +62,16 @@ impl Relays {
             | RelayMessage::Ended { .. }
             | RelayMessage::Refused { .. }
             | RelayMessage::Clock { .. } => self.handle_served(now, message, rooms, output),
-            RelayMessage::Packet(_) => debug_assert!(false, "packets go into a batch"),
+            // Goes into its room's batch: see `Relays::room_of`.
+            RelayMessage::Packet(_) => {}
         }
         self.settle(rooms, output);
     }
 
-    /// Takes a packet of a track of another shard. It waits in its room's batch.
-    pub fn take_packet(
-        &mut self,
-        now: Instant,
-        packet: RelayedPacket,
-        rooms: &mut Rooms,
-        batches: &mut Batches,
-        output: &mut Output,
-    ) {
-        let slot = self.own.get(&packet.want).copied();
-        let Some((slot, room)) = slot.and_then(|slot| Some((slot, rooms.get_mut(slot)?))) else {
-            output.counters.relay_stale += 1;
-            return;
-        };
-        room.handle_relayed(now, packet, batches.of(slot), output);
-        self.settle(rooms, output);
+    /// Which room a want of this shard is of.
+    #[must_use]
+    pub fn room_of(&self, want: WantKey) -> Option<Slot<Room>> {
+        self.own.get(&want).copied()
     }
 
     /// Does what is due for tracks of other shards.

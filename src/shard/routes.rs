@@ -58,11 +58,11 @@ impl RouteTable {
     }
 
     /// A check validated an address for a peer, which holds it from now on. The oldest of too many
-    /// is released.
-    pub fn hold_address(&mut self, address: SocketAddr, route: Route) {
+    /// is released. Returns whether the peer did not hold it before.
+    pub fn hold_address(&mut self, address: SocketAddr, route: Route) -> bool {
         let former = self.by_address.insert(address, route);
         if former.is_some_and(|former| former.key == route.key) {
-            return;
+            return false;
         }
         if let Some(former) = former
             && let Some(held) = self.held.get_mut(&former.key)
@@ -75,6 +75,7 @@ impl RouteTable {
             let oldest = held.addresses.remove(0);
             self.by_address.remove(&oldest);
         }
+        true
     }
 
     /// A peer does not use an address any more.
@@ -109,17 +110,18 @@ impl RouteTable {
         refused
     }
 
-    /// Forgets everything that leads to a peer.
-    pub fn remove(&mut self, key: PeerKey) {
+    /// Forgets everything that leads to a peer. Returns the addresses that it held.
+    pub fn remove(&mut self, key: PeerKey) -> Vec<SocketAddr> {
         let Some(held) = self.held.remove(&key) else {
-            return;
+            return Vec::new();
         };
-        for address in held.addresses {
-            self.by_address.remove(&address);
+        for address in &held.addresses {
+            self.by_address.remove(address);
         }
         for ufrag in held.ufrags {
             self.by_ufrag.remove(&ufrag);
         }
+        held.addresses
     }
 }
 

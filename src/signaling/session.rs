@@ -498,8 +498,8 @@ impl Session {
             now,
             NegotiationConfig {
                 peer: joined.key,
-                peer_id: join.info.id.clone(),
                 shard: joined.shard,
+                peer_id: join.info.id.clone(),
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,
                 addresses: &joined.addresses,

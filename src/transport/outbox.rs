@@ -43,8 +43,11 @@ pub struct Transmit<'a> {
 impl<'a> Transmit<'a> {
     /// The datagrams, in order.
     pub fn datagrams(self) -> impl Iterator<Item = (SocketAddr, &'a [u8])> {
-        let (to, len) = (self.to, self.segment_len.max(1));
-        self.bytes.chunks(len).map(move |datagram| (to, datagram))
+        (0..self.datagrams_len()).map(move |at| {
+            let start = at * self.segment_len;
+            let end = self.bytes.len().min(start + self.segment_len);
+            (self.to, &self.bytes[start..end])
+        })
     }
 
     /// How many datagrams there are.
@@ -146,9 +149,10 @@ impl Outbox {
         self.messages.is_empty()
     }
 
-    /// Forgets every datagram and keeps the memory.
+    /// Forgets every datagram and keeps the memory, unless that is far more than a turn needs.
     pub fn clear(&mut self) {
         self.arena.clear();
+        self.arena.shrink_to(ARENA_KEPT_MAX);
         self.messages.clear();
         self.datagrams = 0;
     }
@@ -185,6 +189,8 @@ impl Message {
 /// in one burst too (40 ms at 4 Mbit/s): a subscriber's access link sees no larger ones than its
 /// publisher made. The kernel takes up to 64.
 pub const SEGMENTS_MAX: usize = 16;
+/// What is kept of the arena, in bytes: several times what is laid out before it is sent.
+const ARENA_KEPT_MAX: usize = 4 << 20;
 /// The length field of UDP over IPv4 holds 65 507 bytes.
 const MESSAGE_BYTES_MAX: usize = 65_000;
 

@@ -204,6 +204,28 @@ impl BindingRequest {
     }
 }
 
+/// The receiver's user fragment of what may be a Binding request, with nothing else looked at: enough
+/// to tell whose it is, not to believe it. `None` if there is none in the first attributes.
+#[must_use]
+pub fn peek_local_ufrag(datagram: &[u8]) -> Option<&[u8]> {
+    let (header, mut rest) = datagram.split_first_chunk::<HEADER_LEN>()?;
+    if header[..2] != BINDING_REQUEST.value().to_be_bytes() {
+        return None;
+    }
+    for _ in 0..ATTRIBUTES_MAX {
+        let (attribute, tail) = rest.split_first_chunk::<4>()?;
+        let typ = AttrType(u16::from_be_bytes([attribute[0], attribute[1]]));
+        let len = usize::from(u16::from_be_bytes([attribute[2], attribute[3]]));
+        if typ == ATTR_USERNAME {
+            let username = tail.get(..len)?;
+            let colon = username.iter().position(|byte| *byte == b':')?;
+            return Some(&username[..colon]);
+        }
+        rest = tail.get(len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
 /// Appends the success response to `request` (RFC 8489 §6.3.1.1): `mapped` is where the request
 /// came from, `pwd` the password that authenticated it.
 pub fn write_binding_success(
@@ -394,6 +416,29 @@ mod tests {
         };
         message.decode().unwrap();
         message
+    }
+
+    #[test]
+    fn a_peek_sees_the_ufrag_that_parsing_finds() {
+        let raw = check(vec![]);
+        assert_eq!(peek_local_ufrag(&raw), Some(&b"sfuU"[..]));
+        for len in 0..raw.len() {
+            // Cut off anywhere, it is found whole or not at all.
+            let peeked = peek_local_ufrag(&raw[..len]);
+            assert!(peeked.is_none() || peeked == Some(b"sfuU"));
+        }
+        let late = built(
+            BINDING_REQUEST,
+            vec![attribute(0x8022, b"sw"), username("a:b")],
+        );
+        assert_eq!(peek_local_ufrag(&late), Some(&b"a"[..]));
+        for other in [
+            built(BINDING_REQUEST, vec![]),
+            built(BINDING_REQUEST, vec![username("nocolon")]),
+            built(BINDING_SUCCESS, vec![username("a:b")]),
+        ] {
+            assert_eq!(peek_local_ufrag(&other), None);
+        }
     }
 
     #[test]

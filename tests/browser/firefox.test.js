@@ -39,6 +39,18 @@ describe("Firefox with Chromium", () => {
     await fox.screenshot("firefox.png");
   });
 
+  test("pictures whose packets were padded are decoded", async () => {
+    const padded = async () => {
+      const metrics = await (await fetch(`${server.url}/metrics`)).text();
+      const counts = [...metrics.matchAll(/^shardcast_rtp_padded_total\{.*\} (\d+)$/gm)];
+      assert.ok(counts.length > 0, "the server counts them");
+      return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+    };
+    // The parts of a frame that come together are made equally long.
+    await until("packets are padded", async () => (await padded()) > 20, 20_000);
+    await bothWays();
+  });
+
   test("Firefox first, Chromium joins", async () => {
     await chrome.click("#leave");
     await until("Chrome's tile goes", async () => (await fox.tiles()).length === 0, 5000);

@@ -480,11 +480,12 @@ impl World {
                 self.session(seat, |session| session.handle_event(now, event));
             }
         }
-        let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
-        while let Some(outbox) = self.shards[index].poll_outbox(now) {
-            sent.extend(outbox.iter().map(|(to, bytes)| (to, bytes.to_vec())));
-            outbox.clear();
-        }
+        let outbox = self.shards[index].outbox();
+        let sent: Vec<(SocketAddr, Vec<u8>)> = outbox
+            .iter()
+            .map(|(to, bytes)| (to, bytes.to_vec()))
+            .collect();
+        outbox.clear();
         for (to, bytes) in sent {
             self.check_addressee(to, &bytes);
             let delivery = Delivery::DatagramDown(server(id), to, bytes);

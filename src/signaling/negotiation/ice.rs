@@ -6,26 +6,28 @@ use std::net::{IpAddr, SocketAddr};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use crate::base::ids::ShardId;
+use crate::base::ufrag::{ICE_CHARS, mark_of};
 use crate::control::IceCredentials;
 
-/// Fresh credentials: 12 characters (72 bits) for the user fragment, which tells peers of one socket
-/// apart, and 32 (192 bits) for the password; RFC 8445 §5.3 asks for 24 and 128 bits at least.
+/// Fresh credentials: the mark of the peer's shard and 12 characters (72 bits) for the user fragment,
+/// which tells peers of one port apart, and 32 (192 bits) for the password; RFC 8445 §5.3 asks for 24 and
+/// 128 bits at least.
 #[must_use]
-pub fn credentials(rng: &mut StdRng) -> IceCredentials {
+pub fn credentials(shard: ShardId, rng: &mut StdRng) -> IceCredentials {
     let mut word = |len: usize| -> String {
         (0..len)
             .map(|_| char::from(ICE_CHARS[rng.random_range(0..ICE_CHARS.len())]))
             .collect()
     };
     IceCredentials {
-        ufrag: word(UFRAG_CHARS).into(),
+        ufrag: format!("{}{}", mark_of(shard), word(UFRAG_CHARS)).into(),
         pwd: word(PWD_CHARS).into(),
     }
 }
 
 const UFRAG_CHARS: usize = 12;
 const PWD_CHARS: usize = 32;
-const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// One host candidate line for each address, all of one component over UDP (RFC 8839 §5.1).
 #[must_use]
@@ -73,12 +75,15 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::base::ufrag::shard_named_by;
 
     #[test]
     fn credentials_are_ice_chars_and_never_the_same() {
         let mut rng = StdRng::seed_from_u64(1);
-        let (a, b) = (credentials(&mut rng), credentials(&mut rng));
+        let shard = ShardId(63);
+        let (a, b) = (credentials(shard, &mut rng), credentials(shard, &mut rng));
         assert_ne!(a, b);
+        assert_eq!(shard_named_by(b.ufrag.as_bytes()), Some(shard));
         assert!(a.ufrag.len() >= 4 && a.pwd.len() >= 22);
         for c in a.ufrag.chars().chain(a.pwd.chars()) {
             assert!(c.is_ascii_alphanumeric() || c == '+' || c == '/');

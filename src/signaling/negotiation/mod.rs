@@ -82,8 +82,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Negotiation {
     peer: PeerKey,
-    peer_id: PeerId,
     shard: ShardId,
+    peer_id: PeerId,
     may_publish: bool,
     rng: StdRng,
     fingerprint: FingerprintLine,
@@ -144,7 +144,7 @@ pub struct NegotiationConfig<'a> {
     pub peer: PeerKey,
     /// The peer's id.
     pub peer_id: PeerId,
-    /// The peer's shard, which subscribers are to name.
+    /// The peer's shard, which subscribers and its ufrags are to name.
     pub shard: ShardId,
     /// False for a client that only watches: the server offers first and does not offer to receive.
     pub may_publish: bool,
@@ -163,15 +163,15 @@ impl Negotiation {
         let mut rng = config.rng;
         let mut this = Self {
             peer: config.peer,
-            peer_id: config.peer_id,
             shard: config.shard,
+            peer_id: config.peer_id,
             may_publish: config.may_publish,
             fingerprint: remote::fingerprint_line(config.fingerprint),
             candidates: ice::candidate_lines(config.addresses),
             // RFC 8829 §5.2.1: 63 random bits.
             session_id: rng.random::<u64>() >> 1,
             session_version: 0,
-            local: ice::credentials(&mut rng),
+            local: ice::credentials(config.shard, &mut rng),
             trickled: false,
             remote: None,
             connected: false,
@@ -360,7 +360,7 @@ impl Negotiation {
     fn restart_local_ice(&mut self, forced: bool) {
         let (ice, is_new) = match std::mem::replace(&mut self.restart, Restart::None) {
             Restart::None if !forced => return,
-            Restart::None | Restart::Wanted => (ice::credentials(&mut self.rng), true),
+            Restart::None | Restart::Wanted => (ice::credentials(self.shard, &mut self.rng), true),
             Restart::Prepared(ice) => (ice, false),
         };
         self.local = ice.clone();

@@ -1,0 +1,127 @@
+//! The load tester against the real server, both in this process, on loopback.
+
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser as _;
+use shardcast::config::Config;
+use shardcast::load::{LoadError, Options, Report, run};
+use shardcast::server::Server;
+
+/// A server on free ports of 127.0.0.1.
+fn server() -> Server {
+    let arguments = "shardcast --http 127.0.0.1:0 --udp-bind 127.0.0.1 --udp-port 0 --announce 127.0.0.1 --shards 2";
+    let config = Config::load(
+        arguments.split(' ').map(Into::into),
+        |_| None,
+        |_| Err(std::io::ErrorKind::NotFound.into()),
+        2,
+    );
+    Server::start(&config.expect("a valid configuration")).expect("the server starts")
+}
+
+/// Loads a server of its own; returns the report and what was written on the way.
+fn load(args: &str) -> (Result<Report, LoadError>, String) {
+    let server = server();
+    let target = format!("ws://{}", server.http_addr());
+    let args = ["load", &target].into_iter().chain(args.split(' '));
+    let options = Options::try_parse_from(args).expect("valid options");
+    let mut progress = Vec::new();
+    let report = run(&options, &AtomicBool::new(false), &mut progress);
+    server.shutdown();
+    (report, String::from_utf8(progress).expect("UTF-8"))
+}
+
+/// Both programs share the cores with all other tests, so that no time is asserted here.
+#[test]
+fn media_gets_through_to_everybody() {
+    let (report, progress) = load(
+        "--rooms 2 --publishers 1 --subscribers 5 --audio --video-bitrate 300k --duration 2500ms \
+         --ramp 1s --verify full --threads 2 --max-loss 0.5%",
+    );
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    assert_eq!(
+        (report.joins.clients, report.joins.ready),
+        (12, 12),
+        "{report}"
+    );
+    assert!(report.joins.failures.is_empty(), "{report}");
+    let packets = &report.packets;
+    assert_eq!(packets.silent_tracks, 0, "{report}");
+    assert_eq!(
+        (packets.not_opened, packets.wrong_payload),
+        (0, 0),
+        "{report}"
+    );
+    // Each of ten viewers hears some 50 packets a second and sees 30 frames.
+    assert!(packets.received > 10 * 2 * (50 + 30), "{report}");
+    assert_eq!(
+        packets.received + packets.lost,
+        packets.expected,
+        "{report}"
+    );
+    assert_eq!(packets.opened, packets.received, "{report}");
+    assert_eq!(packets.duplicates, 0, "{report}");
+    assert!(
+        report.latency_us.count > 0 && report.latency_us.p99 > 0.0,
+        "{report}"
+    );
+    assert!(progress.contains("ready 12/12"), "{progress}");
+
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
+    assert_eq!(json["joins"]["ready"], 12);
+    assert_eq!(json["verdict"]["pass"], true);
+}
+
+#[test]
+fn publishers_of_a_room_receive_each_other() {
+    let (report, progress) =
+        load("--publishers 4 --subscribers 0 --audio --video-bitrate 0 --duration 1s --ramp 0s");
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    // Three times fifty packets for each of four.
+    assert!(report.packets.received > 4 * 3 * 50 / 2, "{report}");
+}
+
+#[test]
+fn an_impaired_link_loses_and_recovers() {
+    let (report, progress) = load(
+        "--subscribers 3 --video-bitrate 500k --duration 2s --ramp 0s --loss 5% --delay 10ms --verify full",
+    );
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    let packets = &report.packets;
+    assert!(
+        packets.impaired_up > 0 && packets.impaired_down > 0,
+        "{report}"
+    );
+    assert!(packets.nacked > 0 && packets.reordered > 0, "{report}");
+    assert!(report.latency_us.p50 >= 20_000.0, "{report}");
+}
+
+#[test]
+fn idle_clients_connect_and_send_nothing() {
+    let (report, progress) = load("--subscribers 3 --audio --idle --duration 500ms --ramp 0s");
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    assert_eq!(
+        (report.joins.ready, report.packets.sent),
+        (4, 0),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_server_without_simulcast_or_without_a_server_is_told() {
+    let (report, _) = load("--simulcast --duration 1s --ramp 0s");
+    match report {
+        Err(LoadError::NoSimulcast) => {}
+        other => panic!("{other:?}"),
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let target = format!("ws://{}", free.local_addr().expect("it has an address"));
+    drop(free);
+    let options = Options::try_parse_from(["load", &target]).expect("valid options");
+    let result = run(&options, &AtomicBool::new(false), &mut Vec::new());
+    assert!(matches!(result, Err(LoadError::Connect(..))), "{result:?}");
+}
