@@ -141,6 +141,14 @@ impl Cluster {
         }
     }
 
+    fn republish(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        if let Some(track) = peer.unpublished.pop() {
+            peer.tracks.insert(track.config.key.index, track);
+            self.configure(at);
+        }
+    }
+
     fn subscribe(&mut self, at: usize, source: &TrackConfig, source_shard: usize) -> Ssrc {
         let peer = &mut self.peers[at];
         let number = peer.next_subscription;
@@ -566,6 +574,18 @@ fn a_want_before_its_track_waits_and_one_after_its_end_is_harmless() {
 }
 
 #[test]
+fn a_track_that_comes_back_is_relayed_again() {
+    let (mut cluster, _) = stage(3, &[1, 2]);
+    cluster.check_flow();
+    cluster.unpublish(0, 0);
+    cluster.check_flow();
+    assert_eq!(cluster.shards[0].wants_len(), 2, "it is waited for");
+    cluster.republish(0);
+    cluster.check_flow();
+    cluster.check_end();
+}
+
+#[test]
 fn what_nobody_watches_is_not_relayed() {
     let (mut cluster, _) = stage(2, &[1]);
     cluster.check_flow();
@@ -795,12 +815,8 @@ impl Cluster {
                 }
             }
             Op::Republish { who } => {
-                if let Some(at) = self.pick(who)
-                    && let Some(track) = self.peers[at].unpublished.pop()
-                {
-                    let peer = &mut self.peers[at];
-                    peer.tracks.insert(track.config.key.index, track);
-                    self.configure(at);
+                if let Some(at) = self.pick(who) {
+                    self.republish(at);
                 }
             }
             Op::Subscribe { who, which } => self.subscribe_to_any(who, which),

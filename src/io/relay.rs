@@ -15,7 +15,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::base::ids::ShardId;
 use crate::control::relay::{RelayClass, RelayMessage};
 use crate::io::shard_waker::ShardWaker;
-use crate::io::udp::BATCH_MAX;
+use crate::shard::batches::PACKETS_MAX;
 
 /// What waits for one shard, and whom it is from.
 #[derive(Debug)]
@@ -82,17 +82,21 @@ impl RelayLinks {
         self.outgoing.iter().any(|to| !to.held.is_empty())
     }
 
-    /// What came, bounded: what is not media first, then sound, then pictures.
-    pub fn take(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
+    /// What came that is not media, bounded.
+    pub fn take_control(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
+        let control = &self.inbox().control;
+        let messages = std::iter::from_fn(|| control.pop());
+        for (from, message) in messages.take(CONTROL_PER_TURN) {
+            each(from, message);
+        }
+    }
+
+    /// The media that came, bounded: sound before pictures.
+    pub fn take_media(&mut self, mut each: impl FnMut(ShardId, RelayMessage)) {
         let inbox = self.inbox();
-        for (queue, most) in [
-            (&inbox.control, CONTROL_PER_TURN),
-            (&inbox.audio, MEDIA_PER_TURN),
-            (&inbox.video, MEDIA_PER_TURN),
-        ] {
-            for (from, message) in std::iter::from_fn(|| queue.pop()).take(most) {
-                each(from, message);
-            }
+        let packets = std::iter::from_fn(|| inbox.audio.pop().or_else(|| inbox.video.pop()));
+        for (from, message) in packets.take(MEDIA_PER_TURN) {
+            each(from, message);
         }
     }
 
@@ -226,8 +230,8 @@ const VIDEO_MAX: usize = 4096;
 const HELD_MAX: usize = 65_536;
 /// Taken in one turn, so that a storm of joins does not hold up media for long.
 const CONTROL_PER_TURN: usize = 256;
-/// Packets of each kind taken in one turn: as many as it takes from the socket, as each may be sent to hundreds.
-const MEDIA_PER_TURN: usize = BATCH_MAX;
+/// Packets taken in one turn: one batch, as each may be sent to hundreds.
+const MEDIA_PER_TURN: usize = PACKETS_MAX;
 
 #[cfg(test)]
 mod tests {
@@ -274,7 +278,7 @@ mod tests {
     fn drain(links: &mut RelayLinks) -> Vec<(char, u64)> {
         let mut all = Vec::new();
         while !links.is_empty() {
-            links.take(|from, message| {
+            let mut note = |from, message| {
                 assert_eq!(from, ShardId(0));
                 all.push(match message {
                     RelayMessage::Packet(packet) if packet.kind == MediaKind::Audio => {
@@ -286,7 +290,9 @@ mod tests {
                     RelayMessage::Reset => ('r', 0),
                     other => panic!("{other:?}"),
                 });
-            });
+            };
+            links.take_control(&mut note);
+            links.take_media(note);
         }
         all
     }

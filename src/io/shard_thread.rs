@@ -286,7 +286,7 @@ impl Edge {
         self.waker.rearm();
         self.take_commands(shard, now);
         self.links
-            .take(|from, message| shard.handle_relay(now, from, message));
+            .take_control(|from, message| shard.handle_relay(now, from, message));
         self.take_datagrams(shard, now);
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
@@ -298,6 +298,10 @@ impl Edge {
         }
         // Before the system calls: the other shards work meanwhile.
         self.relay(shard, now);
+        self.send(shard, now);
+        // A batch of its own, which is sealed and sent in portions too.
+        self.links
+            .take_media(|from, packet| shard.handle_relay(now, from, packet));
         self.send(shard, now);
         self.tell(shard, now);
     }
