@@ -7,7 +7,6 @@ import { Demo } from "./lib/demo.js";
 import { startServer } from "./lib/server.js";
 import { until } from "./lib/wait.js";
 
-/** DESIGN: join to first frame below 1 s. */
 const ROOM = "three";
 
 describe("three people on the demo page", () => {
