@@ -43,6 +43,7 @@ fn roster(peers: u64) -> Roster {
                 peer: id.clone(),
                 id: track,
                 kind,
+                shard: ShardId(0),
             });
         }
     }
