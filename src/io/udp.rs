@@ -787,7 +787,7 @@ mod tests {
         let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
         let to = b.local_addr();
         // More segments than any kernel takes (128 since 6.9), so this is EINVAL.
-        let many = vec![7; 200];
+        let many = [7; 200];
         let long = segments(1000);
         let message = |bytes, segment_len| Transmit {
             to,
