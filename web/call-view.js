@@ -107,7 +107,8 @@ const tileSteps = {
  * @param {string} label
  */
 function setControl(button, on, icon, label) {
-  button.setAttribute("aria-pressed", String(on));
+  // Not `aria-pressed`: the label names what a press does, and "Mute, pressed" would mean silence.
+  button.dataset.on = String(on);
   setIcon(button, icon);
   const text = button.querySelector(".control-label");
   if (text) setText(text, label);

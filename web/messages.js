@@ -69,7 +69,7 @@ export function roomMessage(reason) {
     case "socket-closed":
     case "join-timeout":
     case "negotiation-timeout":
-      return { title: "The server is gone", hint: "Your place in the room is kept." };
+      return { title: "The server is gone", hint: "You will join again as soon as it answers." };
     case "shutting-down":
       return { title: "The server is restarting", hint: "You will be back in a moment." };
     case "media-failed":
@@ -92,7 +92,7 @@ export function roomMessage(reason) {
       return { title: "You were removed from this room", hint: reason.message };
     case "slow-consumer":
     case "timeout":
-      return { title: "The connection was too slow", hint: "Your place in the room is kept." };
+      return { title: "The connection was too slow", hint: "Joining again." };
     case "dtls-failed":
     case "dtls-closed":
     case "fingerprint-mismatch":

@@ -18,7 +18,8 @@ import { icon, byId, make } from "./dom.js";
 const toasts = byId("toasts", HTMLElement);
 const banner = byId("banner", HTMLElement);
 const bannerTitle = make("b");
-const bannerHint = make("span");
+// Read out once with its banner; the seconds counted down in it are not.
+const bannerHint = make("span", { "aria-live": "off" });
 let bannerKey = "";
 
 /**

@@ -19,7 +19,7 @@ use crate::io::http::{self, Answer, Head, Response, Status};
 use crate::io::mailbox::{Mail, Mailbox};
 use crate::io::stats::Stats;
 use crate::io::websocket::{Flushed, Incoming, Link, SendError};
-use crate::signaling::session::{Output, Session, SessionConfig};
+use crate::signaling::session::{CloseReason, Output, Session, SessionConfig};
 
 /// What connections need of the rest of the server. Shared by all their threads; nothing here may
 /// block for long.
@@ -178,9 +178,6 @@ enum End {
     ByServer(u16, String),
 }
 
-/// The close code for a client that does not read: it may come again (IANA: 1013, try again later).
-const SLOW_CONSUMER: (u16, &str) = (1013, "slow-consumer");
-
 /// The reason beside a close code that says it all (RFC 6455 §7.4.1).
 const VIOLATION_REASON: &str = "protocol-error";
 
@@ -238,6 +235,7 @@ impl<'s> SignalingThread<'s> {
         {
             match mail {
                 Mail::Event(event) => self.session.handle_event(now, event),
+                // Its socket may still take something: the session tells it why.
                 Mail::Overflow => {
                     Stats::count(&self.shared.stats.slow_consumers);
                     self.session.handle_slow_consumer(now);
@@ -293,6 +291,7 @@ impl<'s> SignalingThread<'s> {
                 let sent = self.link.send_ping();
                 self.on_sent(sent);
             }
+            Output::Close(CloseReason::SlowConsumer) => self.end_slow_consumer(),
             Output::Close(reason) => self.end_by_server(reason.code(), reason.reason()),
             Output::Join(request) => self.join(now, request),
             Output::PullChanges(since) => {
@@ -347,7 +346,8 @@ impl<'s> SignalingThread<'s> {
     fn end_slow_consumer(&mut self) {
         if self.end.is_none() {
             Stats::count(&self.shared.stats.slow_consumers);
-            self.end_by_server(SLOW_CONSUMER.0, SLOW_CONSUMER.1);
+            let reason = CloseReason::SlowConsumer;
+            self.end_by_server(reason.code(), reason.reason());
         }
     }
 
@@ -421,7 +421,7 @@ mod tests {
     use tungstenite::Message;
 
     use super::*;
-    use crate::control::{Event, PeerInfo};
+    use crate::control::{Event, PeerInfo, TransportEvent};
     use crate::io::testing::{
         Call, Server, join_text, read_close, read_event, read_to_end, wait_until,
     };
@@ -619,6 +619,28 @@ mod tests {
             text.contains("\nshardcast_slow_consumers_total 1\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_full_mailbox_is_told_before_the_close() {
+        let server = Server::start(Limits::default());
+        let mut socket = server.upgrade();
+        socket.send(join_text("r", "a").into()).unwrap();
+        assert_eq!(read_event(&mut socket).0, "joined");
+        // Faster than the thread can take them, sooner or later.
+        wait_until(|| {
+            for _ in 0..1000 {
+                let lost = |key| Event::Transport(key, TransportEvent::ConsentLost);
+                server.backend.post("a", lost);
+            }
+            server.backend.has_left("a")
+        });
+        assert_eq!(
+            read_event(&mut socket),
+            ("error".to_owned(), "slow-consumer".to_owned())
+        );
+        let (code, reason) = read_close(&mut socket);
+        assert_eq!((code, reason.as_str()), (4004, "slow-consumer"));
     }
 
     #[test]

@@ -27,7 +27,7 @@
 //! | `peer-joined` | `{peer: {id, name?, metadata?}}` |
 //! | `peer-left` | `{peer_id}` |
 //! | `track-published` | `{track: {peer_id, track_id, kind, stream_id, msid_track}}` |
-//! | `track-unpublished` | the same, for the track that ended |
+//! | `track-unpublished` | `{peer_id, track_id, kind, stream_id, msid_track}` of the track that ended |
 //! | `error` | `{code, message, event?}`: [`ErrorCode`] |
 //!
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the

@@ -191,6 +191,23 @@ fn an_answer_may_publish_what_a_rolled_back_offer_would_have() {
 }
 
 #[test]
+fn the_first_offer_has_room_for_each_kind_that_a_client_may_send() {
+    let mut room = Room::new();
+    let a = room.join("a");
+    room.members[a].client.add_track(Audio, "a", "voice");
+    room.offer(a);
+    let b = room.join("b");
+    room.members[b].client.add_track(Audio, "b", "mic");
+    room.members[b].client.add_track(Video, "b", "cam");
+    room.members[b].client.dirty = false; // It never looks at negotiationneeded.
+    room.pass(Duration::from_secs(1));
+    assert_eq!(room.members[b].published.len(), 2, "the room has no video");
+    assert_eq!(room.flows(b), set(&["a voice"]));
+    room.connected(a);
+    assert_eq!(room.flows(a), set(&["b mic", "b cam"]));
+}
+
+#[test]
 fn an_answer_that_never_comes_gives_way_to_an_offer_after_30_s() {
     let mut room = Room::new();
     let a = room.publisher("a");

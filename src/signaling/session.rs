@@ -265,9 +265,9 @@ impl Session {
         self.drain_negotiation();
     }
 
-    /// Something came over the socket, a pong for one: it lives.
+    /// A ping or pong came over the socket: it lives. They count as frames, since each costs as much.
     pub fn handle_activity(&mut self, now: Instant) {
-        self.last_activity = self.last_activity.max(now);
+        self.admit(now, 0);
     }
 
     /// One text frame.
@@ -304,13 +304,13 @@ impl Session {
 
     /// A frame above the limit, which was not read: the connection is closed.
     pub fn handle_oversized(&mut self, now: Instant) {
-        self.handle_activity(now);
+        self.on_activity(now);
         self.close(CloseReason::TooLarge);
     }
 
     /// The queue towards the client is full: the connection is closed.
     pub fn handle_slow_consumer(&mut self, now: Instant) {
-        self.handle_activity(now);
+        self.on_activity(now);
         self.close(CloseReason::SlowConsumer);
     }
 
@@ -433,12 +433,16 @@ impl Session {
         }
     }
 
+    fn on_activity(&mut self, now: Instant) {
+        self.last_activity = self.last_activity.max(now);
+    }
+
     /// Counts a frame; false if it is not to be looked at.
     fn admit(&mut self, now: Instant, bytes: usize) -> bool {
         if matches!(self.state, State::Closed) {
             return false;
         }
-        self.handle_activity(now);
+        self.on_activity(now);
         if !self.frames.take(now, frame_cost(bytes)) {
             self.close(CloseReason::RateLimited);
             return false;
@@ -838,7 +842,7 @@ mod tests {
 
     fn codes_of_other_inputs(now: Instant, seen: &mut BTreeSet<String>) {
         type Input = fn(&mut Session, Instant);
-        let inputs: [(&str, Input); 8] = [
+        let inputs: [(&str, Input); 9] = [
             ("replaced", |s, now| {
                 s.handle_event(now, Event::Replaced(PeerKey(1)))
             }),
@@ -852,6 +856,9 @@ mod tests {
             ("timeout", |s, now| s.handle_timeout(now + ACTIVITY_TIMEOUT)),
             ("rate-limited", |s, now| {
                 (0..=FRAMES_BURST).for_each(|_| s.handle_text(now, r#"{"event":"sing"}"#));
+            }),
+            ("rate-limited", |s, now| {
+                (0..=FRAMES_BURST).for_each(|_| s.handle_activity(now));
             }),
         ];
         for (code, input) in inputs {

@@ -333,9 +333,12 @@ impl Negotiation {
         if !allowed || !(restarts || offer::is_needed(&self.sections, &self.tracks)) {
             return;
         }
-        self.opening = Opening::Done;
+        let opening = std::mem::replace(&mut self.opening, Opening::Done);
         let before = self.sections.slots.clone();
         offer::plan(&mut self.sections, &self.tracks);
+        if matches!(opening, Opening::Client { .. }) && self.may_publish {
+            offer::invite(&mut self.sections);
+        }
         let former = restarts.then(|| self.local.clone());
         self.restart_local_ice(false);
         self.exchange = Exchange::Offered {

@@ -33,19 +33,36 @@ pub fn plan(sections: &mut Sections, tracks: &RoomTracks) {
             continue;
         };
         if sections.slots.get(index).and_then(Slot::live).is_none() {
-            let mut section = Section::new(sections.take_mid(), kind);
-            (section.codecs, section.extensions) = sections.numbers.offer(kind);
-            let slot = Slot::Live(Box::new(section));
-            if index < sections.slots.len() {
-                sections.slots[index] = slot;
-            } else {
-                sections.slots.push(slot);
-            }
+            open(sections, index, kind);
         }
         let subscription = sections.subscribe(track, false);
         if let Some(section) = sections.slots[index].live_mut() {
             section.send = Some(subscription);
         }
+    }
+}
+
+/// Adds what a client needs that was expected to offer and is now offered something instead: a section
+/// of each kind. Its own offer may be on its way; it will be rolled back, and a client that offers once
+/// by hand has then only its answer to attach its tracks to.
+pub fn invite(sections: &mut Sections) {
+    for kind in [MediaKind::Audio, MediaKind::Video] {
+        if !sections.live().any(|section| section.kind == kind) {
+            let index = sections.slots.len();
+            open(sections, index, kind);
+        }
+    }
+}
+
+/// Puts a new section at `index`, or after the last.
+fn open(sections: &mut Sections, index: usize, kind: MediaKind) {
+    let mut section = Section::new(sections.take_mid(), kind);
+    (section.codecs, section.extensions) = sections.numbers.offer(kind);
+    let slot = Slot::Live(Box::new(section));
+    if index < sections.slots.len() {
+        sections.slots[index] = slot;
+    } else {
+        sections.slots.push(slot);
     }
 }
 
