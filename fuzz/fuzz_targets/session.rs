@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use serde_json::{Value, json};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde_json::{Value, json};
 use shardcast::base::ids::{MediaKind, PeerId, PeerKey, RoomId, ShardId, TrackId, TrackKey};
 use shardcast::control::{
     Command, Event, Fingerprint, FingerprintAlgorithm, JoinRequest, Joined, PeerInfo, SrtpProfile,
