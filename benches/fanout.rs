@@ -55,7 +55,12 @@ fn fanout(c: &mut Criterion) {
             });
         }
         let forwarded = stage.world.count("rtp_forwarded");
-        assert!(forwarded >= subscriptions as u64, "packets were forwarded");
+        // A filter may have left these cases out.
+        let was_run = stage.seq > 0;
+        assert!(
+            !was_run || forwarded >= subscriptions as u64,
+            "packets were forwarded"
+        );
     }
     group.finish();
 }
