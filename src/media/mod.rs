@@ -2,8 +2,10 @@
 //!
 //! Each file is one small machine that knows a single stream and no peer, room or socket.
 
+pub mod allocation;
 pub mod cache;
 pub mod keyframe;
+pub mod layer_rates;
 pub mod receive_stats;
 pub mod red;
 pub mod resend;
