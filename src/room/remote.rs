@@ -49,7 +49,7 @@ impl Room {
         let mut needed: Option<(ShardId, Selection)> = None;
         for slot in subscriptions {
             if let Some(subscription) = self.subscriptions.get(*slot)
-                && subscription.config.active
+                && subscription.is_open()
                 && subscription.config.source_shard != self.shard
             {
                 let (_, selection) =
@@ -268,6 +268,7 @@ impl Room {
             // What was reported of the former run says nothing of this one.
             encoding.clock = None;
         }
+        self.close_audio_gap(slot, packet.seq);
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);

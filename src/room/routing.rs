@@ -24,7 +24,7 @@ impl Room {
         };
         let peer = self.peers.get(subscriber);
         let path = peer.and_then(|peer| peer.transport.rtp_path());
-        let open = path.filter(|_| subscription.config.active);
+        let open = path.filter(|_| subscription.is_open());
         let received = subscription.received();
         if open.is_none() || received.is_empty() {
             subscription.pause();

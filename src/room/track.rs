@@ -1,7 +1,8 @@
 //! A track: what one peer publishes in one section, here or on another shard.
 
-use crate::base::ids::{ClockRate, ENCODINGS_MAX, EncodingIndex, MediaKind};
+use crate::base::ids::{ClockRate, ENCODINGS_MAX, EncodingIndex, MediaKind, SeqNo};
 use crate::control::{EncodingConfig, TrackConfig};
+use crate::media::hearing::Hearing;
 use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
@@ -25,6 +26,12 @@ pub struct Track {
     pub encodings: Vec<Encoding>,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
+    /// How loud it is, if it is sound.
+    pub hearing: Hearing,
+    /// The number of its latest packet, if it is sound of another shard.
+    pub newest: Option<SeqNo>,
+    /// It goes to nobody at present, because other streams are louder.
+    pub is_held_back: bool,
 }
 
 impl Track {
@@ -41,6 +48,9 @@ impl Track {
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
             subscriptions: Vec::new(),
+            hearing: Hearing::default(),
+            newest: None,
+            is_held_back: false,
             config,
         }
     }
