@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod extension;
+pub mod payload;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
