@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod keyframe;
+pub mod layers;
 pub mod receive_stats;
 pub mod red;
 pub mod resend;

@@ -29,7 +29,7 @@ pub struct Vp9Descriptor {
 }
 
 /// The layer indices of one packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Vp9Layer {
     /// The temporal layer (TID).
     pub temporal: u8,
