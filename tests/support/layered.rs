@@ -104,6 +104,11 @@ impl Encoder {
         }
     }
 
+    /// The sequence number of the next packet.
+    pub fn next_seq(&self) -> u64 {
+        self.seq
+    }
+
     /// The packets of the next picture.
     pub fn picture(&mut self, is_key: bool) -> Vec<Packet> {
         if is_key || self.pictures.is_empty() {
@@ -158,7 +163,11 @@ impl Encoder {
                 Mode::Vp8L1T3 => self.vp8(&frame, ends),
                 Mode::Vp9L3T3 | Mode::Vp9L3T3Flexible | Mode::Vp9L3T3Key => self.vp9(&frame, ends),
                 Mode::Av1L3T3 | Mode::Av1L3T3Key => {
-                    vec![if is_key && ends.0 && spatial == 0 { 0x18 } else { 0x10 }]
+                    vec![if is_key && ends.0 && spatial == 0 {
+                        0x18
+                    } else {
+                        0x10
+                    }]
                 }
             };
             payload.extend(frame.number.to_be_bytes());
@@ -211,7 +220,10 @@ impl Encoder {
         if !is_flexible {
             bytes.push(self.tl0_pic_idx);
         } else if !frame.is_key {
-            let earlier = frame.references.iter().map(|r| frame.picture - self.pictures[r]);
+            let earlier = frame
+                .references
+                .iter()
+                .map(|r| frame.picture - self.pictures[r]);
             let back: Vec<u32> = earlier.filter(|pictures| *pictures > 0).collect();
             for (at, pictures) in back.iter().enumerate() {
                 bytes.push((*pictures as u8) << 1 | u8::from(at + 1 < back.len()));
@@ -285,7 +297,8 @@ struct Bits(Vec<bool>);
 
 impl Bits {
     fn push(&mut self, value: u32, count: u32) {
-        self.0.extend((0..count).rev().map(|at| value >> at & 1 == 1));
+        self.0
+            .extend((0..count).rev().map(|at| value >> at & 1 == 1));
     }
 
     fn bytes(self) -> Vec<u8> {

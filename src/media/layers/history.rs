@@ -54,6 +54,12 @@ impl History {
         }
     }
 
+    /// One above the highest frame that is decided.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Where a frame stands.
     #[inline]
     #[must_use]

@@ -273,8 +273,8 @@ impl LayerReader {
         info.size = structure.and_then(|structure| structure.size(layer.spatial));
         (info.picture_id, info.tl0_pic_idx) = (read.picture_id, read.tl0_pic_idx);
         if let Some(id) = read.picture_id {
-            info.frame = self.frames.place(id.value, id.bits()) * VP9_SPATIAL_MAX
-                + u64::from(layer.spatial);
+            info.frame =
+                self.frames.place(id.value, id.bits()) * VP9_SPATIAL_MAX + u64::from(layer.spatial);
             (info.spatial, info.temporal) = (layer.spatial, layer.temporal);
             info.can_switch_up = layer.is_switching_up_point;
             let distances = read.references().iter();

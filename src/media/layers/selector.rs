@@ -156,7 +156,10 @@ impl Selector {
         }
         self.go_up(info, reader);
         if self.current != before {
-            self.changes.push(info.frame, self.current);
+            // For all layers of the picture that are still to come, also those that come late.
+            let lowest = info.frame.saturating_sub(u64::from(info.spatial));
+            let from = self.history.next().max(lowest);
+            self.changes.push(from, self.current);
         }
         if !needs(self.current, info, reader) {
             self.history.record(info.frame, Fate::Dropped);

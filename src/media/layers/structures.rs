@@ -88,10 +88,16 @@ impl Structure {
         }
     }
 
-    /// The decode targets inside a limit, as a mask.
+    /// The decode targets all of whose frames go to a subscriber with this limit, as a mask.
     #[must_use]
     pub fn active(&self, limit: Limit) -> u32 {
-        self.inside[limit.at()]
+        let mut active = self.inside[limit.at()];
+        for frame in self.templates.frames() {
+            if !self.needs(limit, frame) {
+                active &= !frame.present();
+            }
+        }
+        active
     }
 
     /// All decode targets.
@@ -105,6 +111,9 @@ impl Structure {
     /// the subscriber can go down anywhere. What nothing builds on and the best target does not contain is left out.
     #[must_use]
     pub fn needs(&self, limit: Limit, frame: &Indications) -> bool {
+        if limit == Limit::ALL {
+            return true;
+        }
         let firm = frame.switch | frame.required;
         firm & self.inside[limit.at()] != 0 || frame.discardable & self.best[limit.at()] != 0
     }

@@ -305,6 +305,11 @@ impl TemplateStructure {
         usize::from(self.targets)
     }
 
+    /// What the frame of each template is to the decode targets.
+    pub fn frames(&self) -> impl Iterator<Item = &Indications> + '_ {
+        self.templates.iter().map(|template| &template.indications)
+    }
+
     /// The highest spatial and temporal layer of a decode target.
     #[must_use]
     pub fn target_layer(&self, target: usize) -> (u8, u8) {
