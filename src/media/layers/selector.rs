@@ -27,6 +27,9 @@ pub struct Selector {
     picture: Option<RtpTime>,
     /// The highest spatial layer of it that went out.
     picture_top: Option<u8>,
+    /// Whether a frame of it was left out. Then what is left out of a lower layer might be missed later, after
+    /// going down: up with the next picture.
+    has_left_out: bool,
 }
 
 /// The last changes of what goes out, oldest first.
@@ -59,6 +62,7 @@ impl Selector {
             munger: Munger::new(position.last),
             picture: position.picture,
             picture_top: None,
+            has_left_out: false,
         }
     }
 
@@ -152,6 +156,7 @@ impl Selector {
         let before = self.current;
         if self.picture != Some(info.picture) {
             (self.picture, self.picture_top) = (Some(info.picture), None);
+            self.has_left_out = false;
             self.current = before.min(self.wish);
         }
         self.go_up(info, reader);
@@ -163,6 +168,7 @@ impl Selector {
         }
         if !needs(self.current, info, reader) {
             self.history.record(info.frame, Fate::Dropped);
+            self.has_left_out = true;
             return None;
         }
         self.history.record(info.frame, Fate::Forwarded);
@@ -197,18 +203,19 @@ impl Selector {
                 references,
                 ..
             } => {
+                let has_lower = !is_inter_layer || self.picture_top == info.spatial.checked_sub(1);
+                let has_all =
+                    has_lower && references.is_none_or(|known| self.went_out(&known, info.frame));
                 if info.can_switch_up && wish.temporal > current.temporal {
                     if info.temporal <= current.temporal {
                         self.current.temporal = wish.temporal;
-                    } else if info.temporal == current.temporal + 1
-                        && references.is_none_or(|known| self.went_out(&known, info.frame))
+                    } else if info.temporal == current.temporal + 1 && has_all && !self.has_left_out
                     {
                         // libwebrtc up to 2019 marked the higher layer's frame, not the lowest's.
                         self.current.temporal = info.temporal;
                     }
                 }
                 // A layer that begins anew in the middle (libwebrtc, when it has bandwidth for it again).
-                let has_lower = !is_inter_layer || self.picture_top == Some(current.spatial);
                 if info.spatial == current.spatial.saturating_add(1)
                     && wish.spatial >= info.spatial
                     && info.temporal == 0
@@ -234,6 +241,7 @@ impl Selector {
                     })
                     .find(|limit| structure.switches(*limit, &indications));
                 if let Some(limit) = higher
+                    && !self.has_left_out
                     && self.went_out(&references, info.frame)
                 {
                     // The fourth stands for all above.

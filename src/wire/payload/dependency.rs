@@ -489,11 +489,11 @@ mod tests {
     fn a_template_says_it_all() {
         let known = known();
         // (template id, layer, present, differences)
-        let cases: [(u8, (u8, u8), u32, &[u16]); 4] = [
-            (6, (0, 0), 0b1111, &[4]),
-            (7, (0, 1), 0b1010, &[2]),
-            (9, (1, 0), 0b1100, &[4, 1]),
-            (10, (1, 1), 0b1000, &[2, 1]),
+        let cases = [
+            (6, (0, 0), 0b1111, vec![4]),
+            (7, (0, 1), 0b1010, vec![2]),
+            (9, (1, 0), 0b1100, vec![4, 1]),
+            (10, (1, 1), 0b1000, vec![2, 1]),
         ];
         for (id, layer, present, differences) in cases {
             let bytes = [0x40 | id, 0, 9];

@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn fields_are_optional() {
         // (payload, starts, keyframe, picture id, temporal)
-        let cases: [(&[u8], bool, bool, Option<u16>, Option<u8>); 7] = [
+        let cases = [
             // No extension: a delta frame's start; a later partition; the middle of the first one.
-            (&[0x10, 0x01], true, false, None, None),
+            (&[0x10, 0x01][..], true, false, None, None),
             (&[0x11, 0x00], false, false, None, None),
             (&[0x00, 0x00], false, false, None, None),
             // A keyframe too short for its size.
