@@ -88,9 +88,35 @@ impl Room {
             return;
         }
         output.counters.last_n_stopped += u64::from(is_outside);
+        // What is sent to it for the first time may begin anywhere, as without last-n.
+        subscription.comes_back = !is_outside && subscription.has_sent();
+        if subscription.comes_back {
+            self.floor.coming_back.retain(|(other, _)| *other != slot);
+            self.floor.coming_back.push((slot, KEYFRAME_ATTEMPTS));
+        }
         let (source, shard) = (subscription.config.source, subscription.config.source_shard);
         self.note_source(source, shard);
         self.route(slot, output);
         self.want_keyframe(now, slot, output);
     }
+
+    /// Asks again for the keyframes with which pictures come back: a request may be lost, and who sees nothing asks
+    /// for nothing.
+    pub(in crate::room) fn urge_comebacks(&mut self, now: Instant, output: &mut Output) {
+        let mut coming = std::mem::take(&mut self.floor.coming_back);
+        coming.retain_mut(|(slot, attempts)| {
+            let subscription = self.subscriptions.get(*slot);
+            let waits = subscription.is_some_and(|s| s.comes_back && s.is_open());
+            if waits {
+                *attempts -= 1;
+                self.want_keyframe(now, *slot, output);
+            }
+            waits && *attempts > 0
+        });
+        self.floor.coming_back = coming;
+    }
 }
+
+/// How often a keyframe is asked for: once a tick, of which those within half a second become one request. A publisher
+/// that sends nothing for three seconds sends a keyframe when it begins again.
+const KEYFRAME_ATTEMPTS: u8 = 30;

@@ -17,6 +17,7 @@ pub mod output;
 mod padding;
 mod payload;
 mod peer;
+mod reception;
 mod relay;
 mod remote;
 mod routing;
@@ -25,7 +26,9 @@ mod source;
 mod speakers;
 mod state;
 mod subscription;
+mod switching;
 mod targets;
 mod track;
 
+pub use reception::Wish;
 pub use state::Room;
