@@ -554,8 +554,8 @@ fn more_tracks_than_sections_wait_for_a_place() {
 
 #[test]
 fn the_largest_offer_fits_a_frame() {
-    // A client's answer to the largest offer is at most as large as the offer, where every codec
-    // is accepted; Chromium adds three lines of feedback to a codec.
+    // A client's answer to the largest offer has at most what the offer has, where every codec is accepted;
+    // Chromium adds two short lines to a section (`a=rtcp`, `a=ice-options`) and its streams to those it sends in.
     let mut room = Room::new();
     let viewer = room.connect("viewer");
     let join = json!({"self_id": "viewer", "room_id": "room", "offerer": "server"});
@@ -573,7 +573,7 @@ fn the_largest_offer_fits_a_frame() {
         .filter(|f| f["event"] == "offer");
     let largest = offers.map(|f| f.to_string().len()).max().unwrap();
     let limit = crate::signaling::message::FRAME_BYTES_MAX;
-    assert!(largest < limit * 9 / 10, "{largest}");
+    assert!(largest < limit * 93 / 100, "{largest}");
 }
 
 #[test]
