@@ -608,7 +608,7 @@ fn data_channels_are_refused_and_their_place_is_left_alone() {
     assert_eq!(sections.len(), 3);
 }
 
-const CLIENTS: [(&str, &str, usize, usize); 6] = [
+const CLIENTS: [(&str, &str, usize, usize); 9] = [
     (
         "chromium",
         include_str!("../../fuzz/seeds/sdp/chromium-sendrecv.sdp"),
@@ -642,6 +642,24 @@ const CLIENTS: [(&str, &str, usize, usize); 6] = [
     (
         "gstreamer",
         include_str!("../../fuzz/seeds/sdp/gstreamer-sendonly.sdp"),
+        2,
+        0,
+    ),
+    (
+        "chromium",
+        include_str!("../../fuzz/seeds/sdp/chromium-simulcast.sdp"),
+        2,
+        0,
+    ),
+    (
+        "firefox",
+        include_str!("../../fuzz/seeds/sdp/firefox-simulcast.sdp"),
+        2,
+        0,
+    ),
+    (
+        "mediasoup-client",
+        include_str!("../../fuzz/seeds/sdp/chromium-ssrc-group.sdp"),
         2,
         0,
     ),
@@ -702,6 +720,16 @@ fn check_answer(name: &str, offer: &str, answer: &str) {
             let offered = offered.codecs.iter().find(same).unwrap();
             assert_eq!(offered.mapping.codec, line.mapping.codec);
             assert!(offered.fir || !line.fir, "only feedback that was offered");
+            let (ours, theirs) = (line.mapping, offered.mapping);
+            assert!(theirs.transport_cc || !ours.transport_cc, "{name}");
+            assert!(
+                (theirs.remb || !ours.remb) && (offered.rrtr || !line.rrtr),
+                "{name}"
+            );
         }
+        for (extension, id) in answered.extensions.iter() {
+            assert_eq!(offered.extensions.id(extension), Some(id), "{name}");
+        }
+        assert_eq!(answered.simulcast.recv, offered.simulcast.send, "{name}");
     }
 }
