@@ -194,6 +194,9 @@ impl fmt::Display for Simulcast {
 mod tests {
     use super::*;
 
+    /// `a=rid` lines, the value of `a=simulcast`, and the streams of either direction.
+    type Case<'a> = (&'a [&'a str], &'a str, &'a [&'a str], &'a [&'a str]);
+
     /// Parses with formats 96 and 97 known; streams as text.
     fn parse(rids: &[&str], value: &str) -> (Vec<String>, Vec<String>) {
         let lines: Vec<RidLine<'_>> = rids.iter().filter_map(|l| RidLine::parse(l)).collect();
@@ -210,7 +213,7 @@ mod tests {
             "h send max-br=500000",
             "f send pt=96,97;max-fps=30",
         ];
-        let cases: [(&[&str], &str, &[&str], &[&str]); 12] = [
+        let cases: [Case<'_>; 12] = [
             (&send, "send q;h;f", &["q", "h", "f"], &[]),
             (&send, "send ~q;h;~f", &["q", "h", "f"], &[]),
             (&send, "send f,h;q", &["f", "q"], &[]),
