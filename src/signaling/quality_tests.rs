@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::base::ids::{MediaKind, PayloadType, Ssrc};
 use crate::control::{SubscriptionConfig, TrackConfig};
 use crate::signaling::harness::Room;
-use crate::wire::codec::Codec;
+use crate::signaling::negotiation::codecs::TRANSPORT_WIDE;
+use crate::wire::codec::{Codec, CodecMapping};
 use crate::wire::extension::Extension;
 use crate::wire::sdp::{Description, Direction, Media, Section, Setup, Simulcast};
 
@@ -142,6 +143,20 @@ fn what_a_browser_stopped_sending_it_may_send_again() {
 }
 
 #[test]
+fn what_is_paused_stays_paused() {
+    // Chromium would begin to send an encoding that its page has switched off.
+    let ada = Speaker::new(&CHROMIUM.replace("send q;h;f", "send ~q;h;f"));
+    let paused: Vec<bool> = ada.heard("answer").sections[1]
+        .simulcast
+        .recv
+        .iter()
+        .map(|stream| stream.paused)
+        .collect();
+    assert_eq!(paused, [true, false, false]);
+    assert_eq!(rids(ada.track(1)), ["q", "h", "f"]);
+}
+
+#[test]
 fn four_streams_are_taken_at_most() {
     let many = CHROMIUM
         .replace(
@@ -196,22 +211,20 @@ fn feedback_is_negotiated_where_the_client_knows_it() {
     let described = ada.heard("answer");
     let (audio, video) = (&described.sections[0], &described.sections[1]);
     for section in [audio, video] {
-        assert!(
-            section
-                .extensions
-                .id(Extension::TransportSequenceNumber)
-                .is_some()
-        );
+        let number = section.extensions.id(Extension::TransportSequenceNumber);
+        assert_eq!(number.is_some(), TRANSPORT_WIDE);
         assert!(section.extensions.id(Extension::AbsSendTime).is_some());
         assert!(section.rtcp_xr_rtt);
     }
     for line in &video.codecs {
         let mapping = line.mapping;
-        assert!(mapping.transport_cc && mapping.remb && mapping.nack && line.pli && line.fir);
+        assert_eq!(mapping.transport_cc, TRANSPORT_WIDE);
+        assert!(mapping.remb && mapping.nack && line.pli && line.fir);
         assert!(mapping.rtx.is_some() && !line.rrtr);
     }
     for mapping in &ada.track(0).codecs {
-        assert!(mapping.transport_cc && !mapping.remb, "RED too: it is Opus");
+        assert_eq!(mapping.transport_cc, TRANSPORT_WIDE, "RED too: it is Opus");
+        assert!(!mapping.remb);
     }
     let red = audio.codecs.iter().find(|l| l.mapping.codec == Codec::Red);
     assert!(!red.unwrap().mapping.transport_cc, "as offered");
@@ -249,8 +262,17 @@ fn packets_that_could_be_repeated_as_they_are_carry_no_transport_wide_number() {
         ada.subscription(MediaKind::Video),
     );
     let number = Extension::TransportSequenceNumber;
-    assert!(audio.extensions.id(number).is_some() && video.extensions.id(number).is_some());
-    assert!(video.codecs.iter().all(|m| m.transport_cc && m.remb));
+    for subscription in [audio, video] {
+        let is_numbered = subscription.extensions.id(number).is_some();
+        assert_eq!(is_numbered, TRANSPORT_WIDE);
+    }
+    let feedback = |m: &CodecMapping| (m.transport_cc, m.remb);
+    assert!(
+        video
+            .codecs
+            .iter()
+            .all(|m| feedback(m) == (TRANSPORT_WIDE, true))
+    );
     assert!(video.rtx_ssrc.is_some() && audio.rtx_ssrc.is_none());
     let section = &ada.heard("answer").sections[1];
     assert_eq!(section.rtx_ssrcs, [(video.ssrc, video.rtx_ssrc.unwrap())]);
@@ -260,16 +282,11 @@ fn packets_that_could_be_repeated_as_they_are_carry_no_transport_wide_number() {
     assert!(video.rtx_ssrc.is_none() && video.extensions.id(number).is_none());
     assert!(video.codecs.iter().all(|m| !m.transport_cc && m.remb));
     let audio = ada.subscription(MediaKind::Audio);
-    assert!(
-        audio.extensions.id(number).is_some(),
-        "nobody asks for sound again"
-    );
-    assert!(audio.codecs.iter().all(|m| m.transport_cc));
-    let sent = &ada.track(1);
-    assert!(
-        sent.codecs.iter().all(|m| m.transport_cc),
-        "of what it sends it is told"
-    );
+    let is_numbered = audio.extensions.id(number).is_some();
+    assert_eq!(is_numbered, TRANSPORT_WIDE, "nobody asks for sound again");
+    let is_told = |m: &CodecMapping| m.transport_cc == TRANSPORT_WIDE;
+    assert!(audio.codecs.iter().all(is_told));
+    assert!(ada.track(1).codecs.iter().all(is_told), "of what it sends");
 }
 
 #[test]

@@ -107,14 +107,14 @@ test("a camera is sent in three sizes, a screen in two, and never more than they
     );
   assert.deepEqual(of("camera", 1280, 720), ["q 160 L1T3", "h 500 L1T3", "f 1700 L1T3"]);
   assert.deepEqual(of("camera", 640, 360, {}, 15), ["q 49 L1T3", "h 113 L1T3", "f 354 L1T3"]);
-  assert.deepEqual(of("camera", 320, 240), ["q off L1T3", "h 93 L1T3", "f 213 L1T3"]);
+  assert.deepEqual(of("camera", 320, 240), ["q off L1T3", "h 80 L1T3", "f 198 L1T3"]);
   assert.deepEqual(of("camera", 320, 240).length, 3, "their number never changes");
   assert.deepEqual(of("screen", 1920, 1080), ["h 367 L1T3 5", "f 3200 L1T3"]);
   assert.deepEqual(of("camera", 1280, 720, { codec: "vp9", scalabilityMode: "L3T3_KEY" }), ["- 1275 L3T3_KEY"]);
   assert.deepEqual(of("camera", 1280, 720, { simulcast: false, scalabilityMode: "L1T2" }), ["- 1700 L1T2"]);
   assert.deepEqual(of("camera", 1280, 720, { maxBitrate: 300_000 }), ["q 160 L1T3", "h 300 L1T3", "f 300 L1T3"]);
   const rates = [[8, 8], [160, 90], [1920, 1080], [7680, 4320]].map(([width, height]) => encodingsOf("camera", { width, height, frameRate: 60 }).at(-1).maxBitrate);
-  assert.ok(rates.every((rate, index) => rate > 0 && rate > (rates[index - 1] ?? 0)), `more for more: ${rates}`);
+  assert.ok(rates.every((rate, index) => rate >= (rates[index - 1] ?? 30_000)), `more for more: ${rates}`);
 });
 
 test("what nobody wants is not encoded", () => {

@@ -107,8 +107,12 @@ function bitsPerSecond({ width, height, frameRate }, codec) {
   const full = rateBelow + share * (rateAbove - rateBelow);
   // Half the frames are more than half the work: each differs more from the one before.
   const slower = Math.min(1, Math.sqrt(frameRate / 30));
-  return Math.round((full * slower * (EFFICIENCY[codec ?? "vp8"] ?? 1)) / 1000) * 1000;
+  const bps = full * slower * (EFFICIENCY[codec ?? "vp8"] ?? 1);
+  return Math.max(RATE_MIN, Math.round(bps / 1000) * 1000);
 }
+
+/** Less than this, browsers do not send. */
+const RATE_MIN = 30_000;
 
 /** @type {Record<string, number>} */
 const EFFICIENCY = { vp9: 0.75, av1: 0.65 };

@@ -12,6 +12,10 @@ use crate::wire::sdp::{CodecLine, Media, Section};
 /// Codecs negotiated in one section at most; there are not more distinct ones.
 pub const CODECS_MAX: usize = 32;
 
+/// Whether feedback on each packet is negotiated (draft-holmer-rmcat-transport-wide-cc-extensions-01). Only while the
+/// media plane gives it: Chromium takes its absence for a path that carries nothing, and falls to 90 kbit/s.
+pub const TRANSPORT_WIDE: bool = false;
+
 /// The codecs of a client's section that the server forwards, in the client's order, each once.
 /// RED stays only beside the Opus it holds.
 #[must_use]
@@ -23,7 +27,9 @@ pub fn supported(section: &Section) -> Vec<CodecLine> {
             && lines.len() < CODECS_MAX
             && lines.iter().all(|known| known.mapping.codec != codec)
         {
-            lines.push(*line);
+            let mut line = *line;
+            line.mapping.transport_cc &= TRANSPORT_WIDE;
+            lines.push(line);
         }
     }
     if lines.iter().all(|line| line.mapping.codec == Codec::Red) {
@@ -38,10 +44,10 @@ pub fn supported(section: &Section) -> Vec<CodecLine> {
 pub fn supported_extensions(kind: MediaKind, section: &Section, has_rids: bool) -> ExtensionMap {
     let mut map = ExtensionMap::default();
     let rids = [Extension::RtpStreamId, Extension::RepairedRtpStreamId];
-    let rids = rids.iter().filter(|_| has_rids);
-    for extension in extensions_of(kind).iter().chain(rids) {
-        if let Some(id) = section.extensions.id(*extension) {
-            map.insert(*extension, id);
+    let rids = rids.into_iter().filter(|_| has_rids);
+    for extension in extensions_of(kind).chain(rids) {
+        if let Some(id) = section.extensions.id(extension) {
+            map.insert(extension, id);
         }
     }
     map
@@ -56,8 +62,8 @@ fn is_supported(codec: Codec) -> bool {
     }
 }
 
-fn extensions_of(kind: MediaKind) -> &'static [Extension] {
-    match kind {
+fn extensions_of(kind: MediaKind) -> impl Iterator<Item = Extension> {
+    let all: &[Extension] = match kind {
         MediaKind::Audio => &[
             Extension::Mid,
             Extension::TransportSequenceNumber,
@@ -74,7 +80,9 @@ fn extensions_of(kind: MediaKind) -> &'static [Extension] {
             Extension::AbsCaptureTime,
             Extension::PlayoutDelay,
         ],
-    }
+    };
+    let is_used = |e: &Extension| TRANSPORT_WIDE || *e != Extension::TransportSequenceNumber;
+    all.iter().copied().filter(is_used)
 }
 
 /// The numbers one client uses, as far as its descriptions told.
@@ -167,7 +175,7 @@ impl Numbers {
                         rtx,
                         nack: video,
                         // As Chromium has it: of RED's packets the feedback is Opus's.
-                        transport_cc: codec != Codec::Red,
+                        transport_cc: TRANSPORT_WIDE && codec != Codec::Red,
                         remb: video,
                     },
                     pli: video,
@@ -191,7 +199,7 @@ impl Numbers {
         let mut all = self.extensions;
         for kind in [MediaKind::Audio, MediaKind::Video] {
             for extension in extensions_of(kind) {
-                if all.id(*extension).is_some() {
+                if all.id(extension).is_some() {
                     continue;
                 }
                 let free = (1..=ONE_BYTE_ID_MAX)
@@ -199,14 +207,14 @@ impl Numbers {
                     .and_then(ExtensionId::new);
                 if let Some(id) = free {
                     taken[0] |= 1 << id.value();
-                    all.insert(*extension, id);
+                    all.insert(extension, id);
                 }
             }
         }
         let mut map = ExtensionMap::default();
         for extension in extensions_of(kind) {
-            if let Some(id) = all.id(*extension) {
-                map.insert(*extension, id);
+            if let Some(id) = all.id(extension) {
+                map.insert(extension, id);
             }
         }
         map
@@ -268,13 +276,14 @@ mod tests {
             let map = supported_extensions(MediaKind::Video, &description.sections[1], has_rids);
             map.iter().map(|(e, id)| (e, id.value())).collect()
         };
-        let alone = [
+        let mut alone = vec![
             (Extension::Mid, 4),
             (Extension::VideoOrientation, 13),
             (Extension::PlayoutDelay, 5),
             (Extension::TransportSequenceNumber, 3),
             (Extension::AbsSendTime, 2),
         ];
+        alone.retain(|(e, _)| TRANSPORT_WIDE || *e != Extension::TransportSequenceNumber);
         assert_eq!(ids(false), alone);
         let with_rids = ids(true);
         assert!(with_rids.contains(&(Extension::RtpStreamId, 10)));

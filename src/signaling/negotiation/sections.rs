@@ -210,7 +210,10 @@ impl Section {
         described.rtcp_xr_rtt = self.rtcp_xr_rtt;
         if direction.receives() {
             // Without the client's restrictions: what it may send within them is taken anyway.
-            let streams = self.simulcast.iter().map(|s| RidStream::new(s.rid));
+            let streams = self.simulcast.iter().map(|stream| RidStream {
+                pixels_max: None,
+                ..*stream
+            });
             described.simulcast.recv = streams.collect();
         }
         described.codecs.clone_from(&self.codecs);

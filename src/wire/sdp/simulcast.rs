@@ -1,7 +1,7 @@
 //! Simulcast by restriction identifier: `a=rid` (RFC 8851) and `a=simulcast` (RFC 8853).
 //!
 //! Of a stream's alternatives the first is kept that an `a=rid` line of the same direction describes in a
-//! format that is known; paused streams (`~`) are kept as if they were not. A line that is no simulcast
+//! format that is known. A line that is no simulcast
 //! line, or names a stream twice, counts as none: the section is then used without simulcast.
 
 use std::fmt;
@@ -24,6 +24,9 @@ pub struct RidStream {
     pub rid: Rid,
     /// Width times height at most (`max-width` and `max-height`, RFC 8851 §5), where both are restricted.
     pub pixels_max: Option<u64>,
+    /// Initially not sent (`~`). Chromium says it of an encoding that is not active, and makes active what an
+    /// answer does not say it of.
+    pub paused: bool,
 }
 
 impl RidStream {
@@ -33,6 +36,7 @@ impl RidStream {
         Self {
             rid,
             pixels_max: None,
+            paused: false,
         }
     }
 }
@@ -86,7 +90,10 @@ impl<'a> RidLine<'a> {
         }
         let pixels_max = width.zip(height).map(|(w, h)| u64::from(w) * u64::from(h));
         Some(Self {
-            stream: RidStream { rid, pixels_max },
+            stream: RidStream {
+                pixels_max,
+                ..RidStream::new(rid)
+            },
             direction,
             formats,
         })
@@ -154,7 +161,11 @@ fn parse_list(
     for alternatives in list.split(';').take(STREAMS_MAX) {
         let mut chosen = None;
         for name in alternatives.split(',').take(RIDS_MAX) {
-            let rid = Rid::new(name.strip_prefix('~').unwrap_or(name))?;
+            let (paused, name) = match name.strip_prefix('~') {
+                Some(name) => (true, name),
+                None => (false, name),
+            };
+            let rid = Rid::new(name)?;
             if named.contains(&rid) {
                 return None;
             }
@@ -163,10 +174,14 @@ fn parse_list(
                 chosen = rids
                     .iter()
                     .find(|l| l.stream.rid == rid && l.direction == direction)
-                    .filter(|line| line.is_usable(is_known));
+                    .filter(|line| line.is_usable(is_known))
+                    .map(|line| RidStream {
+                        paused,
+                        ..line.stream
+                    });
             }
         }
-        streams.extend(chosen.map(|line| line.stream));
+        streams.extend(chosen);
     }
     Some(streams)
 }
@@ -183,7 +198,8 @@ impl fmt::Display for Simulcast {
             gap = " ";
             for (index, stream) in streams.iter().enumerate() {
                 let semicolon = if index > 0 { ";" } else { "" };
-                write!(f, "{semicolon}{}", stream.rid)?;
+                let tilde = if stream.paused { "~" } else { "" };
+                write!(f, "{semicolon}{tilde}{}", stream.rid)?;
             }
         }
         Ok(())
@@ -287,7 +303,7 @@ mod tests {
     #[test]
     fn reads_back_what_it_writes() {
         let lines = ["q send", "h send", "a recv"];
-        for value in ["send q;h", "recv a", "send q;h recv a"] {
+        for value in ["send q;h", "recv ~a", "send ~q;h recv a"] {
             let lines: Vec<RidLine<'_>> = lines.iter().filter_map(|l| RidLine::parse(l)).collect();
             let simulcast = Simulcast::parse(value, &lines, &|_| true);
             assert_eq!(simulcast.to_string(), value);
