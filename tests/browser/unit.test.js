@@ -129,6 +129,12 @@ test("what nobody wants is not encoded", () => {
   assert.deepEqual(adjusted([{ active: true }], [{ active: true, maxBitrate: 5 }], [{ index: 0, wanted: false }]), [{ active: false, maxBitrate: 5 }]);
 });
 
+test("where simulcast is refused, the one stream is the best one", () => {
+  const planned = encodingsOf("camera", { width: 320, height: 240, frameRate: 30 });
+  const [only] = adjusted([{ rid: "q", active: false, scaleResolutionDownBy: 4, maxBitrate: 1 }], planned, []);
+  assert.deepEqual([only.active, only.scaleResolutionDownBy, only.maxBitrate], [true, 1, planned[2].maxBitrate]);
+});
+
 test("the preferred codec comes first and no other is lost", () => {
   const codecs = ["video/VP8", "video/rtx", "video/VP9", "video/H264", "video/VP9"].map((mimeType) => ({ mimeType }));
   const order = preferring(codecs, "vp9").map(({ mimeType }) => mimeType.slice(6));

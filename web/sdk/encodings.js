@@ -147,6 +147,13 @@ export function preferring(codecs, preferred) {
  * @returns {T[]}
  */
 export function adjusted(current, planned, wanted) {
+  const [only, ...others] = current;
+  const best = planned.at(-1);
+  if (only && best && others.length === 0 && planned.length > 1) {
+    // The server takes no simulcast: what is left is the smallest, and has to be all.
+    const whole = { ...only, active: best.active ?? true, maxBitrate: best.maxBitrate };
+    return [only.scaleResolutionDownBy === undefined ? whole : { ...whole, scaleResolutionDownBy: 1 }];
+  }
   return current.map((encoding, index) => {
     const plan =
       encoding.rid === undefined

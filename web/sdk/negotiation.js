@@ -243,6 +243,8 @@ export class Negotiation {
       received.set(section, transceiver.receiver.track);
     }
     this.#handlers.onReceived(received);
+    // The server may not have taken all encodings.
+    for (const source of this.#planned.keys()) this.#adjust(source);
   }
 
   #onConnectionState() {

@@ -75,6 +75,8 @@ export class Room extends EventTarget {
   #wishes = new Map();
   /** @type {number | null | undefined} */
   #lastN;
+  /** False once the server has said that it does not know `subscribe`. */
+  #takesWishes = true;
   #onOnline = () => this.retryNow();
 
   /** @param {RoomOptions} options */
@@ -339,6 +341,10 @@ export class Room extends EventTarget {
   /** @param {{ code: string, message: string, event?: string }} error */
   #onError(error) {
     const reason = { code: String(error.code), message: String(error.message ?? "") };
+    if (reason.code === "unknown-event" && error.event === "subscribe") {
+      this.#takesWishes = false; // an older server: it sends everything
+      return;
+    }
     if (REJOIN.has(reason.code)) return this.#reconnect(reason);
     if (FINAL.has(reason.code) || (this.state !== "joined" && error.event === "joinRoom")) {
       return this.#close(reason);
@@ -493,7 +499,7 @@ export class Room extends EventTarget {
    * @param {number | null} [lastN]
    */
   #sendWishes(wishes, lastN) {
-    if (wishes.length === 0 && lastN === undefined) return;
+    if (!this.#takesWishes || (wishes.length === 0 && lastN === undefined)) return;
     for (let from = 0; from === 0 || from < wishes.length; from += WISHES_PER_FRAME) {
       const subscriptions = wishes.slice(from, from + WISHES_PER_FRAME).map(wireWish);
       const last_n = from === 0 ? lastN : undefined;
@@ -503,6 +509,7 @@ export class Room extends EventTarget {
 
   /** The server of a new session knows nothing of what the former one was told. */
   #repeatWishes() {
+    this.#takesWishes = true;
     for (const [key, { peer }] of this.#wishes) if (!this.peers.has(peer)) this.#wishes.delete(key);
     this.#sendWishes([...this.#wishes.values()], this.#lastN);
   }
