@@ -20,7 +20,9 @@ use crate::signaling::message::{
     self, ErrorCode, FRAME_BYTES_MAX, IceServer, Inbound, InboundEvent, Join, Outbound, Refusal,
 };
 use crate::signaling::negotiation::{Action, Negotiation, NegotiationConfig};
+use crate::signaling::notices::{Notice, Notices};
 use crate::signaling::roster::{KnownRoster, News};
+use crate::signaling::wishes::{Subscribe, Wishes};
 
 /// How often the socket is pinged.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -196,6 +198,10 @@ struct Stay {
     roster: KnownRoster,
     pull: Pull,
     negotiation: Negotiation,
+    wishes: Wishes,
+    notices: Notices,
+    /// What the client itself publishes.
+    own: Vec<TrackInfo>,
 }
 
 /// Whether the coordinator is being asked for changes: never twice at once.
@@ -236,7 +242,9 @@ impl Session {
             State::Closed => return None,
             State::Idle { since } => Some(*since + JOIN_TIMEOUT),
             State::Joining(_) => None,
-            State::InRoom(stay) => stay.negotiation.poll_timeout(),
+            State::InRoom(stay) => {
+                earliest(stay.negotiation.poll_timeout(), stay.notices.poll_timeout())
+            }
         };
         let alive = self
             .ping
@@ -263,6 +271,7 @@ impl Session {
             stay.negotiation.handle_timeout(now);
         }
         self.drain_negotiation();
+        self.tell_notices(now);
     }
 
     /// A ping or pong came over the socket: it lives. They count as frames, since each costs as much.
@@ -352,12 +361,17 @@ impl Session {
         };
         let ask_again = std::mem::replace(&mut stay.pull, Pull::None) == Pull::AskAgain;
         let news = stay.roster.apply(changes);
+        let mut is_wished_for = false;
         for item in &news {
             match item {
                 News::Published(track) => {
                     stay.negotiation.add_tracks(std::slice::from_ref(track));
+                    is_wished_for |= stay.wishes.has(track);
                 }
-                News::Unpublished(track) => stay.negotiation.remove_tracks(&[track.key]),
+                News::Unpublished(track) => {
+                    stay.negotiation.remove_tracks(&[track.key]);
+                    stay.notices.forget(track.key);
+                }
                 News::PeerJoined(_) | News::PeerLeft(_) => {}
             }
         }
@@ -376,6 +390,9 @@ impl Session {
         if ask_again {
             self.pull_changes();
         }
+        if is_wished_for {
+            self.send_preferences();
+        }
         self.drain_negotiation();
     }
 
@@ -392,7 +409,13 @@ impl Session {
             Event::Transport(peer, event) if self.peer() == Some(peer) => {
                 self.handle_transport(now, event);
             }
-            Event::Transport(..) => {}
+            Event::Layer(peer, change) if self.peer() == Some(peer) => {
+                self.take_notice(now, Notice::Layer(change));
+            }
+            Event::LayersWanted(peer, wanted) if self.peer() == Some(peer) => {
+                self.take_notice(now, Notice::Wanted(wanted));
+            }
+            Event::Transport(..) | Event::Layer(..) | Event::LayersWanted(..) => {}
         }
         self.drain_negotiation();
     }
@@ -468,6 +491,10 @@ impl Session {
         match inbound.event {
             InboundEvent::Offer(sdp) => stay.negotiation.handle_offer(now, &sdp),
             InboundEvent::Answer(sdp) => stay.negotiation.handle_answer(now, &sdp),
+            InboundEvent::Subscribe(subscribe) => {
+                self.handle_subscribe(subscribe);
+                Ok(())
+            }
             // An ICE-lite server answers checks and makes none: it needs no candidates.
             InboundEvent::Candidate | InboundEvent::Join(_) => Ok(()),
             InboundEvent::Leave => {
@@ -491,6 +518,51 @@ impl Session {
         }));
         self.state = State::Joining(join);
         Ok(())
+    }
+
+    fn handle_subscribe(&mut self, subscribe: Subscribe) {
+        if let State::InRoom(stay) = &mut self.state {
+            stay.wishes.take(subscribe);
+            self.send_preferences();
+        }
+    }
+
+    /// Tells the shard what the client wants of the tracks that are there.
+    fn send_preferences(&mut self) {
+        if let State::InRoom(stay) = &self.state {
+            self.outputs.push_back(Output::Shard(Command::Prefer {
+                peer: stay.key,
+                preferences: stay.wishes.preferences(stay.roster.tracks()),
+            }));
+        }
+    }
+
+    fn take_notice(&mut self, now: Instant, notice: Notice) {
+        if let State::InRoom(stay) = &mut self.state {
+            stay.notices.push(notice);
+        }
+        self.tell_notices(now);
+    }
+
+    /// Tells what is due of layers; what is about a track that the client does not know (any more) is for nobody.
+    fn tell_notices(&mut self, now: Instant) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        for notice in stay.notices.take_due(now) {
+            let (tracks, key) = match &notice {
+                Notice::Layer(change) => (stay.roster.tracks(), change.track),
+                Notice::Wanted(wanted) => (&stay.own[..], wanted.track),
+            };
+            let Some(track) = tracks.iter().find(|track| track.key == key) else {
+                continue;
+            };
+            let frame = match &notice {
+                Notice::Layer(change) => Outbound::LayerChanged(track, change),
+                Notice::Wanted(wanted) => Outbound::LayersWanted(track, wanted),
+            };
+            self.outputs.push_back(Output::Send(frame.to_text()));
+        }
     }
 
     fn enter(&mut self, now: Instant, join: Join, joined: Joined) {
@@ -528,6 +600,9 @@ impl Session {
             roster,
             pull: Pull::None,
             negotiation,
+            wishes: Wishes::default(),
+            notices: Notices::default(),
+            own: Vec::new(),
         }));
         self.drain_negotiation();
     }
@@ -609,6 +684,7 @@ impl Session {
                     continue;
                 }
                 Action::SetTracks(tracks) => {
+                    stay.own.clone_from(tracks);
                     self.outputs.push_back(Output::SetTracks(tracks.clone()));
                     continue;
                 }
