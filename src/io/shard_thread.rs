@@ -17,8 +17,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
+use crate::control::layers::PeerDescription;
 use crate::control::relay::RelayMessage;
 use crate::control::{Command, Event};
+use crate::io::api::NoAnswer;
 use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
@@ -85,6 +87,8 @@ enum Message {
     /// Where this peer's events go; comes before its first command.
     Attach(PeerKey, Arc<Mailbox>),
     Command(Command),
+    /// What a peer receives and why; the answer is taken at once, or not at all.
+    Describe(PeerKey, Sender<Option<PeerDescription>>),
     Stop,
 }
 
@@ -186,6 +190,23 @@ impl ShardHandle {
     /// lost, and a shard never waits for a signaling thread, so this ends.
     pub fn send(&self, command: Command) {
         self.push(Message::Command(command));
+    }
+
+    /// Asks what a peer receives, and why. Waits for the answer, [`DESCRIBE_TIMEOUT`] at most; never for a place in the
+    /// queue, so that questions cannot hold up commands.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] says why there is none.
+    pub fn describe(&self, peer: PeerKey) -> Result<PeerDescription, NoAnswer> {
+        let (tx, rx) = bounded(1);
+        self.tx
+            .try_send(Message::Describe(peer, tx))
+            .map_err(|_| NoAnswer::Busy)?;
+        self.waker.wake();
+        match rx.recv_timeout(DESCRIBE_TIMEOUT) {
+            Ok(description) => description.ok_or(NoAnswer::NotFound),
+            Err(_) => Err(NoAnswer::TimedOut),
+        }
     }
 
     /// Lets the thread finish what is queued and end.
@@ -347,6 +368,10 @@ impl Edge {
                     }
                     shard.handle_command(now, command);
                 }
+                Message::Describe(peer, reply) => {
+                    // Who asked may have given up.
+                    let _ = reply.try_send(shard.describe(now, peer));
+                }
                 Message::Stop => self.stopping = true,
             }
         }
@@ -437,6 +462,8 @@ fn pin_to_core(shard: ShardId) {
 const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 
+/// How long an answer about a peer is waited for: many turns of a shard under full load.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Commands waiting at most; a sender waits when there are more.
 const COMMANDS_MAX: usize = 4096;
 /// Commands taken in one turn at most, so that a storm of joins does not hold up media for long.

@@ -3,6 +3,7 @@
 //! Everything a packet needs is laid out when a peer is configured; per packet nothing is looked up
 //! by name, hashed per subscriber or allocated per subscriber.
 
+mod allocate;
 pub mod batch;
 mod configure;
 mod feedback;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
+use crate::control::layers::Preferences;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::SourceTable;
 use crate::transport::Transport;
@@ -25,6 +26,8 @@ pub struct Peer {
     pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
     pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
+    /// What it wants of that.
+    pub preferences: Preferences,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
@@ -44,6 +47,7 @@ impl Peer {
             mid_extension: None,
             tracks: Vec::new(),
             subscriptions: Vec::new(),
+            preferences: Preferences::default(),
             routed: None,
             had_unknown: false,
             report_at: None,

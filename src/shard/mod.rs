@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId};
 use crate::base::time::earliest;
+use crate::control::layers::{PeerDescription, Preferences};
 use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
 use crate::room::output::Output;
@@ -165,6 +166,7 @@ impl Shard {
                 subscriptions,
                 ..
             } => self.configure(now, key, tracks, subscriptions),
+            Command::Prefer { preferences, .. } => self.prefer(now, key, preferences),
         }
         self.settle(now, key);
     }
@@ -343,6 +345,13 @@ impl Shard {
         &self.output.counters
     }
 
+    /// What a peer receives, and why; `None` if it is not here.
+    #[must_use]
+    pub fn describe(&self, now: Instant, key: PeerKey) -> Option<PeerDescription> {
+        let Member { route } = self.peers.get(&key)?;
+        self.rooms.get(route.room)?.describe(now, route.peer)
+    }
+
     /// How many peers it has.
     #[must_use]
     pub fn peers_len(&self) -> usize {
@@ -426,6 +435,16 @@ impl Shard {
             let (rng, output) = (&mut self.rng, &mut self.output);
             room.configure(now, route.peer, tracks, subscriptions, rng, output);
             self.relays.follow(route.room, output);
+        }
+    }
+
+    fn prefer(&mut self, now: Instant, key: PeerKey, preferences: Preferences) {
+        let Some(Member { route }) = self.peers.get(&key) else {
+            self.output.counters.command_unknown_peer += 1;
+            return;
+        };
+        if let Some(room) = self.rooms.get_mut(route.room) {
+            room.set_preferences(now, route.peer, preferences, &mut self.output);
         }
     }
 

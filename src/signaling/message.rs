@@ -36,7 +36,6 @@
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
 //! description (percent-encoded where an id is not an SDP token; `decodeURIComponent` restores it).
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -579,7 +578,11 @@ fn track_json(track: &TrackInfo) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{MediaKind, PeerKey, ShardId, TrackId, TrackKey};
+    use crate::base::ids::{
+        Bitrate, EncodingIndex, LayerId, MediaKind, PeerKey, Rid, ShardId, SubscriptionKey,
+        TrackId, TrackKey,
+    };
+    use crate::base::layer_reason::LayerReason;
 
     fn code(text: &str) -> Option<ErrorCode> {
         parse(text).err().map(|error| error.refusal.code)
@@ -747,6 +750,39 @@ mod tests {
         let track_data = json!({"peer_id": "Zoë", "track_id": "{t}", "kind": "video",
             "stream_id": "Zo%C3%AB", "msid_track": "{t}"});
         let refusal = Refusal::new(ErrorCode::RoomFull, "full");
+        let change = LayerChange {
+            subscription: SubscriptionKey(1),
+            track: track.key,
+            layer: Some(LayerId {
+                encoding: EncodingIndex(1),
+                spatial: 0,
+                temporal: 2,
+            }),
+            rid: Rid::new("m"),
+            reason: LayerReason::Bandwidth,
+            available: Some(Bitrate(600_000)),
+            bitrate: Bitrate(450_000),
+            next: Some(Bitrate(1_500_000)),
+            size: Some((640, 360)),
+        };
+        let paused = LayerChange {
+            layer: None,
+            reason: LayerReason::LastN,
+            available: None,
+            bitrate: Bitrate(0),
+            next: None,
+            size: None,
+            ..change
+        };
+        let encoding = |index, rid, is_wanted| EncodingWanted {
+            index: EncodingIndex(index),
+            rid,
+            is_wanted,
+        };
+        let wanted = LayersWanted {
+            track: track.key,
+            encodings: vec![encoding(0, Rid::new("l"), true), encoding(1, None, false)],
+        };
         let cases = [
             (
                 Outbound::Answer("v=0"),
@@ -767,6 +803,23 @@ mod tests {
             (
                 Outbound::TrackUnpublished(&track),
                 json!({"event": "track-unpublished", "data": track_data}),
+            ),
+            (
+                Outbound::LayerChanged(&track, &change),
+                json!({"event": "layer-changed", "data": {"peer_id": "Zoë", "track_id": "{t}",
+                    "layer": {"encoding": 1, "rid": "m", "spatial": 0, "temporal": 2},
+                    "reason": "bandwidth", "available_bps": 600_000, "layer_bps": 450_000,
+                    "next_layer_bps": 1_500_000, "width": 640, "height": 360}}),
+            ),
+            (
+                Outbound::LayerChanged(&track, &paused),
+                json!({"event": "layer-changed", "data": {"peer_id": "Zoë", "track_id": "{t}",
+                    "layer": null, "reason": "last-n", "available_bps": null, "layer_bps": 0}}),
+            ),
+            (
+                Outbound::LayersWanted(&track, &wanted),
+                json!({"event": "layers-wanted", "data": {"track_id": "{t}", "encodings": [
+                    {"index": 0, "rid": "l", "wanted": true}, {"index": 1, "wanted": false}]}}),
             ),
             (
                 Outbound::Error {

@@ -702,8 +702,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::ids::{MediaKind, ShardId};
-    use crate::control::{Roster, SrtpProfile};
+    use crate::base::ids::{Bitrate, EncodingIndex, MediaKind, ShardId, SubscriptionKey, TrackKey};
+    use crate::control::layers::{EncodingWanted, LayerChange, LayersWanted, Preferences};
+    use crate::control::{LayerReason, Roster, SrtpProfile};
     use crate::signaling::fake_client::{CHROMIUM, Client};
     use crate::signaling::harness::{Room, config};
 
@@ -1095,6 +1096,7 @@ mod tests {
             6 => prop::sample::select(vec![
                 Event::RoomChanged,
                 Event::Replaced(PeerKey(1)),
+                Event::Layer(PeerKey(1), change(PeerKey(2), LayerReason::Best)),
                 Event::Shutdown,
                 Event::Transport(PeerKey(1), TransportEvent::Connected { profile }),
                 Event::Transport(PeerKey(1), TransportEvent::ConsentLost),
@@ -1124,11 +1126,131 @@ mod tests {
             offer(&CHROMIUM.replace("a=sendrecv", "a=inactive")),
             offer(&CHROMIUM.replace("OIkc", "OIkd")),
             offer(CHROMIUM).replace("offer", "answer"),
+            subscribe("p2", json!({"width": 320, "priority": 70})),
         ]
     }
 
+    fn subscribe(peer: &str, mut entry: Value) -> String {
+        entry["peer_id"] = json!(peer);
+        entry["track_id"] = json!("video");
+        json!({"event": "subscribe", "data": {"subscriptions": [entry]}}).to_string()
+    }
+
+    fn change(peer: PeerKey, reason: LayerReason) -> LayerChange {
+        LayerChange {
+            subscription: SubscriptionKey(1),
+            track: TrackKey { peer, index: 1 },
+            layer: None,
+            rid: None,
+            reason,
+            available: Some(Bitrate(180_000)),
+            bitrate: Bitrate(0),
+            next: Some(Bitrate(500_000)),
+            size: None,
+        }
+    }
+
+    fn preferences(outputs: &[Output]) -> Vec<Preferences> {
+        let commands = outputs.iter().filter_map(|output| match output {
+            Output::Shard(Command::Prefer { preferences, .. }) => Some(preferences.clone()),
+            _ => None,
+        });
+        commands.collect()
+    }
+
+    /// The reasons of the layer changes that are told.
+    fn told(outputs: &[Output]) -> Vec<String> {
+        let frames = outputs.iter().filter_map(|output| match output {
+            Output::Send(text) => Some(serde_json::from_str::<Value>(text).unwrap()),
+            _ => None,
+        });
+        frames
+            .filter(|frame| frame["event"] == "layer-changed")
+            .map(|frame| frame["data"]["reason"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn wishes_reach_the_shard_when_their_track_is_there() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        session.handle_text(now, &subscribe("p3", json!({"paused": true})));
+        let sent = preferences(&drain(&mut session));
+        assert_eq!(sent, [Preferences::default()], "the track is not there");
+        // Others publish: the wish holds, and stays over what happens later.
+        for peers in [1, 2, 3] {
+            session.handle_changes(now, Some(Changes::Snapshot(roster(peers))));
+            let sent = preferences(&drain(&mut session));
+            assert_eq!(sent.len(), usize::from(peers == 2), "{peers}");
+            for preferences in sent {
+                let [(track, preference)] = preferences.tracks[..] else {
+                    panic!("{preferences:?}");
+                };
+                assert_eq!((track.peer, track.index), (PeerKey(3), 1));
+                assert!(preference.is_paused);
+            }
+        }
+        session.handle_text(now, r#"{"event":"subscribe","data":{"last_n":2}}"#);
+        let sent = preferences(&drain(&mut session));
+        assert_eq!((sent[0].tracks.len(), sent[0].last_n), (1, Some(2)));
+        session.handle_text(now, &subscribe("p3", json!({"priority": 101})));
+        let outputs = drain(&mut session);
+        assert_eq!(errors(&outputs), ["bad-data"]);
+        assert!(preferences(&outputs).is_empty());
+    }
+
+    #[test]
+    fn of_layers_the_client_is_told_the_latest_and_not_too_often() {
+        let t0 = Instant::now();
+        let mut session = in_room(t0);
+        session.handle_changes(t0, Some(Changes::Snapshot(roster(1))));
+        drain(&mut session);
+        let layer = |peer, reason| Event::Layer(PeerKey(peer), change(PeerKey(2), reason));
+        session.handle_event(t0, layer(1, LayerReason::Best));
+        assert_eq!(told(&drain(&mut session)), ["best"]);
+        for _ in 0..1_000 {
+            session.handle_event(t0, layer(1, LayerReason::Best));
+            session.handle_event(t0, layer(1, LayerReason::Bandwidth));
+        }
+        session.handle_event(t0, layer(7, LayerReason::Cpu));
+        assert!(told(&drain(&mut session)).is_empty());
+        let due = session.poll_timeout().unwrap();
+        assert!(due <= t0 + Duration::from_millis(250));
+        session.handle_timeout(due);
+        assert_eq!(told(&drain(&mut session)), ["bandwidth"]);
+        // What ended, or was never there, is not told.
+        session.handle_event(due, layer(1, LayerReason::Paused));
+        session.handle_changes(due, Some(Changes::Snapshot(roster(0))));
+        let unknown = change(PeerKey(5), LayerReason::Best);
+        session.handle_event(due, Event::Layer(PeerKey(1), unknown));
+        session.handle_timeout(due + Duration::from_secs(1));
+        assert!(told(&drain(&mut session)).is_empty());
+    }
+
+    #[test]
+    fn a_publisher_is_told_which_encodings_are_wanted() {
+        let mut room = Room::new();
+        let a = room.publisher("a");
+        let member = &room.members[a];
+        let key = member.published.iter().find(|t| t.kind == MediaKind::Video);
+        let (key, peer) = (key.unwrap().key, member.key.unwrap());
+        let wanted = LayersWanted {
+            track: key,
+            encodings: vec![EncodingWanted {
+                index: EncodingIndex(0),
+                rid: None,
+                is_wanted: false,
+            }],
+        };
+        room.event(a, Event::LayersWanted(peer, wanted));
+        let frame = room.members[a].frames.last().unwrap();
+        assert_eq!(frame["event"], "layers-wanted");
+        assert_eq!(frame["data"]["track_id"], "a-video");
+        assert_eq!(frame["data"]["encodings"][0]["wanted"], false);
+    }
+
     fn roster(n: u8) -> Roster {
-        use crate::base::ids::{PeerId, TrackId, TrackKey};
+        use crate::base::ids::{PeerId, TrackId};
         use crate::control::PeerInfo;
         let mut roster = Roster {
             revision: Revision(u64::from(n)),
