@@ -4,12 +4,15 @@
 
 pub mod allocation;
 pub mod cache;
+pub mod hearing;
 pub mod keyframe;
 pub mod layer_rates;
+pub mod loudest;
 pub mod receive_stats;
 pub mod red;
 pub mod resend;
 pub mod rewrite;
 pub mod sender_report;
 pub mod sequence;
+pub mod speakers;
 pub mod stream;
