@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::base::ids::{
-    Bitrate, EncodingIndex, LayerId, MediaKind, PeerKey, Rid, SubscriptionKey, TrackKey,
+    Bitrate, ENCODINGS_MAX, EncodingIndex, LayerId, MediaKind, PeerKey, Rid, SubscriptionKey,
+    TrackKey,
 };
 use crate::base::layer_reason::LayerReason;
 
@@ -48,6 +49,42 @@ pub struct Preferences {
     pub tracks: Vec<(TrackKey, Preference)>,
     /// How many publishers' pictures it wants at most, those who spoke last; `None`: as the room has it.
     pub last_n: Option<u16>,
+}
+
+impl Preferences {
+    /// What is wanted of a track. The list must be sorted by track.
+    #[must_use]
+    pub fn of(&self, track: TrackKey) -> Preference {
+        let at = self.tracks.binary_search_by_key(&track, |(key, _)| *key);
+        at.map_or_else(|_| Preference::default(), |at| self.tracks[at].1)
+    }
+}
+
+/// What the videos of a shard's subscribers get, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerCensus {
+    /// Subscriptions by reason, and by what they get: nothing, or the encoding of that index.
+    pub subscriptions: [[u64; 1 + ENCODINGS_MAX]; LayerReason::COUNT],
+    /// How often subscriptions were sent another layer than before, by the reason of the new one.
+    pub switches: [u64; LayerReason::COUNT],
+    /// Peers of which an estimate is known.
+    pub estimates: u64,
+    /// The sum of those, in bits per second.
+    pub estimates_sum_bps: u64,
+}
+
+impl LayerCensus {
+    /// One more subscription.
+    pub fn add(&mut self, encoding: Option<EncodingIndex>, reason: LayerReason) {
+        let at = encoding.map_or(0, |index| 1 + index.at().min(ENCODINGS_MAX - 1));
+        self.subscriptions[reason.index()][at] += 1;
+    }
+
+    /// One more peer of which an estimate is known.
+    pub fn add_estimate(&mut self, estimate: Bitrate) {
+        self.estimates += 1;
+        self.estimates_sum_bps = self.estimates_sum_bps.saturating_add(estimate.0);
+    }
 }
 
 /// What a subscription gets from now on, and why.

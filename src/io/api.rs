@@ -11,9 +11,6 @@ use crate::control::layers::{PeerDescription, SubscriptionDescription};
 use crate::io::http::Status;
 use crate::signaling::message::layer_fields;
 
-/// Everything under it is answered in JSON.
-pub(in crate::io) const PREFIX: &str = "/api/";
-
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::io) enum Question {
@@ -42,7 +39,7 @@ pub enum NoAnswer {
 }
 
 impl Question {
-    /// Reads a path that begins with [`PREFIX`].
+    /// Reads a path below `/api/`.
     ///
     /// # Errors
     /// What to answer to a path that is no question.

@@ -17,9 +17,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
-use crate::control::layers::PeerDescription;
+use crate::control::layers::{LayerCensus, PeerDescription};
 use crate::control::relay::RelayMessage;
-use crate::control::{Command, Event};
+use crate::control::{Command, Event, LayerReason};
 use crate::io::api::NoAnswer;
 use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
@@ -38,6 +38,10 @@ pub struct ShardSnapshot {
     pub counters: Vec<(&'static str, u64)>,
     /// How busy its thread is.
     pub load: LoadSnapshot,
+    /// What its subscriptions get.
+    pub layers: LayerCensus,
+    /// How long its subscribers' videos were not sent, by reason: the sum over all.
+    pub paused: [Duration; LayerReason::COUNT],
 }
 
 /// What a shard's thread is given.
@@ -132,6 +136,7 @@ impl ShardHandle {
             sent: SendReport::default(),
             truncated: 0,
             restarts: 0,
+            paused: [Duration::ZERO; LayerReason::COUNT],
             stopping: false,
         };
         let thread = std::thread::Builder::new()
@@ -242,6 +247,7 @@ struct Edge {
     sent: SendReport,
     truncated: u64,
     restarts: u64,
+    paused: [Duration; LayerReason::COUNT],
     stopping: bool,
 }
 
@@ -424,7 +430,7 @@ impl Edge {
     }
 
     /// Copies what others may read of the shard, now and then.
-    fn tell(&mut self, shard: &Shard, now: Instant) {
+    fn tell(&mut self, shard: &mut Shard, now: Instant) {
         if now < self.next_snapshot {
             return;
         }
@@ -448,7 +454,18 @@ impl Edge {
         ]);
         counters.extend(self.links.counters());
         let load = self.load.snapshot(now);
-        *self.snapshot.lock() = ShardSnapshot { counters, load };
+        shard.set_busy(load.busy_percent >= BUSY_PERCENT);
+        let layers = shard.layer_census();
+        // Whoever is not sent anything now was not for the time since the last look, but for its last part.
+        for (paused, by_layer) in self.paused.iter_mut().zip(&layers.subscriptions) {
+            *paused += SNAPSHOT_PERIOD * u32::try_from(by_layer[0]).unwrap_or(u32::MAX);
+        }
+        *self.snapshot.lock() = ShardSnapshot {
+            counters,
+            load,
+            layers,
+            paused: self.paused,
+        };
     }
 }
 
@@ -472,3 +489,5 @@ const COMMANDS_PER_TURN: usize = 64;
 const HELD_RETRY: Duration = Duration::from_millis(1);
 /// How often the counters are copied for the metrics page.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+/// From here on a shard takes on no more work: what is left is needed for bursts.
+const BUSY_PERCENT: u8 = 95;

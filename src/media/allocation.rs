@@ -329,8 +329,9 @@ fn raise(plans: &mut [Plan<'_>], purse: &mut Purse) {
     }
 }
 
-/// The last step that is of use.
-fn cap_of(demand: &VideoDemand<'_>) -> Option<usize> {
+/// The last step that is of use to a demand; `None` if it is to get nothing.
+#[must_use]
+pub fn cap_of(demand: &VideoDemand<'_>) -> Option<usize> {
     let steps = demand.steps;
     if demand.off.is_some() || steps.is_empty() {
         return None;

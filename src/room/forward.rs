@@ -11,6 +11,7 @@ use crate::media::cache::CachedPacket;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
+use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
@@ -54,6 +55,7 @@ impl Room {
         };
         if publisher.report_at.is_none() {
             publisher.report_at = Some(now + REPORT_INTERVAL);
+            publisher.measure_at = Some(now + MEASURE_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
         // A new run shows no gap, and yet what came before is of no use to its decoders; and of an
@@ -80,6 +82,7 @@ impl Room {
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
         encoding.on_packet(now, header, &place, rate);
+        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
         let numbering = (place.seq, place.timestamp);
         if !track.sinks.is_empty() {
             relay_packet(track, slot.index, header, numbering, &packet, output);

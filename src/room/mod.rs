@@ -4,13 +4,16 @@
 //! by name, hashed per subscriber or allocated per subscriber.
 
 mod allocate;
+mod allotment;
 pub mod batch;
 mod configure;
+mod describe;
 mod encoding;
 mod feedback;
 mod forward;
 mod incoming;
 mod learn;
+mod measure;
 pub mod origin;
 pub mod output;
 mod padding;
@@ -23,7 +26,10 @@ pub mod slots;
 mod source;
 mod state;
 mod subscription;
+mod supply;
 mod targets;
 mod track;
+mod wanted;
+mod wish;
 
 pub use state::Room;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, ShardId, WantKey};
-use crate::control::TransportEvent;
 use crate::control::relay::RelayMessage;
+use crate::control::{Event, LayerReason, TransportEvent};
 use crate::transport::outbox::Outbox;
 
 /// What comes of an input: datagrams, events, counts. Drained by the shard after every input.
@@ -19,6 +19,13 @@ pub struct Output {
     pub events: VecDeque<(PeerKey, TransportEvent)>,
     /// Peers whose next deadline may have come nearer.
     pub rescheduled: Vec<PeerKey>,
+    /// What clients are told of layers: for each division of a peer's bandwidth at most one for each of its
+    /// subscriptions, and one for each track whose encodings are wanted differently.
+    pub told: VecDeque<(PeerKey, Event)>,
+    /// How often subscriptions were sent another layer than before, by the reason of the new one.
+    pub layer_switches: [u64; LayerReason::COUNT],
+    /// The shard cannot take on more work.
+    pub is_busy: bool,
     /// What other shards are to hear.
     pub relay: RelayOutput,
 }

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{PeerKey, Ssrc};
+use crate::base::ids::{Bitrate, PeerKey, Ssrc};
 use crate::control::layers::Preferences;
+use crate::room::allotment::Division;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -31,6 +32,14 @@ pub struct Peer {
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// What its network carries towards it, if anything tells.
+    pub estimate: Option<Bitrate>,
+    /// What it would be sent if its network carried everything.
+    pub demand: Bitrate,
+    /// When its bandwidth is divided among what it receives.
+    pub division: Division,
+    /// When it is next measured what its tracks offer; `None` while nothing comes.
+    pub measure_at: Option<Instant>,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -50,6 +59,10 @@ impl Peer {
             routed: None,
             had_unknown: false,
             report_at: None,
+            estimate: None,
+            demand: Bitrate(0),
+            division: Division::default(),
+            measure_at: None,
         }
     }
 

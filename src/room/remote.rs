@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingIndex, ShardId, TrackKey, WantKey};
+use crate::base::ids::{
+    ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, ShardId, TrackKey, WantKey,
+};
 use crate::base::time::earliest;
 use crate::control::relay::{
     RelayMessage, RelayedClock, RelayedEncoding, RelayedPacket, RelayedTrack, Selection,
@@ -55,7 +57,8 @@ impl Room {
                 let (_, selection) =
                     needed.get_or_insert((subscription.config.source_shard, Selection::default()));
                 selection.received = selection.received.union(subscription.received());
-                selection.wished = selection.wished.union(subscription.received());
+                let all = EncodingSet::lowest(ENCODINGS_MAX);
+                selection.wished = selection.wished.union(subscription.wished(all));
             }
         }
         needed
@@ -263,6 +266,10 @@ impl Room {
             return;
         };
         output.counters.relay_packets_received += 1;
+        // Sound counts before video divides what is left; what pictures take, the publisher's shard says.
+        if packet.kind == MediaKind::Audio {
+            encoding.on_layer(now, (0, 0), packet.packet.len(), packet.header.marker, None);
+        }
         if packet.run > encoding.run {
             encoding.run = packet.run;
             // What was reported of the former run says nothing of this one.

@@ -137,7 +137,12 @@ impl Room {
         tracks
             .flat_map(|track| &track.encodings)
             .map(|encoding| encoding.keyframes.poll_timeout())
-            .chain([peer.transport.poll_timeout(), peer.report_at])
+            .chain([
+                peer.transport.poll_timeout(),
+                peer.report_at,
+                peer.measure_at,
+                peer.division.due,
+            ])
             .fold(None, earliest)
     }
 
@@ -150,6 +155,8 @@ impl Room {
         self.drain_transport(now, slot, output);
         self.send_due_keyframe_requests(now, slot, output);
         self.send_due_report(now, slot, output);
+        self.measure_if_due(now, slot, output);
+        self.allocate_if_due(now, slot, output);
     }
 
     /// The peer can be sent to: the pictures it waits for start with a keyframe.
@@ -161,5 +168,6 @@ impl Room {
         for subscription in subscriptions {
             self.want_keyframe(now, subscription, output);
         }
+        self.allocate_soon(now, slot, output);
     }
 }

@@ -9,6 +9,7 @@ use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
 use crate::media::sender_report::TrackClock;
+use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::slots::{PeerSlot, TrackSlot};
@@ -33,6 +34,10 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Retransmissions.
     pub resends: ResendBudget,
+    /// Nothing is to be sent.
+    pub is_paused: bool,
+    /// What it was given, if it is a video.
+    pub allotment: Option<Box<Allotment>>,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -73,6 +78,8 @@ impl Subscription {
             routes: Routes::none(),
             rewriter: Rewriter::new(first, time_offset),
             resends: ResendBudget::default(),
+            is_paused: false,
+            allotment: None,
             is_report_due: false,
             packets: 0,
             octets: 0,
@@ -160,7 +167,19 @@ impl Subscription {
 
     /// Which encodings of its track it is sent, or waits for.
     pub fn received(&self) -> EncodingSet {
-        EncodingSet::only(EncodingIndex::LOWEST)
+        match self.is_paused {
+            true => EncodingSet::NONE,
+            false => EncodingSet::only(EncodingIndex::LOWEST),
+        }
+    }
+
+    /// Which encodings of its track it would take if its subscriber's network carried them; `all` there are until
+    /// that is known.
+    pub fn wished(&self, all: EncodingSet) -> EncodingSet {
+        let allotment = self.allotment.as_deref();
+        allotment
+            .filter(|allotment| allotment.share.is_some())
+            .map_or(all, |allotment| allotment.wished)
     }
 
     /// The encoding it is being sent, if any is.

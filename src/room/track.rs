@@ -6,6 +6,8 @@ use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
+use crate::room::supply::Supply;
+use crate::room::wanted::Wanted;
 use crate::wire::codec::Codec;
 
 /// A published track and everything that its encodings share.
@@ -23,6 +25,10 @@ pub struct Track {
     pub kinds: PayloadKinds,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
+    /// What of that flows, and what it takes: of videos only.
+    pub supply: Supply,
+    /// What of it is wanted, if it is a video of this shard.
+    pub wanted: Wanted,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
 }
@@ -40,6 +46,8 @@ impl Track {
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
+            supply: Supply::default(),
+            wanted: Wanted::default(),
             subscriptions: Vec::new(),
             config,
         }

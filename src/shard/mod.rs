@@ -19,9 +19,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{Bitrate, PeerKey, RoomId, ShardId};
 use crate::base::time::earliest;
-use crate::control::layers::{PeerDescription, Preferences};
+use crate::control::layers::{LayerCensus, PeerDescription, Preferences};
 use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
 use crate::room::output::Output;
@@ -315,6 +315,7 @@ impl Shard {
                 && let Some(room) = self.rooms.get_mut(route.room)
             {
                 room.handle_timeout(now, route.peer, &mut self.output);
+                self.relays.follow(route.room, &mut self.output);
             }
             self.settle(now, key);
         }
@@ -332,8 +333,42 @@ impl Shard {
 
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
-        let (peer, event) = self.output.events.pop_front()?;
-        Some((peer, Event::Transport(peer, event)))
+        if let Some((peer, event)) = self.output.events.pop_front() {
+            return Some((peer, Event::Transport(peer, event)));
+        }
+        self.output.told.pop_front()
+    }
+
+    /// What a peer's network carries towards it, as is known from elsewhere; `None`: nothing is known.
+    pub fn on_estimate(&mut self, now: Instant, key: PeerKey, estimate: Option<Bitrate>) {
+        if let Some(Member { route }) = self.peers.get(&key)
+            && let Some(room) = self.rooms.get_mut(route.room)
+        {
+            room.on_estimate(now, route.peer, estimate, &mut self.output);
+        }
+        self.reschedule();
+    }
+
+    /// Whether the thread has all it can do: then subscribers get no better layers than they have.
+    pub fn set_busy(&mut self, is_busy: bool) {
+        self.output.is_busy = is_busy;
+    }
+
+    /// What subscriptions get at present, and how often that has changed.
+    #[must_use]
+    pub fn layer_census(&self) -> LayerCensus {
+        let mut census = LayerCensus {
+            switches: self.output.layer_switches,
+            ..LayerCensus::default()
+        };
+        for slot in self.rooms.slots() {
+            if let Some(room) = self.rooms.get(slot) {
+                room.count_layers(|encoding, reason| census.add(encoding, reason));
+                room.estimates()
+                    .for_each(|estimate| census.add_estimate(estimate));
+            }
+        }
+        census
     }
 
     /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
