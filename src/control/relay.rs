@@ -85,6 +85,13 @@ pub enum RelayMessage {
         /// Every layer, from low to high.
         layers: Box<[RelayedLayer]>,
     },
+    /// Other encodings of the wanted track flow than before.
+    Flow {
+        /// The want.
+        want: WantKey,
+        /// Those that its publisher sends at present.
+        flowing: EncodingSet,
+    },
     /// A subscriber on the sender's side needs a keyframe.
     KeyframeWanted {
         /// The want.
@@ -122,6 +129,8 @@ pub struct RelayedEncoding {
     pub rid: Option<Rid>,
     /// The present run of its packets.
     pub run: u64,
+    /// Whether its publisher sends it at present.
+    pub is_flowing: bool,
 }
 
 /// A layer of a track, as measured where that is published.
@@ -214,6 +223,7 @@ impl RelayMessage {
             | Self::Unwant { .. }
             | Self::Select { .. }
             | Self::Started { .. }
+            | Self::Flow { .. }
             | Self::Ended { .. }
             | Self::Refused { .. } => RelayClass::Control,
         }

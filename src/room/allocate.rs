@@ -13,11 +13,11 @@ use crate::control::layers::{LayerChange, Preference, Preferences};
 use crate::media::allocation::{Budget, Share, VideoDemand, Wanted, allocate, cap_of, full_demand};
 use crate::room::allotment::Allotment;
 use crate::room::output::Output;
+use crate::room::reception::Wish;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
-use crate::room::wish::Wish;
 
 impl Room {
     /// Takes what a peer wants of what it receives.
@@ -200,7 +200,7 @@ impl Room {
             Some(layer) => Some(Wish::Layer(layer)),
             // It goes on as soon as its publisher does.
             None if share.reason == LayerReason::PublisherMuted => None,
-            None => Some(Wish::Paused(share.reason)),
+            None => Some(Wish::Paused),
         };
         if let Some(wish) = wish {
             self.set_target(now, slot, wish, output);
@@ -212,6 +212,11 @@ impl Room {
         let is_waiting = self.tell(slot, output);
         let limited_until = paused_until.filter(|_| share.reason == LayerReason::Bandwidth);
         earliest(is_waiting.then_some(now), limited_until)
+    }
+
+    /// A subscription is sent another encoding from now on.
+    pub(in crate::room) fn on_switched(&mut self, slot: SubscriptionSlot, output: &mut Output) {
+        self.tell(slot, output);
     }
 
     /// Tells the client what a subscription gets, if that is something else than before. True if it waits for
@@ -277,9 +282,9 @@ impl<'s> Video<'s> {
             () if !supply.is_flowing() => Some(LayerReason::PublisherMuted),
             () => None,
         };
-        let demand = VideoDemand {
+        let mut demand = VideoDemand {
             steps: supply.steps(),
-            is_complete: supply.flowing() == EncodingSet::lowest(track.encodings.len()),
+            top: LayerReason::Best,
             wanted: Wanted {
                 width: preference.width,
                 height: preference.height,
@@ -290,10 +295,12 @@ impl<'s> Video<'s> {
             present: allotment.and_then(Allotment::layer),
             may_rise: allotment.is_none_or(|allotment| allotment.pace.may_rise(now)),
         };
+        let wished = wished(track, &demand);
+        demand.top = top(track, wished);
         Self {
             key: subscription.config.key,
             subscription: slot,
-            wished: wished(track, &demand),
+            wished,
             demand,
         }
     }
@@ -323,9 +330,28 @@ fn wished(track: &Track, demand: &VideoDemand<'_>) -> EncodingSet {
     }
 }
 
+/// Why there is nothing better than what flows: it is not sent although it is wished, or not wished, or there is none.
+fn top(track: &Track, wished: EncodingSet) -> LayerReason {
+    let flowing = track.supply.flowing();
+    let above = (0..track.encodings.len() as u8)
+        .rev()
+        .map(EncodingIndex)
+        .take_while(|index| !flowing.contains(*index));
+    let (mut is_any, mut is_wished) = (false, false);
+    for index in above {
+        is_any = true;
+        is_wished |= wished.contains(index);
+    }
+    match (is_any, is_wished) {
+        (false, _) => LayerReason::Best,
+        (true, true) => LayerReason::NotSent,
+        (true, false) => LayerReason::Wanted,
+    }
+}
+
 /// What a subscription is sent at present.
 fn present_layer(subscription: &Subscription, track: Option<&Track>) -> Option<LayerId> {
-    let encoding = subscription.running()?;
+    let encoding = subscription.rewriter.encoding()?;
     let allotment = subscription.allotment.as_deref()?;
     match allotment.layer() {
         Some(layer) if layer.encoding == encoding => Some(layer),

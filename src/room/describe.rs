@@ -64,7 +64,7 @@ impl Room {
         {
             return Some(change);
         }
-        let running = subscription.running();
+        let running = subscription.rewriter.encoding();
         let layer = running.filter(|_| config.active).map(|encoding| LayerId {
             encoding,
             spatial: 0,

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingIndex, EncodingSet, MediaKind, TrackKey, WantKey};
+use crate::base::ids::{ENCODINGS_MAX, EncodingIndex, MediaKind, TrackKey, WantKey};
 use crate::base::time::earliest;
 use crate::control::Event;
 use crate::control::layers::{EncodingWanted, LayersWanted};
@@ -91,18 +91,10 @@ impl Room {
         if track.config.kind != MediaKind::Video {
             return;
         }
-        let all = EncodingSet::lowest(track.encodings.len());
-        let mut wanted = EncodingSet::NONE;
-        for slot in &track.subscriptions {
-            if let Some(subscription) = self.subscriptions.get(*slot)
-                && subscription.config.active
-            {
-                wanted = wanted.union(subscription.wished(all));
-            }
-        }
-        for served in &track.sinks {
-            wanted = wanted.union(served.selection.wished);
-        }
+        let mut wanted = self.wished_encodings(slot);
+        // What does not exist is not told of.
+        let beyond = track.encodings.len()..ENCODINGS_MAX;
+        beyond.for_each(|index| wanted.insert(EncodingIndex(index as u8)));
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };

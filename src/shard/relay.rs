@@ -79,6 +79,7 @@ impl Relays {
             | RelayMessage::Ended { .. }
             | RelayMessage::Refused { .. }
             | RelayMessage::Layers { .. }
+            | RelayMessage::Flow { .. }
             | RelayMessage::Clock { .. } => self.handle_served(now, message, rooms, output),
             // Goes into its room's batch: see `Relays::room_of`.
             RelayMessage::Packet(_) => {}
@@ -157,6 +158,7 @@ impl Relays {
             | RelayMessage::Ended { want }
             | RelayMessage::Refused { want }
             | RelayMessage::Layers { want, .. }
+            | RelayMessage::Flow { want, .. }
             | RelayMessage::Clock { want, .. } => *want,
             _ => return,
         };
@@ -171,6 +173,7 @@ impl Relays {
             }
             RelayMessage::Ended { .. } => room.handle_ended(want, output),
             RelayMessage::Layers { layers, .. } => room.handle_layers(now, want, &layers, output),
+            RelayMessage::Flow { flowing, .. } => room.handle_flow(now, want, flowing, output),
             RelayMessage::Clock {
                 encoding, clock, ..
             } => {
