@@ -8,6 +8,7 @@ pub mod hearing;
 pub mod keyframe;
 pub mod keyframe_start;
 pub mod layer_rates;
+pub mod layers;
 pub mod loudest;
 pub mod receive_stats;
 pub mod red;
