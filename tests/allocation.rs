@@ -345,3 +345,33 @@ fn what_its_publisher_stops_is_stepped_down_from() {
     stage.run(4.0);
     assert_eq!(stage.given(), [(2, LayerReason::Best)]);
 }
+
+#[test]
+fn of_speakers_fewer_can_be_asked_for_but_not_of_what_is_pinned() {
+    let mut stage = Stage::new(3);
+    stage.run(2.0);
+    let peer = stage.world.clients[stage.subscriber].key;
+    let last_n = |stage: &mut Stage, tracks, last_n| {
+        let preferences = Preferences { tracks, last_n };
+        stage.world.command(Command::Prefer { peer, preferences });
+        stage.run(3.0);
+        let reasons = stage.given();
+        reasons
+            .into_iter()
+            .map(|(_, reason)| reason)
+            .collect::<Vec<_>>()
+    };
+    let (best, outside) = (LayerReason::Best, LayerReason::LastN);
+    assert_eq!(
+        last_n(&mut stage, vec![], Some(1)),
+        [best, outside, outside]
+    );
+    let pinned = Preference {
+        priority: 100,
+        ..Preference::default()
+    };
+    let third = stage.publishers[2].track.key;
+    let given = last_n(&mut stage, vec![(third, pinned)], Some(1));
+    assert_eq!(given, [best, outside, best]);
+    assert_eq!(last_n(&mut stage, vec![], None), [best; 3]);
+}

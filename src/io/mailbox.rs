@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::base::ids::TrackKey;
 use crate::control::Event;
 
-/// The most events that wait for one connection. Roster changes, layers and the end of the server do
+/// The most events that wait for one connection. Roster changes, layers, speakers and the end of the server do
 /// not count, so what remains are a few changes of its transport.
 const EVENTS_MAX: usize = 64;
 
@@ -28,6 +28,9 @@ pub struct Mailbox {
     /// Layers that have changed, and encodings that are wanted or not any more: of each track the latest counts.
     /// Those of a peer's own tracks and those of others never share a key.
     layers: Mutex<BTreeMap<TrackKey, Event>>,
+    /// Who speaks, as told last: what was told before and not read is of no use any more. Looked into only
+    /// while its flag is set.
+    speakers: Mutex<Option<Event>>,
     waker: Waker,
 }
 
@@ -35,6 +38,7 @@ pub struct Mailbox {
 struct Flags {
     /// Any number of changes is one event.
     room_changed: AtomicBool,
+    speakers: AtomicBool,
     /// Never lost, even if the channel is full.
     shutdown: AtomicBool,
     overflow: AtomicBool,
@@ -69,6 +73,7 @@ pub fn mailbox(registry: &Registry, token: Token) -> io::Result<(Arc<Mailbox>, M
         tx,
         flags: Flags::default(),
         layers: Mutex::new(BTreeMap::new()),
+        speakers: Mutex::new(None),
         waker: Waker::new(registry, token)?,
     });
     let reader = MailboxReader {
@@ -87,6 +92,10 @@ impl Mailbox {
             Event::Shutdown => self.flags.shutdown.store(true, Ordering::Release),
             Event::Layer(_, change) => self.post_layer(change.track, event),
             Event::LayersWanted(_, ref wanted) => self.post_layer(wanted.track, event),
+            Event::Speakers(..) => {
+                *self.speakers.lock() = Some(event);
+                self.flags.speakers.store(true, Ordering::Release);
+            }
             event => match self.tx.try_send(event) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => self.flags.overflow.store(true, Ordering::Release),
@@ -159,8 +168,14 @@ impl MailboxReader {
         if let Some(event) = self.mailbox.take_layer() {
             return Some(Mail::Event(event));
         }
-        let is_changed = flags.room_changed.swap(false, Ordering::Acquire);
-        is_changed.then_some(Mail::Event(Event::RoomChanged))
+        if flags.room_changed.swap(false, Ordering::Acquire) {
+            return Some(Mail::Event(Event::RoomChanged));
+        }
+        // Last: the speakers' names come with the room's changes.
+        if flags.speakers.swap(false, Ordering::Acquire) {
+            return self.mailbox.speakers.lock().take().map(Mail::Event);
+        }
+        None
     }
 }
 
@@ -177,7 +192,7 @@ mod tests {
     use super::*;
     use crate::base::ids::{Bitrate, PeerKey, SubscriptionKey};
     use crate::control::layers::LayerChange;
-    use crate::control::{LayerReason, TransportEvent};
+    use crate::control::{ActiveSpeakers, LayerReason, TransportEvent};
 
     const TOKEN: Token = Token(3);
     const LOST: Event = Event::Transport(PeerKey(1), TransportEvent::ConsentLost);
@@ -213,6 +228,30 @@ mod tests {
         mailbox.post(Event::RoomChanged);
         assert!(woken(&mut poll), "a drained mailbox wakes again");
         assert_eq!(drain(&reader), [Mail::Event(Event::RoomChanged)]);
+    }
+
+    #[test]
+    fn of_speakers_only_the_latest_is_read() {
+        let mut poll = Poll::new().unwrap();
+        let (mailbox, reader) = mailbox(poll.registry(), TOKEN).unwrap();
+        let speaks = |dominant| {
+            let told = ActiveSpeakers {
+                dominant: Some(PeerKey(dominant)),
+                speakers: Vec::new(),
+            };
+            Event::Speakers(PeerKey(1), Arc::new(told))
+        };
+        for dominant in 0..10 * EVENTS_MAX as u64 {
+            mailbox.post(speaks(dominant));
+        }
+        mailbox.post(Event::RoomChanged);
+        assert!(woken(&mut poll));
+        let latest = speaks(10 * EVENTS_MAX as u64 - 1);
+        let expected = [Event::RoomChanged, latest].map(Mail::Event);
+        assert_eq!(drain(&reader), expected, "and no overflow");
+        mailbox.post(speaks(7));
+        assert!(woken(&mut poll));
+        assert_eq!(drain(&reader), [Mail::Event(speaks(7))]);
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Room {
                 }
             }
         }
+        self.review_last_n_of(now, slot, output);
+        self.review_wants(output);
         self.allocate_soon(now, slot, output);
     }
 
@@ -198,9 +200,11 @@ impl Room {
         let paused_until = allotment.pace.poll_timeout(now);
         let wish = match share.layer {
             Some(layer) => Some(Wish::Layer(layer)),
-            // It goes on as soon as its publisher does.
-            None if share.reason == LayerReason::PublisherMuted => None,
-            None => Some(Wish::Paused),
+            None => match share.reason {
+                // It goes on as soon as its publisher does, or speaks.
+                LayerReason::PublisherMuted | LayerReason::LastN => None,
+                _ => Some(Wish::Paused),
+            },
         };
         if let Some(wish) = wish {
             self.set_target(now, slot, wish, output);
@@ -279,6 +283,7 @@ impl<'s> Video<'s> {
         let allotment = subscription.allotment.as_deref();
         let off = match () {
             () if preference.is_paused => Some(LayerReason::Paused),
+            () if subscription.is_outside_last_n => Some(LayerReason::LastN),
             () if !supply.is_flowing() => Some(LayerReason::PublisherMuted),
             () => None,
         };

@@ -1,11 +1,12 @@
 //! What one turn of a shard produces.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::base::counters::Counters;
-use crate::base::ids::{PeerKey, ShardId, WantKey};
+use crate::base::ids::{PeerKey, RoomId, ShardId, WantKey};
 use crate::control::relay::RelayMessage;
-use crate::control::{Event, LayerReason, TransportEvent};
+use crate::control::{ActiveSpeakers, Event, LayerReason, TransportEvent};
 use crate::transport::outbox::Outbox;
 
 /// What comes of an input: datagrams, events, counts. Drained by the shard after every input.
@@ -26,6 +27,10 @@ pub struct Output {
     pub layer_switches: [u64; LayerReason::COUNT],
     /// The shard cannot take on more work.
     pub is_busy: bool,
+    /// Who is to be told who speaks; at most once for each peer of a room in a tick.
+    pub speakers: VecDeque<(PeerKey, Arc<ActiveSpeakers>)>,
+    /// Rooms that began to listen.
+    pub floors: Vec<RoomId>,
     /// What other shards are to hear.
     pub relay: RelayOutput,
 }

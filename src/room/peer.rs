@@ -40,6 +40,8 @@ pub struct Peer {
     pub division: Division,
     /// When it is next measured what its tracks offer; `None` while nothing comes.
     pub measure_at: Option<Instant>,
+    /// It gets the pictures of some publishers only, or did.
+    pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Peer {
             preferences: Preferences::default(),
             routed: None,
             had_unknown: false,
+            has_last_n: false,
             report_at: None,
             estimate: None,
             demand: Bitrate(0),

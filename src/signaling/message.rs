@@ -31,6 +31,7 @@
 //! | `track-unpublished` | `{peer_id, track_id, kind, stream_id, msid_track}` of the track that ended |
 //! | `layer-changed` | `{peer_id, track_id, layer: {encoding, rid?, spatial, temporal} or null, reason, available_bps, layer_bps, next_layer_bps?, width?, height?}` |
 //! | `layers-wanted` | `{track_id, encodings: [{index, rid?, wanted}]}`: of a track of the client's own |
+//! | `active-speakers` | `{dominant: peer id or null, speakers: [{peer_id, level}]}`, `level` in -dBov (RFC 6464) |
 //! | `error` | `{code, message, event?}`: [`ErrorCode`] |
 //!
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
@@ -426,6 +427,13 @@ pub enum Outbound<'a> {
     LayerChanged(&'a TrackInfo, &'a LayerChange),
     /// `layers-wanted`, of that track of the client's own.
     LayersWanted(&'a TrackInfo, &'a LayersWanted),
+    /// `active-speakers`
+    ActiveSpeakers {
+        /// Who has the floor.
+        dominant: Option<&'a PeerId>,
+        /// Who talks and how loud, in -dBov.
+        speakers: &'a [(&'a PeerId, u8)],
+    },
     /// `error`
     Error {
         /// Why.
@@ -484,6 +492,14 @@ impl Outbound<'_> {
             Self::TrackUnpublished(track) => ("track-unpublished", track_json(track)),
             Self::LayerChanged(track, change) => ("layer-changed", change_json(track, change)),
             Self::LayersWanted(track, wanted) => ("layers-wanted", wanted_json(track, wanted)),
+            Self::ActiveSpeakers { dominant, speakers } => {
+                let speaker = |(peer, level): &(&PeerId, u8)| json!({"peer_id": peer.as_str(), "level": level});
+                let data = json!({
+                    "dominant": dominant.map(PeerId::as_str),
+                    "speakers": speakers.iter().map(speaker).collect::<Vec<_>>(),
+                });
+                ("active-speakers", data)
+            }
             Self::Error { refusal, event } => {
                 let mut data = json!({
                     "code": refusal.code.as_str(),
@@ -820,6 +836,23 @@ mod tests {
                 Outbound::LayersWanted(&track, &wanted),
                 json!({"event": "layers-wanted", "data": {"track_id": "{t}", "encodings": [
                     {"index": 0, "rid": "l", "wanted": true}, {"index": 1, "wanted": false}]}}),
+            ),
+            (
+                Outbound::ActiveSpeakers {
+                    dominant: Some(&track.peer),
+                    speakers: &[(&track.peer, 34)],
+                },
+                json!({"event": "active-speakers", "data": {
+                    "dominant": track.peer.as_str(),
+                    "speakers": [{"peer_id": track.peer.as_str(), "level": 34}],
+                }}),
+            ),
+            (
+                Outbound::ActiveSpeakers {
+                    dominant: None,
+                    speakers: &[],
+                },
+                json!({"event": "active-speakers", "data": {"dominant": null, "speakers": []}}),
             ),
             (
                 Outbound::Error {
