@@ -294,6 +294,10 @@ impl Room {
             return;
         };
         output.counters.relay_packets_received += 1;
+        // Sound counts before video divides what is left; what pictures take, the publisher's shard says.
+        if packet.kind == MediaKind::Audio {
+            encoding.on_layer(now, (0, 0), packet.packet.len(), packet.header.marker, None);
+        }
         if packet.run > encoding.run {
             encoding.run = packet.run;
             // What was reported of the former run says nothing of this one.
