@@ -4,10 +4,13 @@
 
 pub mod cache;
 pub mod keyframe;
+pub mod nack;
 pub mod receive_stats;
 pub mod red;
 pub mod resend;
 pub mod rewrite;
+pub mod rtt;
+pub mod rtx;
 pub mod sender_report;
 pub mod sequence;
 pub mod stream;

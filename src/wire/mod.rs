@@ -5,7 +5,9 @@
 
 pub mod codec;
 pub mod extension;
+pub mod ntp;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod stun;
+pub mod xr;
