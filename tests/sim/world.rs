@@ -117,6 +117,11 @@ impl World {
         self.now - self.zero
     }
 
+    /// Changes how bad the way is from now on; how it was is returned.
+    pub fn set_conditions(&mut self, conditions: Conditions) -> Conditions {
+        std::mem::replace(&mut self.network.conditions, conditions)
+    }
+
     // --- clients -------------------------------------------------------------------------------
 
     /// Connects a client that does not join yet.
