@@ -2,8 +2,12 @@
 //!
 //! Each file is one small machine that knows a single stream and no peer, room or socket.
 
+pub mod allocation;
 pub mod cache;
+pub mod hearing;
 pub mod keyframe;
+pub mod layer_rates;
+pub mod loudest;
 pub mod nack;
 pub mod receive_stats;
 pub mod red;
@@ -13,4 +17,5 @@ pub mod rtt;
 pub mod rtx;
 pub mod sender_report;
 pub mod sequence;
+pub mod speakers;
 pub mod stream;
