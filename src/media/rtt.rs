@@ -14,6 +14,7 @@ use crate::wire::xr::ReferenceReply;
 pub struct Rtt {
     smoothed: Option<Duration>,
     latest: Option<Duration>,
+    lowest: Option<Duration>,
 }
 
 impl Rtt {
@@ -28,12 +29,23 @@ impl Rtt {
             Some(smoothed) => (smoothed * 7 + sample) / 8,
             None => sample,
         });
+        self.lowest = Some(match self.lowest {
+            // Follows a longer way within some reports.
+            Some(lowest) if sample > lowest => lowest + (sample - lowest) / 8,
+            _ => sample,
+        });
     }
 
     /// The average of the last reports; `None` until the first.
     #[must_use]
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
+    }
+
+    /// The shortest of late: what comes sooner than this cannot be an answer.
+    #[must_use]
+    pub fn lowest(&self) -> Option<Duration> {
+        self.lowest
     }
 
     /// As the last report told.
@@ -286,5 +298,8 @@ mod tests {
         rtt.on_sample(Duration::from_secs(60));
         assert_eq!(rtt.smoothed(), Some(Duration::from_millis(90)));
         assert_eq!(rtt.latest(), Some(Duration::from_millis(160)));
+        rtt.on_sample(Duration::from_millis(60));
+        rtt.on_sample(Duration::from_millis(140));
+        assert_eq!(rtt.lowest(), Some(Duration::from_millis(70)));
     }
 }

@@ -8,10 +8,12 @@ use crate::base::ids::{ClockRate, MediaKind};
 use crate::control::EncodingConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
+use crate::media::nack::{Arrival, NackGenerator};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::room::origin::Origin;
+use crate::room::redundancy::Repeats;
 use crate::room::targets::Targets;
 use crate::wire::rtp::RtpHeader;
 
@@ -26,6 +28,10 @@ pub struct Encoding {
     pub stream: Stream,
     /// How its present run of packets is received.
     pub stats: Option<ReceiveStats>,
+    /// What is missing of it.
+    pub nack: NackGenerator,
+    /// What its packets repeat, where redundant audio is made of them.
+    pub repeats: Repeats,
     /// The last sender report of its present run.
     pub last_sr: Option<LastSenderReport>,
     /// How its timestamps stand to the publisher's clock.
@@ -46,6 +52,8 @@ impl Encoding {
             run: 0,
             stream: Stream::new(rate),
             stats: None,
+            nack: NackGenerator::new(kind),
+            repeats: Repeats::default(),
             last_sr: None,
             clock: None,
             cache: PacketCache::new(kind),
@@ -54,23 +62,26 @@ impl Encoding {
         }
     }
 
-    /// A packet of its publisher was taken.
+    /// A packet of its publisher was taken. `asks`: whether what is missing before it may be asked for.
     pub fn on_packet(
         &mut self,
         now: Instant,
         header: &RtpHeader,
         place: &Normalised,
         rate: ClockRate,
-    ) {
+        asks: bool,
+    ) -> Arrival {
         if place.restarted {
             self.run += 1;
             // What was reported of the former run says nothing of this one.
             (self.stats, self.last_sr, self.clock) = (None, None, None);
+            self.nack.restart();
         }
         let stats = self
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+        self.nack.on_packet(now, place.source_seq, asks)
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
+use crate::media::nack::Arrival;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
@@ -21,6 +23,7 @@ use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::{Misfit, Subscription};
 use crate::room::targets::Target;
+use crate::room::track::Track;
 use crate::wire::rtp::RtpHeader;
 
 impl Room {
@@ -41,8 +44,12 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
-        let Some(encoding) = self.locate(from, &header, &packet, output) else {
-            return;
+        let encoding = match self.locate(from, &header, &packet, output) {
+            Some(Source::Media(encoding)) => encoding,
+            Some(Source::Rtx(encoding)) => {
+                return self.take_repair(now, encoding, &header, packet, batch, output);
+            }
+            None => return,
         };
         let is_first = self.encoding(encoding).is_some_and(|e| e.stats.is_none());
         let packet = packet.freeze();
@@ -77,18 +84,17 @@ impl Room {
         let track = self.tracks.get_mut(slot.track)?;
         let rate = track.clock_rate();
         let kind = track.kinds.get(header.payload_type);
+        let is_repairable = track.kinds.is_repairable(header.payload_type);
+        let has_sinks = !track.sinks.is_empty();
+        let publisher = track.config.key.peer;
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
-        encoding.on_packet(now, header, &place, rate);
-        let numbering = (place.seq, place.timestamp);
-        if !track.sinks.is_empty() {
-            relay_packet(track, slot.index, header, numbering, &packet, output);
+        // What nobody receives is not worth asking for.
+        let asks = is_repairable && (has_sinks || !encoding.targets.is_empty());
+        if encoding.on_packet(now, header, &place, rate, asks) == Arrival::AfterGap {
+            output.rescheduled.push(publisher);
         }
-        let kind = (track.config.kind, kind);
-        let ids = &track.config.extensions;
-        batch
-            .packets
-            .extend(Incoming::read(slot, packet, header, numbering, kind, ids));
+        enqueue(track, slot, header, &place, packet, batch, output);
         Some(place)
     }
 
@@ -144,8 +150,12 @@ impl Room {
     fn prepare(&mut self, now: Instant, batch: &mut Batch, is_segmenting: bool) {
         let Batch { packets, runs, .. } = batch;
         for run in runs {
-            let track = self.tracks.get_mut(run.encoding.track);
-            let Some(encoding) = track.and_then(|t| t.encoding_mut(run.encoding.index)) else {
+            let Some(track) = self.tracks.get_mut(run.encoding.track) else {
+                continue;
+            };
+            let loses_much = track.red_deeper_until.is_some_and(|until| now < until);
+            let makes_red = track.makes_red && track.config.kind == MediaKind::Audio;
+            let Some(encoding) = track.encoding_mut(run.encoding.index) else {
                 continue;
             };
             let packets = &mut packets[run.packets.clone()];
@@ -153,11 +163,16 @@ impl Room {
                 equalise(packets);
             }
             for packet in packets {
+                if makes_red {
+                    let (cache, repeating) = (&encoding.cache, packet.repeating());
+                    packet.redundancy = encoding.repeats.of(cache, &repeating, loses_much);
+                }
                 encoding.cache.insert(CachedPacket {
                     seq: packet.seq,
                     timestamp: packet.timestamp,
                     packet: packet.packet().clone(),
                     padding: packet.padding,
+                    repeated: packet.redundancy.set().bits(),
                     arrived: now,
                 });
             }
@@ -174,7 +189,7 @@ impl Room {
         runs.iter().filter_map(next).min()
     }
 
-    /// The encoding a packet belongs to: by its SSRC where that is declared or learned; else what its header
+    /// What a packet belongs to: by its SSRC where that is declared or learned; else what its header
     /// extensions tell.
     fn locate(
         &mut self,
@@ -182,20 +197,33 @@ impl Room {
         header: &RtpHeader,
         packet: &[u8],
         output: &mut Output,
-    ) -> Option<EncodingSlot> {
+    ) -> Option<Source> {
         let peer = self.peers.get(from)?;
-        let source = match peer.sources.find(header.ssrc) {
-            Some(source) => source,
-            None => self.learn(from, header, packet, output)?,
-        };
-        match source {
-            Source::Media(encoding) => Some(encoding),
-            Source::Rtx(_) => {
-                output.counters.rtp_rtx += 1;
-                None
-            }
+        match peer.sources.find(header.ssrc) {
+            Some(source) => Some(source),
+            None => self.learn(from, header, packet, output),
         }
     }
+}
+
+/// A packet has its place: it goes to the shards that want its track, and waits in `batch` to be fanned out.
+pub(in crate::room) fn enqueue(
+    track: &Track,
+    slot: EncodingSlot,
+    header: &RtpHeader,
+    place: &Normalised,
+    packet: Bytes,
+    batch: &mut Batch,
+    output: &mut Output,
+) {
+    let numbering = (place.seq, place.timestamp);
+    if !track.sinks.is_empty() {
+        relay_packet(track, slot.index, header, numbering, &packet, output);
+    }
+    let kind = (track.config.kind, track.kinds.get(header.payload_type));
+    let ids = &track.config.extensions;
+    let incoming = Incoming::read(slot, packet, header, numbering, kind, ids);
+    batch.packets.extend(incoming);
 }
 
 /// Where a packet stands in its encoding, if it has a place there.

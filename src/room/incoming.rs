@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
+use crate::room::redundancy::{Redundancy, Repeating};
 use crate::room::slots::EncodingSlot;
 use crate::wire::extension::{Extension, ExtensionMap};
 use crate::wire::rtp::RtpHeader;
@@ -28,6 +29,8 @@ pub struct Incoming {
     /// How many bytes of padding its copies get (RFC 3550 §5.1). Decided once, before the first copy,
     /// and kept with the packet: a copy sent again must be the same.
     pub padding: u8,
+    /// Earlier frames of sound that copies repeat where redundant audio is made. Decided once, too.
+    pub redundancy: Redundancy,
     /// Whether the publisher padded it. That padding is not passed on.
     pub was_padded: bool,
     /// Where its redundant audio lies, if it is that.
@@ -85,6 +88,7 @@ impl Incoming {
             payload_type: header.payload_type,
             marker: header.marker,
             padding: 0,
+            redundancy: Redundancy::default(),
             was_padded: header.padding,
             red,
             payload,
@@ -103,6 +107,16 @@ impl Incoming {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.part(self.payload)
+    }
+
+    /// What decides which frames it repeats.
+    pub fn repeating(&self) -> Repeating {
+        Repeating {
+            seq: self.seq,
+            timestamp: self.timestamp,
+            payload_type: self.payload_type,
+            payload_len: self.payload().len(),
+        }
     }
 
     /// The header extensions that subscribers get.

@@ -1,4 +1,4 @@
-//! Repair towards publishers and what is known of the ways: what is missing is asked for, what comes again on a stream
+//! Repair towards publishers, and what is known of the ways there and back: what is missing is asked for, what comes again on a stream
 //! of its own is taken apart, and what peers report of round trips and loss is kept.
 //!
 //! Only the publisher's shard asks: what is repaired is relayed like everything else.
@@ -9,47 +9,19 @@ use bytes::BytesMut;
 
 use crate::base::ids::{EncodingIndex, Ssrc};
 use crate::media::nack::Arrival;
-use crate::media::rtt::{Loss, ReferenceClock, Rtt, reference_reply};
+use crate::media::rtt::reference_reply;
 use crate::media::rtx::{NotRestored, restore};
 use crate::room::batch::Batch;
+use crate::room::forward::enqueue;
 use crate::room::output::Output;
+use crate::room::path::Link;
 use crate::room::slots::{EncodingSlot, PeerSlot};
+use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::wire::ntp::NtpTime;
 use crate::wire::rtcp::{ReportBlock, write_nack};
 use crate::wire::rtp::RtpHeader;
-use crate::wire::xr::{
-    REPLIES_MAX, ReferenceReply, write_reference_replies, write_reference_time,
-};
-
-/// What a peer's reports tell of the way to it.
-#[derive(Debug, Default)]
-pub struct Path {
-    /// The round trip.
-    pub rtt: Rtt,
-    /// Made with the first reference time that is sent.
-    clock: Option<ReferenceClock>,
-}
-
-/// How well a peer is connected, for those who ask.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Link {
-    /// The round trip, averaged; `None` until a report told.
-    pub rtt: Option<Duration>,
-    /// What was lost on the way to it, retransmissions apart.
-    pub loss_down: Loss,
-    /// What was lost on the way from it, in its last report interval.
-    pub loss_up: Loss,
-}
-
-impl Path {
-    /// Appends a reference time, so that the peer tells the round trip (RFC 3611 §4.4). Sent whether the description
-    /// has `a=rtcp-xr` or not (§5.1 leaves that open): libwebrtc's senders always answer, others step over it.
-    pub fn write_reference_time(&mut self, now: Instant, sender: Ssrc, out: &mut Vec<u8>) {
-        let clock = self.clock.get_or_insert_with(|| ReferenceClock::new(now));
-        write_reference_time(out, sender, clock.at(now));
-    }
-}
+use crate::wire::xr::{REPLIES_MAX, ReferenceReply, write_reference_replies};
 
 impl Room {
     /// How well a peer is connected.
@@ -125,7 +97,8 @@ impl Room {
             (_, Ok(Arrival::Unexpected)) => counters.rtx_unneeded += 1,
             (Ok(place), _) => {
                 counters.rtx_recovered += 1;
-                self.enqueue(slot, &header, &place, packet.freeze(), batch, output);
+                let packet = packet.freeze();
+                enqueue(track, slot, &header, &place, packet, batch, output);
             }
         }
     }
@@ -156,18 +129,21 @@ impl Room {
                         index,
                     });
                 }
-                if let Some(media) = encoding.stream.ssrc().filter(|_| !numbers.is_empty()) {
+                let Some(media) = encoding.stream.ssrc() else {
+                    continue;
+                };
+                output.counters.nack_packets_asked += numbers.len() as u64;
+                for numbers in numbers.chunks(MESSAGE_NUMBERS_MAX) {
                     if compound.is_empty() {
                         compound = peer.start_compound();
                     }
-                    write_nack(&mut compound, peer.rtcp_ssrc, media, &numbers);
-                    output.counters.nack_packets_asked += numbers.len() as u64;
+                    write_nack(&mut compound, peer.rtcp_ssrc, media, numbers);
+                    if compound.len() > COMPOUND_BYTES_MAX {
+                        peer.transport.seal_rtcp(&compound, &mut output.outbox);
+                        compound.clear();
+                    }
                 }
                 numbers.clear();
-                if compound.len() > COMPOUND_BYTES_MAX {
-                    peer.transport.seal_rtcp(&compound, &mut output.outbox);
-                    compound.clear();
-                }
             }
         }
         if !compound.is_empty() {
@@ -177,6 +153,21 @@ impl Room {
             output.counters.gap_keyframes_wanted += 1;
             self.request_keyframe(now, encoding, output);
         }
+    }
+
+    /// A stream of a peer has ended: nothing more of it will come, asked for or not.
+    pub(in crate::room) fn on_bye(&mut self, from: PeerSlot, ssrc: Ssrc) {
+        let Some(peer) = self.peers.get_mut(from) else {
+            return;
+        };
+        if let Some(Source::Media(slot)) = peer.sources.find(ssrc)
+            && let Some(track) = self.tracks.get_mut(slot.track)
+            && let Some(encoding) = track.encoding_mut(slot.index)
+            && encoding.stream.ssrc() == Some(ssrc)
+        {
+            encoding.nack.restart();
+        }
+        peer.sources.forget(ssrc);
     }
 
     /// A peer says how it receives what it is sent.
@@ -220,10 +211,8 @@ impl Room {
             return;
         };
         let own = replies.iter().filter(|reply| reply.ssrc == peer.rtcp_ssrc);
-        if let Some(clock) = &peer.path.clock {
-            for rtt in own.filter_map(|reply| clock.rtt(now, reply)) {
-                peer.path.rtt.on_sample(rtt);
-            }
+        for reply in own {
+            peer.path.on_reply(now, reply);
         }
     }
 
@@ -250,6 +239,8 @@ impl Room {
     }
 }
 
+/// Numbers of one request: 400 bytes at most.
+const MESSAGE_NUMBERS_MAX: usize = 100;
 /// Requests beyond go into a datagram of their own: with one more message it still fits any path.
 const COMPOUND_BYTES_MAX: usize = 600;
 /// In 1/256: from a loss of 4 % on, two frames of sound are repeated instead of one.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
+use crate::room::path::Path;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -28,6 +29,8 @@ pub struct Peer {
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// How the way to it is.
+    pub path: Path,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -45,6 +48,7 @@ impl Peer {
             subscriptions: Vec::new(),
             routed: None,
             had_unknown: false,
+            path: Path::default(),
             report_at: None,
         }
     }

@@ -136,7 +136,10 @@ impl Room {
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
         tracks
             .flat_map(|track| &track.encodings)
-            .map(|encoding| encoding.keyframes.poll_timeout())
+            .map(|encoding| {
+                let keyframes = encoding.keyframes.poll_timeout();
+                earliest(keyframes, encoding.nack.poll_timeout())
+            })
             .chain([peer.transport.poll_timeout(), peer.report_at])
             .fold(None, earliest)
     }
@@ -149,6 +152,7 @@ impl Room {
         peer.transport.handle_timeout(now, &mut output.outbox);
         self.drain_transport(now, slot, output);
         self.send_due_keyframe_requests(now, slot, output);
+        self.send_due_nacks(now, slot, output);
         self.send_due_report(now, slot, output);
     }
 

@@ -1,5 +1,7 @@
 //! A track: what one peer publishes in one section, here or on another shard.
 
+use std::time::Instant;
+
 use crate::base::ids::{ClockRate, ENCODINGS_MAX, EncodingIndex, MediaKind};
 use crate::control::{EncodingConfig, TrackConfig};
 use crate::room::encoding::Encoding;
@@ -23,6 +25,11 @@ pub struct Track {
     pub kinds: PayloadKinds,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
+    /// Whether redundant audio is made of it for anybody, or was.
+    pub makes_red: bool,
+    /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
+    /// loses much.
+    pub red_deeper_until: Option<Instant>,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
 }
@@ -40,6 +47,8 @@ impl Track {
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
+            makes_red: false,
+            red_deeper_until: None,
             subscriptions: Vec::new(),
             config,
         }

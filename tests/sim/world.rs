@@ -119,7 +119,9 @@ impl World {
 
     /// Changes how bad the way is from now on; how it was is returned.
     pub fn set_conditions(&mut self, conditions: Conditions) -> Conditions {
-        std::mem::replace(&mut self.network.conditions, conditions)
+        let former = self.network.conditions;
+        self.network.set_conditions(self.now, conditions);
+        former
     }
 
     // --- clients -------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ pub struct Client {
     pub sends_nack: bool,
     /// How long it waits before it asks for a packet again, where that is not the usual time.
     pub nack_again: Option<Duration>,
+    /// Every SSRC that a description ever named, of retransmissions too.
+    described: BTreeSet<u32>,
     /// Packets that belong to no described section.
     pub strays: u64,
     pub faults: Vec<String>,
@@ -108,6 +110,7 @@ impl Client {
             answers_nack: true,
             sends_nack: true,
             nack_again: None,
+            described: BTreeSet::new(),
             strays: 0,
             faults: Vec::new(),
             next_track: 0,
@@ -328,6 +331,8 @@ impl Client {
                 self.fault(format!("{}/{} has no SSRC", track.peer, track.track));
                 continue;
             };
+            self.described
+                .extend([ssrc].into_iter().chain(track.rtx_ssrc));
             let video = track.track.starts_with("video");
             let known = self
                 .received
@@ -384,7 +389,7 @@ impl Client {
         });
         let Some(section) = section else {
             // The last packets of a track that a description has just ended may still come.
-            if !self.received.contains_key(&view.ssrc) {
+            if !self.described.contains(&view.ssrc) {
                 self.strays += 1;
             }
             return;

@@ -224,7 +224,7 @@ impl<'a> Attributes<'a> {
                         payload_type,
                         codec,
                         rtx: None,
-                        nack: video && allows("nack"),
+                        nack: allows("nack"),
                         transport_cc: false,
                         remb: false,
                     },
