@@ -57,7 +57,7 @@ impl Rtt {
 
 /// How the peer receives one stream that this server sends it.
 #[derive(Debug, Default)]
-pub struct Reception {
+pub struct ReceiverReports {
     /// The last sender reports: the middle of their wall clock, and when they went out. The wall clock is
     /// that of the stream's publisher, so only this tells when it was.
     sent: [Option<(u32, Instant)>; SENT_MAX],
@@ -78,7 +78,7 @@ pub struct Reported {
     pub lost: u32,
 }
 
-impl Reception {
+impl ReceiverReports {
     /// A sender report goes out.
     pub fn on_report_sent(&mut self, now: Instant, ntp: NtpTime) {
         self.sent[self.next] = Some((ntp.middle(), now));
@@ -226,7 +226,7 @@ mod tests {
     fn a_report_that_answers_one_sent_tells_the_round_trip() {
         let t0 = Instant::now();
         let at = |ms| t0 + Duration::from_millis(ms);
-        let mut reception = Reception::default();
+        let mut reception = ReceiverReports::default();
         assert_eq!(reception.on_report(at(0), &block(0, 0, 7, 0)), None);
         for i in 0..6 {
             let ntp = NtpTime((100 + i) << 16);
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn loss_is_weighed_by_how_much_was_sent() {
         let t0 = Instant::now();
-        let (mut a, mut b) = (Reception::default(), Reception::default());
+        let (mut a, mut b) = (ReceiverReports::default(), ReceiverReports::default());
         let mut loss = Loss::default();
         assert_eq!(loss.fraction(), None);
         for (reception, highest, fraction) in [(&mut a, 900, 64), (&mut b, 100, 0)] {

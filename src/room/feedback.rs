@@ -86,8 +86,15 @@ impl Room {
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {
-            let index = subscription.awaited();
-            self.request_keyframe(now, EncodingSlot { track, index }, output);
+            let reception = subscription.reception;
+            let Some(index) = reception.awaited().or(reception.present()) else {
+                return;
+            };
+            let encoding = EncodingSlot { track, index };
+            self.request_keyframe(now, encoding, output);
+            if reception.awaited().is_some() {
+                self.retry_keyframe(now, encoding, output);
+            }
         }
     }
 
@@ -207,7 +214,7 @@ impl Room {
         };
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot)
-                && subscription.running() == Some(index)
+                && subscription.rewriter.encoding() == Some(index)
                 && let Some(peer) = self.peers.get_mut(subscription.subscriber)
             {
                 let transport = &mut peer.transport;
@@ -226,8 +233,8 @@ impl Room {
     ) {
         match self.subscribed(from, media) {
             Some((slot, track)) => {
-                let awaited = self.subscriptions.get(slot).map(Subscription::awaited);
-                if let Some(index) = awaited {
+                let subscription = self.subscriptions.get(slot);
+                if let Some(index) = subscription.and_then(|s| s.reception.present()) {
                     self.request_keyframe(now, EncodingSlot { track, index }, output);
                 }
             }
@@ -335,21 +342,21 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let index = subscription.awaited();
-    let encoding = track.encoding(index);
-    let held = subscription
-        .rewriter
-        .resend(seq)
-        .zip(encoding)
-        .and_then(|((out, seq), encoding)| Some((out, encoding, encoding.cache.get(seq)?)));
-    let Some((out, encoding, cached)) = held else {
+    let held = subscription.rewriter.resend(seq).and_then(|asked| {
+        let encoding = track.encoding(asked.encoding)?;
+        Some((asked, encoding, encoding.cache.get(asked.seq)?))
+    });
+    let Some((asked, encoding, cached)) = held else {
         return Resend::NotHeld;
     };
     let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
     let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
         let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
-        let slot = EncodingSlot { track: slot, index };
+        let slot = EncodingSlot {
+            track: slot,
+            index: asked.encoding,
+        };
         Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
     });
     let Some(mut incoming) = incoming else {
@@ -370,11 +377,17 @@ fn resend(
         return Resend::NotHeld;
     };
     let rtt = peer.path.rtt.lowest();
-    if let Err(refused) = subscription.take_resend(now, rtt, out, &shape) {
+    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return Resend::Refused(refused);
     }
+    // One that came late, and whose place has been kept free, goes out now.
+    if asked.is_first && !subscription.rewriter.fill(&asked) {
+        return Resend::NotHeld;
+    }
     let path = (to, sealer.rtp());
-    let on_own_stream = subscription.send_again(&incoming, &shape, out, path, &mut output.outbox);
+    let numbering = (asked.out, asked.timestamp(cached.timestamp));
+    let outbox = &mut output.outbox;
+    let on_own_stream = subscription.send_again(&incoming, &shape, numbering, path, outbox);
     Resend::Sent { on_own_stream }
 }
 

@@ -12,7 +12,6 @@ use crate::media::nack::Arrival;
 use crate::media::rtt::reference_reply;
 use crate::media::rtx::{NotRestored, restore};
 use crate::room::batch::Batch;
-use crate::room::forward::enqueue;
 use crate::room::output::Output;
 use crate::room::path::Link;
 use crate::room::slots::{EncodingSlot, PeerSlot};
@@ -34,7 +33,7 @@ impl Room {
         };
         for (_, slot) in &peer.subscriptions {
             let subscription = self.subscriptions.get(*slot);
-            if let Some(reported) = subscription.and_then(|s| s.reception.latest()) {
+            if let Some(reported) = subscription.and_then(|s| s.reports.latest()) {
                 link.loss_down.add(now, reported);
             }
         }
@@ -98,7 +97,8 @@ impl Room {
             (Ok(place), _) => {
                 counters.rtx_recovered += 1;
                 let packet = packet.freeze();
-                enqueue(track, slot, &header, &place, packet, batch, output);
+                let named = (&header, &place);
+                self.enqueue(now, slot, named, packet, batch, output);
             }
         }
     }
@@ -188,7 +188,7 @@ impl Room {
             let Some(subscription) = self.subscriptions.get_mut(slot) else {
                 continue;
             };
-            if let Some(rtt) = subscription.reception.on_report(now, block) {
+            if let Some(rtt) = subscription.reports.on_report(now, block) {
                 peer.path.rtt.on_sample(rtt);
             }
             if block.fraction_lost >= RED_DEEPER_AT

@@ -17,6 +17,7 @@ mod padding;
 pub mod path;
 mod payload;
 mod peer;
+mod reception;
 mod redundancy;
 mod relay;
 mod remote;
@@ -25,7 +26,9 @@ pub mod slots;
 mod source;
 mod state;
 mod subscription;
+mod switching;
 mod targets;
 mod track;
 
+pub use reception::Wish;
 pub use state::Room;

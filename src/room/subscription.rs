@@ -6,17 +6,22 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{EncodingIndex, EncodingSet, PayloadType, SeqNo, SeqNo16, Ssrc};
+use crate::base::ids::{
+    EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
+};
 use crate::control::SubscriptionConfig;
 use crate::media::red::{RedLayout, write_red};
 use crate::media::resend::{NotResent, ResendBudget};
 use crate::media::rewrite::Rewriter;
-use crate::media::rtt::Reception;
+use crate::media::rtt::ReceiverReports;
 use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
+use crate::media::timeline::{End, Timeline};
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
+use crate::room::reception::{Reception, Wish};
 use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::track::{Track, clock_rate};
 use crate::transport::outbox::Outbox;
 use crate::transport::{RtpSealer, Transport};
 use crate::wire::codec::CodecMapping;
@@ -33,16 +38,22 @@ pub struct Subscription {
     pub subscriber: PeerSlot,
     /// What it copies, once that is known.
     pub track: Option<TrackSlot>,
+    /// What it is to get of that.
+    pub wish: Wish,
+    /// What it gets of that.
+    pub reception: Reception,
     /// Which payload type each of the track's goes out under.
     pub routes: Routes,
     /// Its numbering.
     pub rewriter: Rewriter,
+    /// Its timestamps.
+    pub timeline: Timeline,
     /// How much is sent again.
     resends: ResendBudget,
     /// The numbers of its retransmission stream.
     rtx: RtxNumbers,
-    /// How it is received.
-    pub reception: Reception,
+    /// What its subscriber reports of it.
+    pub reports: ReceiverReports,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -74,8 +85,22 @@ struct Names {
     ssrc: Ssrc,
     payload_type: PayloadType,
     seq: SeqNo,
+    timestamp: RtpTime,
     /// Of a retransmission: the number it first had (RFC 4588 §4).
     original: Option<SeqNo16>,
+}
+
+/// What a packet of an encoding does that does not go out yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The subscription gets this encoding from this packet on, instead of another or of nothing.
+    Switched,
+    /// The subscription goes on with its encoding.
+    Resumed,
+    /// It gets or awaits another encoding.
+    NotReceived,
+    /// It waits for a keyframe.
+    NoKeyframe,
 }
 
 /// Why a packet cannot go to a subscriber.
@@ -91,14 +116,17 @@ impl Subscription {
     /// A subscription that waits for its track. Its numbers start at random.
     pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
+            timeline: Timeline::new(clock_rate(config.kind), rng.random()),
             config,
             subscriber,
             track: None,
+            wish: Wish::default(),
+            reception: Reception::default(),
             routes: Routes::none(),
-            rewriter: Rewriter::new(rng.random(), rng.random()),
+            rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
             rtx: RtxNumbers::new(rng.random()),
-            reception: Reception::default(),
+            reports: ReceiverReports::default(),
             is_report_due: false,
             packets: 0,
             octets: 0,
@@ -145,13 +173,13 @@ impl Subscription {
         }
     }
 
-    /// Writes and seals the packet under the number `seq`, which the rewriter gave for it.
+    /// Writes and seals the packet under the number `seq` and the timestamp, which the rewriter gave for it.
     #[inline]
     pub fn send(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
-        seq: SeqNo,
+        (seq, timestamp): (SeqNo, RtpTime),
         (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
@@ -159,18 +187,19 @@ impl Subscription {
             ssrc: self.config.ssrc,
             payload_type: shape.payload_type,
             seq,
+            timestamp,
             original: None,
         };
         self.write(packet, shape, &names, (to, sealer), outbox);
     }
 
-    /// Writes and seals a packet that went out under the number `seq` once more: on its own stream where that was
+    /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
     /// negotiated (RFC 4588), else the identical datagram. True if on its own stream.
     pub fn send_again(
         &mut self,
         packet: &Incoming,
         shape: &Shape<'_>,
-        seq: SeqNo,
+        (seq, timestamp): (SeqNo, RtpTime),
         path: (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) -> bool {
@@ -178,13 +207,14 @@ impl Subscription {
         let mapping = self.config.codecs.iter().find(is_original);
         let rtx = mapping.and_then(|mapping| mapping.rtx);
         let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
-            self.send(packet, shape, seq, path, outbox);
+            self.send(packet, shape, (seq, timestamp), path, outbox);
             return false;
         };
         let names = Names {
             ssrc,
             payload_type,
             seq: self.rtx.take(),
+            timestamp,
             original: Some(seq.on_wire()),
         };
         self.write(packet, shape, &names, path, outbox);
@@ -211,7 +241,7 @@ impl Subscription {
             payload_type: names.payload_type,
             marker: packet.marker,
             seq: names.seq.on_wire(),
-            timestamp: self.rewriter.timestamp(packet.timestamp),
+            timestamp: names.timestamp,
             ssrc: names.ssrc,
             padding: padding > 0,
         };
@@ -253,19 +283,70 @@ impl Subscription {
         });
     }
 
-    /// Which encodings of its track it is sent, or waits for.
+    /// The track it copies and the shard of that.
+    pub fn source(&self) -> (TrackKey, ShardId) {
+        (self.config.source, self.config.source_shard)
+    }
+
+    /// The encodings it needs. Before its track is known that is the lowest: there may be no other.
     pub fn received(&self) -> EncodingSet {
-        EncodingSet::only(EncodingIndex::LOWEST)
+        match self.track {
+            Some(_) => self.reception.encodings(),
+            None => self.wished(None),
+        }
     }
 
-    /// The encoding it is being sent, if any is.
-    pub fn running(&self) -> Option<EncodingIndex> {
-        self.rewriter.is_running().then_some(EncodingIndex::LOWEST)
+    /// The encodings it would like to get of its track, if that is known.
+    pub fn wished(&self, track: Option<&Track>) -> EncodingSet {
+        self.wish
+            .encodings(track.map_or(1, |track| track.encodings.len()))
     }
 
-    /// The encoding a keyframe of which it needs, when it needs one.
-    pub fn awaited(&self) -> EncodingIndex {
-        EncodingIndex::LOWEST
+    /// A packet came of an encoding that does not go out at present: changes over to that, if it is waited for and this
+    /// is a keyframe, or goes on with it after a pause.
+    #[cold]
+    pub fn enter(&mut self, now: Instant, track: &Track, packet: &Incoming) -> Entry {
+        let to = packet.encoding.index;
+        let (entry, after) = match self.reception {
+            Reception::Waiting { to: awaited } | Reception::Switching { to: awaited, .. }
+                if awaited == to =>
+            {
+                (Entry::Switched, Reception::Steady { on: to })
+            }
+            Reception::Steady { on: present } | Reception::Switching { from: present, .. }
+                if present == to =>
+            {
+                (Entry::Resumed, self.reception)
+            }
+            _ => return Entry::NotReceived,
+        };
+        // With one encoding, who has the picture decides: a late joiner may take what it can get.
+        if track.encodings.len() > 1 && !packet.starts_keyframe {
+            return Entry::NoKeyframe;
+        }
+        self.reception = after;
+        let end = self.end(track);
+        let clock = track.encoding(to).and_then(|encoding| encoding.clock);
+        let timestamp = packet.timestamp;
+        let time_offset = self
+            .timeline
+            .start(now, to, timestamp, clock.as_ref(), end.as_ref());
+        self.rewriter.begin(to, packet.seq, time_offset);
+        self.is_report_due = true;
+        entry
+    }
+
+    /// It has no track any more.
+    pub fn leave(&mut self, track: &Track) {
+        self.pause();
+        let end = self.end(track);
+        self.timeline.leave(end.as_ref());
+        (self.track, self.reception) = (None, Reception::Off);
+    }
+
+    /// How far the encoding that goes out has got.
+    fn end(&self, track: &Track) -> Option<End> {
+        track.encoding(self.timeline.encoding()?)?.end()
     }
 
     /// A packet was sent for the first time.
@@ -299,7 +380,7 @@ impl Subscription {
 
     /// Nothing goes out until the next packet that can: it will follow without a gap.
     pub fn pause(&mut self) {
-        if self.rewriter.is_running() {
+        if self.rewriter.encoding().is_some() {
             self.rewriter.stop();
         }
     }
@@ -330,7 +411,7 @@ impl Subscription {
         let sent = transport.seal_rtcp(&compound, outbox);
         if sent {
             self.is_report_due = false;
-            self.reception.on_report_sent(now, ntp);
+            self.reports.on_report_sent(now, ntp);
         }
         sent
     }
