@@ -41,7 +41,7 @@ pub enum NotResent {
 
 impl ResendBudget {
     /// Takes the packet `seq` of `bytes` for sent again, after `sent_bytes` were sent in all. `rtt`: how
-    /// long the receiver needs to ask for it once more.
+    /// long the receiver needs to ask for it once more; an eighth of that is jitter.
     ///
     /// # Errors
     /// [`NotResent`] says why it may not.
@@ -63,7 +63,8 @@ impl ResendBudget {
                 ..Resent::default()
             };
         }
-        let spacing = rtt.unwrap_or(SPACING_MIN).max(SPACING_MIN).as_millis() as u32;
+        let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
+        let spacing = spacing.as_millis() as u32;
         if entry.times > 0 && at_ms.wrapping_sub(entry.at_ms) < spacing {
             return Err(NotResent::UnderWay);
         }
@@ -125,9 +126,9 @@ mod tests {
             (0, None, Ok(())),
             (14, None, Err(NotResent::UnderWay)),
             (15, None, Ok(())),
-            (214, rtt, Err(NotResent::UnderWay)),
-            (215, rtt, Ok(())),
-            (225, Some(Duration::ZERO), Err(NotResent::UnderWay)),
+            (189, rtt, Err(NotResent::UnderWay)),
+            (190, rtt, Ok(())),
+            (200, Some(Duration::ZERO), Err(NotResent::UnderWay)),
         ];
         for (ms, rtt, expected) in cases {
             let now = t0 + Duration::from_millis(ms);
