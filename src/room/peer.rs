@@ -31,6 +31,8 @@ pub struct Peer {
     pub had_unknown: bool,
     /// How the way to it is.
     pub path: Path,
+    /// It gets the pictures of some publishers only, or did.
+    pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -49,6 +51,7 @@ impl Peer {
             routed: None,
             had_unknown: false,
             path: Path::default(),
+            has_last_n: false,
             report_at: None,
         }
     }

@@ -54,6 +54,8 @@ pub struct Subscription {
     rtx: RtxNumbers,
     /// What its subscriber reports of it.
     pub reports: ReceiverReports,
+    /// Others spoke later, so that it gets nothing: see `last_n`.
+    pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -127,11 +129,17 @@ impl Subscription {
             resends: ResendBudget::default(),
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
+            is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
             octets: 0,
             bytes: 0,
         }
+    }
+
+    /// Whether anything is to be sent at all.
+    pub fn is_open(&self) -> bool {
+        self.config.active && !self.is_outside_last_n
     }
 
     /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so

@@ -231,6 +231,8 @@ pub struct Sender {
     next_at: Option<Instant>,
     next_report_at: Option<Instant>,
     keyframe_due: bool,
+    /// How loud it is, in -dBov; `None`: anything in turn.
+    pub level: Option<u8>,
     pub format: Option<SendFormat>,
     /// Packets by sequence number, to be sent again when asked for.
     sent: VecDeque<(u16, Sent)>,
@@ -262,6 +264,7 @@ impl Sender {
             next_at: None,
             next_report_at: None,
             keyframe_due: true,
+            level: None,
             format: None,
             sent: VecDeque::new(),
             next_rtx_sequence: 65_500,
@@ -369,7 +372,8 @@ impl Sender {
             body.extend_from_slice(format.mid.as_bytes());
         }
         if let Some(id) = format.level_extension {
-            body.extend_from_slice(&[id << 4, 0x80 | (self.counter % 127) as u8]);
+            let level = self.level.unwrap_or((self.counter % 127) as u8);
+            body.extend_from_slice(&[id << 4, 0x80 | level]);
         }
         body.resize(body.len().next_multiple_of(4), 0);
         packet.extend_from_slice(&[0xbe, 0xde]);
