@@ -255,8 +255,8 @@ fn redundant_audio_is_made_for_who_takes_it_and_sent_again_as_it_was() {
     let late = stage.received();
     let mut both = vec![
         0x80 | 111,
-        (960_u16 * 3 >> 6) as u8,
-        (960_u16 * 3 << 2) as u8,
+        ((960_u16 * 3) >> 6) as u8,
+        ((960_u16 * 3) << 2) as u8,
         3,
     ];
     both.extend([0x80 | 111, 0x0f, 0x00, 3, 111]);
