@@ -243,8 +243,11 @@ export class Negotiation {
       received.set(section, transceiver.receiver.track);
     }
     this.#handlers.onReceived(received);
-    // The server may not have taken all encodings.
-    for (const source of this.#planned.keys()) this.#adjust(source);
+    for (const [source, planned] of this.#planned) {
+      const { encodings = [] } = this.#senders.get(source)?.sender.getParameters() ?? {};
+      // The server has not taken all of them. Else an application's own settings stay.
+      if (encodings.length < planned.length) this.#adjust(source);
+    }
   }
 
   #onConnectionState() {
