@@ -13,6 +13,7 @@ use crate::media::nack::Arrival;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
+use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
@@ -62,6 +63,7 @@ impl Room {
         };
         if publisher.report_at.is_none() {
             publisher.report_at = Some(now + REPORT_INTERVAL);
+            publisher.measure_at = Some(now + MEASURE_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
         // A new run shows no gap, and yet what came before is of no use to its decoders; and of an
@@ -114,6 +116,7 @@ impl Room {
         let track = self.tracks.get_mut(slot.track)?;
         let kind = track.kinds.get(header.payload_type);
         let encoding = track.encoding_mut(slot.index)?;
+        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         let misses = !encoding.nack.is_complete();
