@@ -33,6 +33,8 @@ pub struct Peer {
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// How the way to it is.
+    pub path: Path,
     /// What its network carries towards it, if anything tells.
     pub estimate: Option<Bitrate>,
     /// What it would be sent if its network carried everything.
@@ -41,8 +43,6 @@ pub struct Peer {
     pub division: Division,
     /// When it is next measured what its tracks offer; `None` while nothing comes.
     pub measure_at: Option<Instant>,
-    /// How the way to it is.
-    pub path: Path,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.

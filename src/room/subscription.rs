@@ -49,14 +49,14 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Its timestamps.
     pub timeline: Timeline,
-    /// What it was given, if it is a video.
-    pub allotment: Option<Box<Allotment>>,
     /// How much is sent again.
     resends: ResendBudget,
     /// The numbers of its retransmission stream.
     rtx: RtxNumbers,
     /// What its subscriber reports of it.
     pub reports: ReceiverReports,
+    /// What it was given, if it is a video.
+    pub allotment: Option<Box<Allotment>>,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
@@ -130,9 +130,9 @@ impl Subscription {
             routes: Routes::none(),
             rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
-            allotment: None,
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
+            allotment: None,
             is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
