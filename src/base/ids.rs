@@ -144,6 +144,10 @@ number! {
     /// Ticks per second of an RTP clock, in Hz.
     ClockRate(u32)
 }
+number! {
+    /// A rate in bits per second.
+    Bitrate(u64)
+}
 
 impl SeqNo {
     /// The low 16 bits, as they go onto the wire.

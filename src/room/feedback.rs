@@ -57,7 +57,11 @@ impl Room {
                 }
                 // A publisher's name is the session's to choose; how subscribers receive is not
                 // acted upon.
-                RtcpPacket::Cname { .. } | RtcpPacket::Reports { .. } | RtcpPacket::Other => {}
+                RtcpPacket::Cname { .. }
+                | RtcpPacket::Reports { .. }
+                | RtcpPacket::TransportFeedback(_)
+                | RtcpPacket::Remb(_)
+                | RtcpPacket::Other => {}
             }
         }
     }

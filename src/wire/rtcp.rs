@@ -23,6 +23,7 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 use rtc_shared::marshal::{Marshal, MarshalSize, Unmarshal};
 
 use crate::base::ids::{RtpTime, SeqNo16, Ssrc};
+use crate::wire::bandwidth::{FORMAT_APPLICATION, FORMAT_TRANSPORT_CC, Remb, TransportFeedback};
 
 /// Seconds since 1900 in 32.32 fixed point (RFC 3550 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -80,6 +81,10 @@ pub enum RtcpPacket {
         /// Each stream a keyframe is wanted of with the command's number, at most [`FIR_MAX`].
         entries: Vec<(Ssrc, u8)>,
     },
+    /// When packets arrived, by their transport-wide numbers (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    TransportFeedback(TransportFeedback),
+    /// The receiver's own estimate (draft-alvestrand-rmcat-remb-03).
+    Remb(Remb),
     /// A message this server has no use for.
     Other,
 }
@@ -340,6 +345,13 @@ fn parse_feedback(message: &[u8]) -> Option<RtcpPacket> {
                     .map(|entry| (Ssrc(entry.ssrc), entry.sequence_number))
                     .collect(),
             }
+        }
+        (PacketType::TransportSpecificFeedback, FORMAT_TRANSPORT_CC) => {
+            RtcpPacket::TransportFeedback(TransportFeedback::parse(message)?)
+        }
+        // Other applications' messages have the same format number.
+        (PacketType::PayloadSpecificFeedback, FORMAT_APPLICATION) => {
+            Remb::parse(message).map_or(RtcpPacket::Other, RtcpPacket::Remb)
         }
         _ => RtcpPacket::Other,
     })
