@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::ids::{
-    MediaKind, Mid, PeerId, PeerKey, RoomId, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
+    MediaKind, Mid, PeerId, PeerKey, Rid, RoomId, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
 };
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::ExtensionMap;
@@ -135,11 +135,21 @@ pub struct TrackConfig {
     pub codecs: Vec<CodecMapping>,
     /// Header extension ids the publisher uses.
     pub extensions: ExtensionMap,
-    /// SSRCs the description names (`a=ssrc`), primary ones only; may be empty, then the `mid`
-    /// header extension tells.
-    pub ssrcs: Vec<Ssrc>,
-    /// Pairs of (primary, RTX) SSRC the description names (`a=ssrc-group:FID`).
-    pub rtx_ssrcs: Vec<(Ssrc, Ssrc)>,
+    /// What it sends of it, from the lowest quality to the highest: one, or with simulcast up to
+    /// [`ENCODINGS_MAX`](crate::base::ids::ENCODINGS_MAX).
+    pub encodings: Vec<EncodingConfig>,
+}
+
+/// One encoding of a track, as far as the publisher's description names it. The `mid`, `rtp-stream-id` and
+/// `repaired-rtp-stream-id` header extensions tell what it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncodingConfig {
+    /// Its id (`a=rid`).
+    pub rid: Option<Rid>,
+    /// The SSRC of its media (`a=ssrc`).
+    pub ssrc: Option<Ssrc>,
+    /// The SSRC of its retransmissions (`a=ssrc-group:FID`).
+    pub rtx_ssrc: Option<Ssrc>,
 }
 
 /// A subscription as the subscriber's shard needs it.

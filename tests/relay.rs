@@ -228,7 +228,7 @@ impl Cluster {
             peer.room, track.config.key.peer, track.seq
         );
         let packet = Rtp {
-            ssrc: track.config.ssrcs[0].0,
+            ssrc: track.config.encodings[0].ssrc.unwrap().0,
             seq: track.seq,
             timestamp: 960 * u32::from(track.seq),
             payload_type: track.config.codecs[0].payload_type.0,
@@ -525,7 +525,7 @@ fn sender_reports_cross_and_lead_to_the_subscriptions_clock() {
         .collect();
     cluster.send_rtcp(0, |out| {
         let report = SenderReport {
-            ssrc: track.ssrcs[0],
+            ssrc: track.encodings[0].ssrc.unwrap(),
             ntp: NtpTime(7 << 32),
             rtp_time: RtpTime(960 * 101 + 90),
             packets: 1,

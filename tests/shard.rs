@@ -380,7 +380,7 @@ fn a_track_is_found_by_mid_by_payload_type_or_not_at_all() {
         track(&world, publisher, 2, &[codec(111, Codec::Opus)]),
     ];
     for track in &mut tracks {
-        track.ssrcs.clear();
+        track.encodings[0].ssrc = None;
     }
     let wanted: Vec<_> = (0..3)
         .map(|i| subscription(i, &tracks[i as usize], &tracks[i as usize].codecs))
@@ -516,7 +516,7 @@ fn who_leaves_is_gone_for_all_and_told_so() {
     moved.source = track.key;
     stage.world.configure(at, &[], &[moved]);
     let packet = Rtp {
-        ssrc: track.ssrcs[0].0,
+        ssrc: track.encodings[0].ssrc.unwrap().0,
         seq: 1,
         timestamp: 0,
         payload_type: 96,

@@ -149,6 +149,41 @@ number! {
     Bitrate(u64)
 }
 
+number! {
+    /// A rate of bits on a path or of a stream, in bits per second.
+    Bitrate(u64)
+}
+number! {
+    /// One encoding of a track, counted from 0: the higher, the better (RFC 8853). A track without simulcast has only 0.
+    EncodingIndex(u8)
+}
+
+impl EncodingIndex {
+    /// The lowest, which every track has.
+    pub const LOWEST: Self = Self(0);
+
+    /// Its place in a list of encodings.
+    #[must_use]
+    pub fn at(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Encodings of one track at most: browsers make three.
+pub const ENCODINGS_MAX: usize = 4;
+
+/// What a subscriber may receive of a track, ordered from low to high: an encoding, and inside it a
+/// spatial (SVC) and a temporal layer with all below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerId {
+    /// Which encoding.
+    pub encoding: EncodingIndex,
+    /// The highest spatial layer inside it, counted from 0.
+    pub spatial: u8,
+    /// The highest temporal layer inside it, counted from 0.
+    pub temporal: u8,
+}
+
 impl SeqNo {
     /// The low 16 bits, as they go onto the wire.
     #[must_use]
@@ -235,6 +270,64 @@ impl fmt::Debug for Mid {
     }
 }
 
+/// An RTP stream id (RFC 8851 §10, RFC 8852 §3.3), short enough for the one-byte header extension form: 1–16
+/// letters, digits, `-` and `_`, kept in place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rid {
+    bytes: [u8; Rid::LEN_MAX],
+    len: u8,
+}
+
+impl Rid {
+    /// The longest id taken, in bytes.
+    pub const LEN_MAX: usize = 16;
+
+    /// Accepts 1–16 ASCII letters, digits, `-` and `_`.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        Self::from_bytes(text.as_bytes())
+    }
+
+    /// As [`Rid::new`], from a header extension's value.
+    #[must_use]
+    pub fn from_bytes(text: &[u8]) -> Option<Self> {
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if text.is_empty() || text.len() > Self::LEN_MAX || !text.iter().all(is_allowed) {
+            return None;
+        }
+        let mut bytes = [0; Self::LEN_MAX];
+        bytes[..text.len()].copy_from_slice(text);
+        Some(Self {
+            bytes,
+            len: text.len() as u8,
+        })
+    }
+
+    /// The id's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("a rid holds ASCII only")
+    }
+}
+
+impl fmt::Display for Rid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Rid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rid({})", self.as_str())
+    }
+}
+
 /// Audio or video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MediaKind {
@@ -289,6 +382,25 @@ mod tests {
         assert!(Mid::new("12345678901234567").is_none());
         assert!(Mid::new("a b").is_none());
         assert!(Mid::from_bytes(&[0xff]).is_none());
+    }
+
+    #[test]
+    fn rid_is_short_and_of_token_characters() {
+        assert_eq!(Rid::new("hi-2_x").unwrap().as_str(), "hi-2_x");
+        for text in ["", "12345678901234567", "a b", "a;b", "é"] {
+            assert!(Rid::new(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn layers_are_ordered_by_encoding_then_space_then_time() {
+        let layer = |encoding, spatial, temporal| LayerId {
+            encoding: EncodingIndex(encoding),
+            spatial,
+            temporal,
+        };
+        assert!(layer(0, 2, 2) < layer(1, 0, 0) && layer(1, 0, 2) < layer(1, 1, 0));
+        assert!(layer(1, 1, 0) < layer(1, 1, 1));
     }
 
     #[test]

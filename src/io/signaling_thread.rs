@@ -210,8 +210,10 @@ impl<'s> SignalingThread<'s> {
             self.take_mail(now);
             self.take_messages(now);
             self.take_timeout(now);
-            if self.link.flush() == Flushed::Gone && self.end.is_none() {
-                self.end = Some(End::ByClient);
+            match self.link.flush() {
+                Flushed::All => self.link.trim(),
+                Flushed::Pending => {}
+                Flushed::Gone => self.end = self.end.take().or(Some(End::ByClient)),
             }
             if let Some(end) = self.end.take() {
                 break end;

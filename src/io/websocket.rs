@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 
 use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 /// The longest message taken, in bytes, however many frames it has; a description of a large room is
 /// some tens of KiB.
@@ -27,7 +27,10 @@ const READ_COST_MIN: usize = 1 << 10;
 
 /// Messages are collected up to this many bytes before they are written.
 const WRITE_BUFFER: usize = 16 << 10;
-const READ_BUFFER: usize = 8 << 10;
+const READ_BUFFER: usize = 4 << 10;
+
+/// The buffers grow to the longest message and stay so; after one longer than this they are given back.
+const BUFFER_KEPT_MAX: usize = 8 << 10;
 
 /// The most bytes of a close frame's reason (RFC 6455 §5.5: 125 with the code).
 const REASON_MAX: usize = 123;
@@ -35,12 +38,20 @@ const REASON_MAX: usize = 123;
 /// The longest header of a frame that a server sends (RFC 6455 §5.2).
 const FRAME_HEADER_MAX: usize = 10;
 
+/// The shortest header of a frame that a client sends, with its mask (RFC 6455 §5.2).
+const CLIENT_HEADER_MIN: usize = 6;
+
 /// One WebSocket, server side.
 #[derive(Debug)]
 pub(in crate::io) struct Link<S> {
-    socket: WebSocket<Metered<S>>,
+    stream: Metered<S>,
+    context: WebSocketContext,
     /// Bytes given to the socket since the buffer was last empty.
     queued: usize,
+    /// Bytes that the messages read so far took at least. As many as were read: no part of one waits in a buffer.
+    accounted: usize,
+    /// The longest message either way since the buffers were new.
+    longest: usize,
 }
 
 /// What was read.
@@ -85,40 +96,52 @@ pub(in crate::io) enum Flushed {
 impl<S: Read + Write> Link<S> {
     /// Takes over `stream` after the opening handshake; `leftover` was read behind the request.
     pub fn new(stream: S, leftover: Vec<u8>) -> Self {
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_MAX))
-            .max_frame_size(Some(MESSAGE_MAX))
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(BUFFER_MAX);
         let stream = Metered {
             stream,
             budget: TURN_BYTES,
             is_starved: false,
+            read: leftover.len(),
             written: 0,
         };
         Self {
-            socket: WebSocket::from_partially_read(stream, leftover, Role::Server, Some(config)),
+            stream,
+            context: WebSocketContext::from_partially_read(leftover, Role::Server, Some(config())),
             queued: 0,
+            accounted: 0,
+            longest: 0,
         }
+    }
+
+    /// Gives the memory of long messages back, if none is under way: most clients exchange a few long
+    /// descriptions when they join, and then stay for an hour.
+    pub fn trim(&mut self) {
+        let is_idle = self.queued == 0 && self.accounted == self.stream.read;
+        if self.longest <= BUFFER_KEPT_MAX || !is_idle || !self.context.can_write() {
+            return;
+        }
+        self.context = WebSocketContext::new(Role::Server, Some(config()));
+        (self.stream.read, self.accounted, self.longest) = (0, 0, 0);
     }
 
     /// Begins a turn of reading: up to [`TURN_BYTES`].
     pub fn begin_turn(&mut self) {
-        let metered = self.socket.get_mut();
-        metered.budget = TURN_BYTES;
-        metered.is_starved = false;
+        self.stream.budget = TURN_BYTES;
+        self.stream.is_starved = false;
     }
 
     /// Whether the turn ended before the stream had no more: another one is due at once.
     pub fn is_starved(&self) -> bool {
-        self.socket.get_ref().is_starved
+        self.stream.is_starved
     }
 
     /// The next message. After [`Incoming::Oversized`], [`Incoming::Violation`] and
     /// [`Incoming::Closed`] this must not be called again.
     pub fn poll(&mut self) -> Incoming {
-        match self.socket.read() {
+        let read = self.context.read(&mut self.stream);
+        if let Ok(message) = &read {
+            self.on_read(message.len());
+        }
+        match read {
             Ok(Message::Text(text)) => Incoming::Text(text),
             Ok(Message::Binary(_)) => Incoming::Binary,
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Incoming::Activity,
@@ -130,6 +153,20 @@ impl<S: Read + Write> Link<S> {
             Err(Error::Protocol(_)) => Incoming::Violation(CloseCode::Protocol.into()),
             Err(_) => Incoming::Closed,
         }
+    }
+
+    /// Counts what a message took of the stream, if it came in one frame: that of several is counted too
+    /// short, and [`Link::trim`] then leaves the buffers alone.
+    fn on_read(&mut self, len: usize) {
+        let extended = match len {
+            ..126 => 0,
+            126..=0xffff => 2,
+            _ => 8,
+        };
+        self.accounted = self
+            .accounted
+            .wrapping_add(CLIENT_HEADER_MIN + extended + len);
+        self.longest = self.longest.max(len);
     }
 
     /// Queues a text message; [`Link::flush`] sends it.
@@ -147,7 +184,8 @@ impl<S: Read + Write> Link<S> {
             return Err(SendError::SlowConsumer);
         }
         self.queued += message.len() + FRAME_HEADER_MAX;
-        match self.socket.write(message) {
+        self.longest = self.longest.max(message.len());
+        match self.context.write(&mut self.stream, message) {
             Ok(()) => Ok(()),
             // The message is in the buffer.
             Err(Error::Io(error)) if is_for_later(&error) => Ok(()),
@@ -158,15 +196,15 @@ impl<S: Read + Write> Link<S> {
 
     /// How many bytes wait, at most.
     fn waiting_bytes(&self) -> usize {
-        self.queued.saturating_sub(self.socket.get_ref().written)
+        self.queued.saturating_sub(self.stream.written)
     }
 
     /// Writes what waits, as far as the stream takes it.
     pub fn flush(&mut self) -> Flushed {
-        match self.socket.flush() {
+        match self.context.flush(&mut self.stream) {
             Ok(()) => {
                 self.queued = 0;
-                self.socket.get_mut().written = 0;
+                self.stream.written = 0;
                 Flushed::All
             }
             Err(Error::Io(error)) if is_for_later(&error) => Flushed::Pending,
@@ -184,7 +222,7 @@ impl<S: Read + Write> Link<S> {
             code: code.into(),
             reason: reason[..end].into(),
         };
-        match self.socket.close(Some(frame)) {
+        match self.context.close(&mut self.stream, Some(frame)) {
             Ok(()) => Flushed::All,
             Err(Error::Io(error)) if is_for_later(&error) => Flushed::Pending,
             Err(_) => Flushed::Gone,
@@ -193,8 +231,17 @@ impl<S: Read + Write> Link<S> {
 
     /// The stream below.
     pub fn into_inner(self) -> S {
-        self.socket.into_inner().stream
+        self.stream.stream
     }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_MAX))
+        .max_frame_size(Some(MESSAGE_MAX))
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(BUFFER_MAX)
 }
 
 fn is_for_later(error: &io::Error) -> bool {
@@ -210,6 +257,8 @@ struct Metered<S> {
     stream: S,
     budget: usize,
     is_starved: bool,
+    /// Since the buffers were new, modulo 2^64.
+    read: usize,
     written: usize,
 }
 
@@ -221,6 +270,7 @@ impl<S: Read> Read for Metered<S> {
         }
         let len = self.stream.read(buffer)?;
         self.budget = self.budget.saturating_sub(len.max(READ_COST_MIN));
+        self.read = self.read.wrapping_add(len);
         Ok(len)
     }
 }
@@ -385,7 +435,7 @@ mod tests {
         assert_eq!(closing.flush(), Flushed::Gone);
         assert_eq!(closing.into_inner().output, [0x88, 2, 0x03, 0xe8]);
         let mut ended = link(Vec::new());
-        ended.socket.get_mut().stream.is_ended = true;
+        ended.stream.stream.is_ended = true;
         assert_eq!(ended.poll(), Incoming::Closed);
     }
 
@@ -415,7 +465,7 @@ mod tests {
         let mut link = link(Vec::new());
         let text = "a".repeat(100_000);
         for room in [usize::MAX, 0] {
-            link.socket.get_mut().stream.room = room;
+            link.stream.stream.room = room;
             // 30 messages are three times the bound: too much only for the one who takes nothing.
             let sent = (0..30).map_while(|_| {
                 let sent = link.send_text(text.clone());
@@ -425,11 +475,42 @@ mod tests {
             assert_eq!(sent.count(), if room == 0 { 11 } else { 30 });
         }
         assert_eq!(link.send_text(text.clone()), Err(SendError::SlowConsumer));
-        link.socket.get_mut().stream.room = usize::MAX;
+        link.stream.stream.room = usize::MAX;
         assert_eq!(link.flush(), Flushed::All);
         assert_eq!(link.send_ping(), Ok(()));
         // One message larger than the bound passes on an empty buffer.
         assert_eq!(link.send_text("a".repeat(OUTGOING_MAX * 2)), Ok(()));
+    }
+
+    #[test]
+    fn buffers_of_long_messages_are_given_back_only_between_messages() {
+        let long = vec![b'x'; BUFFER_KEPT_MAX + 1];
+        let short = frame(0x81, b"short");
+        let split = [frame(0x01, &long), frame(0x80, b"end")].concat();
+        let cases = [
+            ("a whole message", frame(0x81, &long), true),
+            ("a short one", short.clone(), false),
+            (
+                "with a part of the next",
+                [&frame(0x81, &long)[..], &short[..3]].concat(),
+                false,
+            ),
+            ("a message in two frames", split, false),
+        ];
+        for (name, input, is_trimmed) in cases {
+            let mut link = link(input);
+            link.begin_turn();
+            while link.poll() != Incoming::Idle {}
+            assert_eq!(link.flush(), Flushed::All, "{name}");
+            link.trim();
+            assert_eq!(link.longest == 0, is_trimmed, "{name}");
+            let rest = match name {
+                "with a part of the next" => &short[3..],
+                _ => &short[..],
+            };
+            link.stream.stream.input.extend(rest);
+            assert_eq!(link.poll(), Incoming::Text("short".into()), "{name}");
+        }
     }
 
     #[test]

@@ -407,6 +407,8 @@ fn codec_line(kind: MediaKind) -> CodecLine {
             codec,
             rtx: None,
             nack: is_video,
+            transport_cc: false,
+            remb: false,
         },
         pli: is_video,
         fir: is_video,

@@ -184,9 +184,11 @@ impl Room {
             .iter()
             .filter_map(|slot| Some((*slot, &self.tracks.get(*slot)?.config)));
         let declared = configs.clone().flat_map(|(track, config)| {
-            let media = config.ssrcs.iter().map(move |s| (*s, Source::Media(track)));
-            let rtx = config.rtx_ssrcs.iter();
-            media.chain(rtx.map(move |(_, s)| (*s, Source::Rtx(track))))
+            config.encodings.iter().flat_map(move |encoding| {
+                let media = encoding.ssrc.map(|ssrc| (ssrc, Source::Media(track)));
+                let rtx = encoding.rtx_ssrc.map(|ssrc| (ssrc, Source::Rtx(track)));
+                media.into_iter().chain(rtx)
+            })
         });
         let refused = peer
             .sources

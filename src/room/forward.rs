@@ -218,7 +218,9 @@ impl Room {
             Some(mid) => own.find(|(_, track)| track.config.mid == mid),
             None => {
                 let mut fitting = own.filter(|(_, track)| {
-                    track.config.ssrcs.is_empty() && kind(track) != PayloadKind::Unknown
+                    let encodings = &track.config.encodings;
+                    encodings.iter().all(|encoding| encoding.ssrc.is_none())
+                        && kind(track) != PayloadKind::Unknown
                 });
                 let first = fitting.next();
                 first.filter(|_| fitting.next().is_none())

@@ -158,6 +158,8 @@ mod tests {
             rtx: (codec.kind() == crate::base::ids::MediaKind::Video)
                 .then_some(PayloadType(payload_type + 1)),
             nack: false,
+            transport_cc: false,
+            remb: false,
         }
     }
 

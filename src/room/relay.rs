@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::base::ids::{RtpTime, SeqNo, ShardId, TrackKey, WantKey};
 use crate::base::time::earliest;
-use crate::control::TrackConfig;
 use crate::control::relay::{RelayMessage, RelayedClock, RelayedPacket, RelayedTrack};
+use crate::control::{EncodingConfig, TrackConfig};
 use crate::media::sender_report::TrackClock;
 use crate::room::batch::Batch;
 use crate::room::incoming::Incoming;
@@ -291,8 +291,7 @@ impl Room {
             kind: track.kind,
             codecs: track.codecs,
             extensions: track.extensions,
-            ssrcs: Vec::new(),
-            rtx_ssrcs: Vec::new(),
+            encodings: vec![EncodingConfig::default()],
         };
         match known {
             Some(slot) => self.update_track(slot, config, output),

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::base::ids::{MediaKind, Mid, PeerKey, TrackKey};
     use crate::base::slab::Slab;
-    use crate::control::{IceCredentials, TrackConfig};
+    use crate::control::{EncodingConfig, IceCredentials, TrackConfig};
     use crate::room::origin::Origin;
     use crate::room::peer::Peer;
     use crate::room::track::Track;
@@ -123,8 +123,7 @@ mod tests {
             kind: MediaKind::Audio,
             codecs: Vec::new(),
             extensions: ExtensionMap::default(),
-            ssrcs: Vec::new(),
-            rtx_ssrcs: Vec::new(),
+            encodings: vec![EncodingConfig::default()],
         };
         let mut slab = Slab::new();
         [(); 2].map(|()| slab.insert(Track::new(config.clone(), Origin::Local(publisher))))

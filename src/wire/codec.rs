@@ -206,6 +206,11 @@ pub struct CodecMapping {
     pub rtx: Option<PayloadType>,
     /// Whether generic NACK (RFC 4585 §6.2.1) was negotiated for it.
     pub nack: bool,
+    /// Whether congestion feedback for each packet was negotiated for it (`transport-cc`,
+    /// draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    pub transport_cc: bool,
+    /// Whether REMB was negotiated for it (`goog-remb`, draft-alvestrand-rmcat-remb-03).
+    pub remb: bool,
 }
 
 #[cfg(test)]

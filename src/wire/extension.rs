@@ -22,11 +22,15 @@ pub enum Extension {
     PlayoutDelay,
     /// AV1 dependency descriptor: forwarded as it is.
     DependencyDescriptor,
+    /// Transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01): each hop has its own.
+    TransportSequenceNumber,
+    /// Absolute send time: each hop has its own.
+    AbsSendTime,
 }
 
 impl Extension {
     /// Every known extension, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Mid,
         Self::RtpStreamId,
         Self::RepairedRtpStreamId,
@@ -35,6 +39,8 @@ impl Extension {
         Self::AbsCaptureTime,
         Self::PlayoutDelay,
         Self::DependencyDescriptor,
+        Self::TransportSequenceNumber,
+        Self::AbsSendTime,
     ];
 
     /// The URI that names the extension in SDP.
@@ -51,6 +57,10 @@ impl Extension {
             Self::DependencyDescriptor => {
                 "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension"
             }
+            Self::TransportSequenceNumber => {
+                "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+            }
+            Self::AbsSendTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
         }
     }
 
@@ -65,7 +75,11 @@ impl Extension {
     pub fn is_forwarded(self) -> bool {
         !matches!(
             self,
-            Self::Mid | Self::RtpStreamId | Self::RepairedRtpStreamId
+            Self::Mid
+                | Self::RtpStreamId
+                | Self::RepairedRtpStreamId
+                | Self::TransportSequenceNumber
+                | Self::AbsSendTime
         )
     }
 }

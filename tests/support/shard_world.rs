@@ -27,7 +27,7 @@ use shardcast::base::ids::{
     MediaKind, Mid, PayloadType, PeerKey, RoomId, ShardId, Ssrc, SubscriptionKey, TrackKey,
 };
 use shardcast::control::{
-    Command, DtlsRole, Event, Fingerprint, FingerprintAlgorithm, IceCredentials,
+    Command, DtlsRole, EncodingConfig, Event, Fingerprint, FingerprintAlgorithm, IceCredentials,
     SubscriptionConfig, TrackConfig, TransportEvent,
 };
 use shardcast::shard::Shard;
@@ -430,6 +430,8 @@ pub fn codec(payload_type: u8, codec: Codec) -> CodecMapping {
         codec,
         rtx: is_video.then_some(PayloadType(payload_type + 1)),
         nack: is_video,
+        transport_cc: false,
+        remb: false,
     }
 }
 
@@ -454,8 +456,10 @@ pub fn track_of(peer: PeerKey, index: u32, codecs: &[CodecMapping]) -> TrackConf
         kind: codecs[0].codec.kind(),
         codecs: codecs.to_vec(),
         extensions: extensions(&[(Extension::Mid, 4), (Extension::AudioLevel, 1)]),
-        ssrcs: vec![Ssrc(1000 * peer.0 as u32 + index)],
-        rtx_ssrcs: Vec::new(),
+        encodings: vec![EncodingConfig {
+            ssrc: Some(Ssrc(1000 * peer.0 as u32 + index)),
+            ..EncodingConfig::default()
+        }],
     }
 }
 

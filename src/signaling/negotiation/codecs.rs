@@ -145,6 +145,8 @@ impl Numbers {
                         codec,
                         rtx,
                         nack: video,
+                        transport_cc: false,
+                        remb: false,
                     },
                     pli: video,
                     fir: video,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::base::ids::{
     MediaKind, Mid, PeerId, PeerKey, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
 };
-use crate::control::{SubscriptionConfig, TrackConfig, TrackInfo};
+use crate::control::{EncodingConfig, SubscriptionConfig, TrackConfig, TrackInfo};
 use crate::signaling::msid;
 use crate::signaling::negotiation::codecs::{self, Numbers};
 use crate::signaling::negotiation::tracks::RoomTracks;
@@ -99,6 +99,25 @@ pub struct Published {
     pub ssrcs: Vec<Ssrc>,
     /// Pairs of (primary, RTX) SSRC.
     pub rtx_ssrcs: Vec<(Ssrc, Ssrc)>,
+}
+
+impl Published {
+    /// Its only encoding. Of several SSRCs without a role none is declared: header extensions and payload types
+    /// tell that they are the track's, one after another.
+    fn encoding(&self) -> EncodingConfig {
+        match self.ssrcs[..] {
+            [ssrc] => EncodingConfig {
+                rid: None,
+                ssrc: Some(ssrc),
+                rtx_ssrc: self
+                    .rtx_ssrcs
+                    .iter()
+                    .find(|(primary, _)| *primary == ssrc)
+                    .map(|(_, rtx)| *rtx),
+            },
+            _ => EncodingConfig::default(),
+        }
+    }
 }
 
 /// A subscription of the client's.
@@ -436,8 +455,7 @@ impl Sections {
                     kind: section.kind,
                     codecs: section.mappings(),
                     extensions: section.extensions,
-                    ssrcs: published.ssrcs.clone(),
-                    rtx_ssrcs: published.rtx_ssrcs.clone(),
+                    encodings: vec![published.encoding()],
                 })
             })
             .collect()

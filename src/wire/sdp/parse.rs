@@ -225,6 +225,8 @@ impl<'a> Attributes<'a> {
                         codec,
                         rtx: None,
                         nack: video && allows("nack"),
+                        transport_cc: false,
+                        remb: false,
                     },
                     pli: video && allows("nack pli"),
                     fir: video && allows("ccm fir"),

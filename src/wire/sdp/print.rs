@@ -178,6 +178,7 @@ impl Printer<'_> {
             codec,
             rtx,
             nack,
+            ..
         } = line.mapping;
         self.value("rtpmap", format_args!("{payload_type} {}", codec.rtpmap()));
         for (allowed, what) in [
