@@ -150,10 +150,6 @@ number! {
 }
 
 number! {
-    /// A rate of bits on a path or of a stream, in bits per second.
-    Bitrate(u64)
-}
-number! {
     /// One encoding of a track, counted from 0: the higher, the better (RFC 8853). A track without simulcast has only 0.
     EncodingIndex(u8)
 }

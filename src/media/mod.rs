@@ -3,6 +3,7 @@
 //! Each file is one small machine that knows a single stream and no peer, room or socket.
 
 pub mod cache;
+pub mod congestion;
 pub mod keyframe;
 pub mod receive_stats;
 pub mod red;
