@@ -1,5 +1,5 @@
 //! The `shardcast` command: parses options, runs the server, and stops it on SIGINT or SIGTERM; or
-//! runs the load tester, as `shardcast load`.
+//! runs the load tester, as `shardcast load`, or a bad network, as `shardcast impair`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::num::NonZero;
@@ -16,8 +16,14 @@ const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    if args.nth(1).is_some_and(|word| word == load::SUBCOMMAND) {
-        return load::main(std::iter::once("shardcast load".into()).chain(args));
+    match args.nth(1) {
+        Some(word) if word == load::SUBCOMMAND => {
+            return load::main(std::iter::once("shardcast load".into()).chain(args));
+        }
+        Some(word) if word == load::impair::SUBCOMMAND => {
+            return load::impair::main(std::iter::once("shardcast impair".into()).chain(args));
+        }
+        _ => {}
     }
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let config = Config::load(

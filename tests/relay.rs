@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use shardcast::base::ids::{MediaKind, PeerKey, RoomId, RtpTime, ShardId, Ssrc, TrackKey, WantKey};
+use shardcast::base::ids::{
+    EncodingIndex, MediaKind, PeerKey, RoomId, RtpTime, ShardId, Ssrc, TrackKey, WantKey,
+};
 use shardcast::control::relay::RelayMessage;
 use shardcast::control::{Command, DtlsRole, SubscriptionConfig, TrackConfig};
 use shardcast::shard::Shard;
@@ -646,7 +648,10 @@ fn messages_nobody_asked_for_are_counted() {
     let want = WantKey(4711);
     let messages = [
         RelayMessage::Unwant { want },
-        RelayMessage::KeyframeWanted { want },
+        RelayMessage::KeyframeWanted {
+            want,
+            encoding: EncodingIndex::LOWEST,
+        },
         RelayMessage::Ended { want },
         RelayMessage::Refused { want },
     ];

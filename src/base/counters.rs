@@ -68,6 +68,8 @@ counters! {
     rtp_malformed,
     /// RTP packets that belong to no track.
     rtp_unknown_track,
+    /// RTP packets of a track with several encodings that do not say of which.
+    rtp_unknown_encoding,
     /// RTP packets whose SSRC found the peer's table full.
     rtp_sources_full,
     /// RTP packets of retransmission streams, which are not taken apart yet.

@@ -168,6 +168,62 @@ impl EncodingIndex {
 /// Encodings of one track at most: browsers make three.
 pub const ENCODINGS_MAX: usize = 4;
 
+/// Some of a track's encodings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct EncodingSet(u8);
+
+impl EncodingSet {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// The lowest `count`.
+    #[must_use]
+    pub fn lowest(count: usize) -> Self {
+        Self(((1_u16 << count.min(ENCODINGS_MAX)) - 1) as u8)
+    }
+
+    /// Only this one; none if a track cannot have so many.
+    #[must_use]
+    pub fn only(index: EncodingIndex) -> Self {
+        let mut set = Self::NONE;
+        set.insert(index);
+        set
+    }
+
+    /// Adds one. An index beyond [`ENCODINGS_MAX`] is ignored.
+    pub fn insert(&mut self, index: EncodingIndex) {
+        if index.at() < ENCODINGS_MAX {
+            self.0 |= 1 << index.0;
+        }
+    }
+
+    /// Whether it is in.
+    #[inline]
+    #[must_use]
+    pub fn contains(self, index: EncodingIndex) -> bool {
+        index.at() < ENCODINGS_MAX && self.0 & (1 << index.0) != 0
+    }
+
+    /// Those in either.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether none is in.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// From the lowest to the highest.
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = EncodingIndex> {
+        (0..ENCODINGS_MAX as u8)
+            .map(EncodingIndex)
+            .filter(move |index| self.contains(*index))
+    }
+}
+
 /// What a subscriber may receive of a track, ordered from low to high: an encoding, and inside it a
 /// spatial (SVC) and a temporal layer with all below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

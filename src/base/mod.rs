@@ -5,6 +5,7 @@
 pub mod counters;
 pub mod histogram;
 pub mod ids;
+pub mod layer_reason;
 pub mod slab;
 pub mod time;
 pub mod ufrag;

@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::base::ids::{MediaKind, Mid, RoomId, RtpTime, SeqNo, TrackKey, WantKey};
+use crate::base::ids::{
+    EncodingIndex, EncodingSet, MediaKind, Mid, Rid, RoomId, RtpTime, SeqNo, TrackKey, WantKey,
+};
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::ExtensionMap;
 use crate::wire::rtcp::NtpTime;
@@ -34,6 +36,15 @@ pub enum RelayMessage {
         room: RoomId,
         /// The track; one that is not there (yet) is waited for.
         track: TrackKey,
+        /// Which of its encodings, to begin with.
+        selection: Selection,
+    },
+    /// The sender's subscribers need other encodings of the track.
+    Select {
+        /// The want.
+        want: WantKey,
+        /// Which they need from now on.
+        selection: Selection,
     },
     /// The sender has no subscribers of the track any more.
     Unwant {
@@ -61,6 +72,8 @@ pub enum RelayMessage {
     Clock {
         /// The want.
         want: WantKey,
+        /// Whose clock it is; told of all encodings, whichever are selected.
+        encoding: EncodingIndex,
         /// What it says.
         clock: RelayedClock,
     },
@@ -68,6 +81,8 @@ pub enum RelayMessage {
     KeyframeWanted {
         /// The want.
         want: WantKey,
+        /// Of which encoding.
+        encoding: EncodingIndex,
     },
     /// A packet of the track.
     Packet(RelayedPacket),
@@ -88,37 +103,57 @@ pub struct RelayedTrack {
     pub extensions: ExtensionMap,
     /// Counts the changes of this description.
     pub version: u32,
+    /// Its encodings, from the lowest quality to the highest.
+    pub encodings: Vec<RelayedEncoding>,
+}
+
+/// An encoding as the shards that want its track need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayedEncoding {
+    /// Its id.
+    pub rid: Option<Rid>,
     /// The present run of its packets.
     pub run: u64,
 }
 
-/// How a track's timestamps stand to its publisher's wall clock.
+/// Which encodings of a track the subscribers on one shard need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Those they receive or wait for: only these cross.
+    pub received: EncodingSet,
+    /// Those they would like: a publisher need not make others.
+    pub wished: EncodingSet,
+}
+
+/// How an encoding's timestamps stand to its publisher's wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayedClock {
     /// The run it speaks of.
     pub run: u64,
     /// The wall clock time of the report.
     pub ntp: NtpTime,
-    /// The same moment on the track's own clock.
+    /// The same moment on the encoding's own clock.
     pub rtp_time: RtpTime,
     /// When the report came.
     pub received: Instant,
 }
 
-/// An opened packet of a track, with its place there.
+/// An opened packet of an encoding, with its place there.
 #[derive(Debug, Clone)]
 pub struct RelayedPacket {
     /// Whose want it is for.
     pub want: WantKey,
+    /// The encoding.
+    pub encoding: EncodingIndex,
     /// Audio or video: what is dropped first under overload.
     pub kind: MediaKind,
     /// Which description its header is to be read by.
     pub version: u32,
     /// Which run of the source it belongs to; a new one makes former clocks void.
     pub run: u64,
-    /// The track's own number.
+    /// The encoding's own number.
     pub seq: SeqNo,
-    /// The track's own timestamp.
+    /// The encoding's own timestamp.
     pub timestamp: RtpTime,
     /// The header, parsed.
     pub header: RtpHeader,
@@ -152,6 +187,7 @@ impl RelayMessage {
             Self::Reset
             | Self::Want { .. }
             | Self::Unwant { .. }
+            | Self::Select { .. }
             | Self::Started { .. }
             | Self::Ended { .. }
             | Self::Refused { .. } => RelayClass::Control,

@@ -241,14 +241,17 @@ mod tests {
     use bytes::Bytes;
     use mio::{Events, Poll, Token, Waker};
 
-    use crate::base::ids::{MediaKind, PeerKey, RoomId, RtpTime, SeqNo, TrackKey, WantKey};
-    use crate::control::relay::RelayedPacket;
+    use crate::base::ids::{
+        EncodingIndex, MediaKind, PeerKey, RoomId, RtpTime, SeqNo, TrackKey, WantKey,
+    };
+    use crate::control::relay::{RelayedPacket, Selection};
     use crate::wire::rtp::RtpHeader;
 
     fn packet(kind: MediaKind, seq: u64) -> RelayMessage {
         let bytes = [0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         RelayMessage::Packet(RelayedPacket {
             want: WantKey(1),
+            encoding: EncodingIndex::LOWEST,
             kind,
             version: 0,
             run: 0,
@@ -267,6 +270,7 @@ mod tests {
                 peer: PeerKey(number),
                 index: 0,
             },
+            selection: Selection::default(),
         }
     }
 
@@ -286,7 +290,7 @@ mod tests {
                     }
                     RelayMessage::Packet(packet) => ('v', packet.seq.0),
                     RelayMessage::Want { want, .. } => ('w', want.0),
-                    RelayMessage::KeyframeWanted { want } => ('k', want.0),
+                    RelayMessage::KeyframeWanted { want, .. } => ('k', want.0),
                     RelayMessage::Reset => ('r', 0),
                     other => panic!("{other:?}"),
                 });
@@ -320,7 +324,10 @@ mod tests {
             a.push(ShardId(1), want(number));
         }
         assert!(a.is_holding());
-        let keyframe = RelayMessage::KeyframeWanted { want: WantKey(0) };
+        let keyframe = RelayMessage::KeyframeWanted {
+            want: WantKey(0),
+            encoding: EncodingIndex::LOWEST,
+        };
         a.push(ShardId(1), keyframe);
         assert_eq!(a.counters()[2], ("relay_dropped_feedback", 1));
         let mut taken = drain(&mut b);

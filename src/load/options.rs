@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::load::impair::Impairment;
+use crate::load::link::Conditions;
 use crate::load::sampler::ONE_OF_MAX;
 
 /// Loads a running server with synthetic clients and measures what arrives.
@@ -128,11 +128,12 @@ impl Options {
 
     /// How bad each client's link is.
     #[must_use]
-    pub fn impairment(&self) -> Impairment {
-        Impairment {
+    pub fn impairment(&self) -> Conditions {
+        Conditions {
             loss: self.loss,
             delay: self.delay,
-            rate: (self.rate > 0).then_some(self.rate),
+            rate_bps: (self.rate > 0).then_some(self.rate),
+            ..Conditions::default()
         }
     }
 
@@ -346,7 +347,7 @@ mod tests {
         let impairment = options.impairment();
         assert!((impairment.loss - 0.02).abs() < 1e-9);
         assert_eq!(impairment.delay, Duration::from_millis(50));
-        assert_eq!(impairment.rate, Some(2_000_000));
+        assert_eq!(impairment.rate_bps, Some(2_000_000));
         assert!((options.max_loss.unwrap() - 0.001).abs() < 1e-9);
         assert_eq!(options.max_p99, Some(Duration::from_millis(5)));
         assert_eq!((options.server_pid, options.verify.one_of), (Some(77), 1));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::load::histogram::Histogram;
-use crate::load::impair::Impairment;
+use crate::load::link::Conditions;
 use crate::load::tally::Tally;
 use crate::wire::rtcp::NtpTime;
 
@@ -48,7 +48,7 @@ pub struct Setup {
     /// See `zero`.
     pub zero_ntp: NtpTime,
     /// Of each client's link, each way.
-    pub impairment: Impairment,
+    pub impairment: Conditions,
     /// How long a client may take to have everything.
     pub join_timeout: Duration,
     /// See `Sampler::new`.

@@ -21,7 +21,7 @@ use crate::io::udp::{BATCH_MAX, RecvBatch, UdpSocket};
 use crate::load::connection::{self, Connection};
 use crate::load::datagrams::Datagrams;
 use crate::load::histogram::Histogram;
-use crate::load::impair::Link;
+use crate::load::link::Link;
 use crate::load::peer::{Context, Peer, PeerPlan};
 use crate::load::sampler::Sampler;
 use crate::load::shared::{Phase, Setup, Shared};
@@ -69,8 +69,8 @@ struct Slot {
 struct Net {
     socket: UdpSocket,
     connection: Connection,
-    up: Option<Link>,
-    down: Option<Link>,
+    up: Option<Link<Vec<u8>>>,
+    down: Option<Link<Vec<u8>>>,
 }
 
 /// When, in which room (by index), and what.
@@ -279,7 +279,7 @@ impl Worker {
             .and_then(|net| net.down.as_mut());
         match down {
             Some(link) => {
-                link.push(now, &datagram);
+                link.push(now, datagram.len(), datagram.to_vec());
                 self.harvest.tally.impaired_down += link.take_dropped();
             }
             None => self.with_peer(at, |peer, context| {
@@ -320,7 +320,8 @@ impl Worker {
 
     /// The next datagram that has passed the impaired way down.
     fn arrived(&mut self, now: Instant, at: usize) -> Option<Vec<u8>> {
-        self.slots[at].net.as_mut()?.down.as_mut()?.pop(now)
+        let arrival = self.slots[at].net.as_mut()?.down.as_mut()?.pop(now)?;
+        Some(arrival.what)
     }
 
     fn with_peer(&mut self, at: usize, act: impl FnOnce(&mut Peer, &mut Context<'_>)) {
@@ -418,10 +419,10 @@ impl Net {
             return 0;
         };
         for datagram in out.iter() {
-            link.push(now, datagram);
+            link.push(now, datagram.len(), datagram.to_vec());
         }
-        while let Some(datagram) = link.pop(now) {
-            let report = self.socket.send_batch([(to, &datagram[..])]);
+        while let Some(arrival) = link.pop(now) {
+            let report = self.socket.send_batch([(to, &arrival.what[..])]);
             *not_sent += report.dropped_full + report.failed;
         }
         link.take_dropped()

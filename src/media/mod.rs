@@ -2,13 +2,21 @@
 //!
 //! Each file is one small machine that knows a single stream and no peer, room or socket.
 
+pub mod allocation;
 pub mod cache;
+<<<<<<< HEAD
 pub mod congestion;
+=======
+pub mod hearing;
+>>>>>>> main
 pub mod keyframe;
+pub mod layer_rates;
+pub mod loudest;
 pub mod receive_stats;
 pub mod red;
 pub mod resend;
 pub mod rewrite;
 pub mod sender_report;
 pub mod sequence;
+pub mod speakers;
 pub mod stream;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::ids::MediaKind;
 use crate::room::incoming::Incoming;
-use crate::room::slots::TrackSlot;
+use crate::room::slots::EncodingSlot;
 
 /// Packets of one room that are fanned out together. Used again and again, so that in steady state
 /// nothing is allocated; its owner bounds how many go in.
@@ -18,14 +18,14 @@ pub struct Batch {
     is_laid_out: bool,
 }
 
-/// The packets of one track.
+/// The packets of one encoding.
 #[derive(Debug)]
 pub(in crate::room) struct Run {
-    /// The track.
-    pub track: TrackSlot,
+    /// The encoding.
+    pub encoding: EncodingSlot,
     /// Which packets of the batch are its.
     pub packets: Range<usize>,
-    /// Which of the track's targets is next.
+    /// Which of the encoding's targets is next.
     pub next_target: usize,
 }
 
@@ -48,7 +48,7 @@ impl Batch {
         self.is_laid_out
     }
 
-    /// Puts the packets of each track together, in their order. False if that was done before.
+    /// Puts the packets of each encoding together, in their order. False if that was done before.
     pub(in crate::room) fn lay_out(&mut self) -> bool {
         if std::mem::replace(&mut self.is_laid_out, true) {
             return false;
@@ -56,12 +56,12 @@ impl Batch {
         let Self { packets, runs, .. } = self;
         // Video first: what comes last in a message may be shorter, as sound is.
         let is_audio = |packet: &Incoming| packet.kind == MediaKind::Audio;
-        packets.sort_unstable_by_key(|packet| (is_audio(packet), packet.track, packet.seq));
+        packets.sort_unstable_by_key(|packet| (is_audio(packet), packet.encoding, packet.seq));
         for (at, packet) in packets.iter().enumerate() {
             match runs.last_mut() {
-                Some(run) if run.track == packet.track => run.packets.end = at + 1,
+                Some(run) if run.encoding == packet.encoding => run.packets.end = at + 1,
                 _ => runs.push(Run {
-                    track: packet.track,
+                    encoding: packet.encoding,
                     packets: at..at + 1,
                     next_target: 0,
                 }),

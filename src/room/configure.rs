@@ -8,18 +8,17 @@ use std::time::Instant;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{SubscriptionKey, TrackKey};
+use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
 use crate::control::{SubscriptionConfig, TrackConfig};
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::payload::{PayloadKinds, Routes};
 use crate::room::relay::relay_description;
-use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
-use crate::room::source::Source;
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
+use crate::room::source::{Source, SourceIds};
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
-use crate::wire::extension::Extension;
 use crate::wire::rtcp::write_bye;
 
 impl Room {
@@ -157,9 +156,9 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let reshapes =
+        let mut reshapes =
             track.config.codecs != config.codecs || track.config.extensions != config.extensions;
-        track.config = config;
+        reshapes |= track.describe(config);
         if !reshapes {
             return;
         }
@@ -180,24 +179,28 @@ impl Room {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        let configs = tracks
+        let known = tracks
             .iter()
-            .filter_map(|slot| Some((*slot, &self.tracks.get(*slot)?.config)));
-        let declared = configs.clone().flat_map(|(track, config)| {
-            config.encodings.iter().flat_map(move |encoding| {
-                let media = encoding.ssrc.map(|ssrc| (ssrc, Source::Media(track)));
-                let rtx = encoding.rtx_ssrc.map(|ssrc| (ssrc, Source::Rtx(track)));
-                media.into_iter().chain(rtx)
-            })
+            .filter_map(|slot| Some((*slot, self.tracks.get(*slot)?)));
+        let declared = known.clone().flat_map(|(slot, track)| {
+            let configs = track.encodings.iter().map(|encoding| encoding.config);
+            (0..)
+                .map(EncodingIndex)
+                .zip(configs)
+                .flat_map(move |(index, config)| {
+                    let encoding = EncodingSlot { track: slot, index };
+                    let media = config.ssrc.map(|ssrc| (ssrc, Source::Media(encoding)));
+                    let rtx = config.rtx_ssrc.map(|ssrc| (ssrc, Source::Rtx(encoding)));
+                    media.into_iter().chain(rtx)
+                })
         });
-        let refused = peer
-            .sources
-            .declare(declared, |track| tracks.contains(&track));
+        let lives_on = |slot: EncodingSlot| {
+            let track = self.tracks.get(slot.track);
+            tracks.contains(&slot.track) && track.is_some_and(|t| t.encoding(slot.index).is_some())
+        };
+        let refused = peer.sources.declare(declared, lives_on);
         output.counters.source_refused += refused;
-        // One id for all sections of a bundle (RFC 9143 §9.2).
-        peer.mid_extension = configs
-            .filter_map(|(_, config)| config.extensions.id(Extension::Mid))
-            .next();
+        peer.source_ids = SourceIds::new(known.map(|(_, track)| &track.config.extensions));
         peer.tracks = tracks;
     }
 
@@ -354,7 +357,9 @@ impl Room {
             Some(track) => {
                 if let Some(track) = self.tracks.get_mut(track) {
                     track.subscriptions.retain(|other| *other != slot);
-                    track.targets.remove((subscription.subscriber, slot));
+                    for encoding in &mut track.encodings {
+                        encoding.targets.remove((subscription.subscriber, slot));
+                    }
                 }
             }
             None => {

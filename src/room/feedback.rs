@@ -6,12 +6,13 @@ use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
+use crate::room::encoding::Encoding;
 use crate::room::incoming::Incoming;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_clock;
-use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
@@ -81,7 +82,8 @@ impl Room {
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {
-            self.request_keyframe(now, track, output);
+            let index = subscription.awaited();
+            self.request_keyframe(now, EncodingSlot { track, index }, output);
         }
     }
 
@@ -97,10 +99,11 @@ impl Room {
             return;
         };
         for at in 0..peer.tracks.len() {
-            if let Some(track) = tracks.get_mut(peer.tracks[at])
-                && track.keyframes.handle_timeout(now)
-            {
-                send_keyframe_request(peer, track, output);
+            let track = tracks.get_mut(peer.tracks[at]);
+            for encoding in track.into_iter().flat_map(|track| &mut track.encodings) {
+                if encoding.keyframes.handle_timeout(now) {
+                    send_keyframe_request(peer, encoding, output);
+                }
             }
         }
     }
@@ -121,13 +124,13 @@ impl Room {
         let mut blocks = Vec::new();
         let mut is_live = false;
         for slot in &peer.tracks {
-            let Some(track) = self.tracks.get_mut(*slot) else {
-                continue;
-            };
-            track.cache.expire(now);
-            is_live |= !track.cache.is_empty();
-            if let Some(stats) = track.stats.as_mut().filter(|stats| stats.has_news()) {
-                blocks.push(stats.report(now, track.last_sr.as_ref()));
+            let track = self.tracks.get_mut(*slot);
+            for encoding in track.into_iter().flat_map(|track| &mut track.encodings) {
+                encoding.cache.expire(now);
+                is_live |= !encoding.cache.is_empty();
+                if let Some(stats) = encoding.stats.as_mut().filter(|stats| stats.has_news()) {
+                    blocks.push(stats.report(now, encoding.last_sr.as_ref()));
+                }
             }
         }
         if !blocks.is_empty() {
@@ -154,51 +157,51 @@ impl Room {
             output.counters.rtcp_unknown_stream += u64::from(source.is_none());
             return;
         };
-        let Some(track) = self.tracks.get_mut(slot) else {
+        let Some(track) = self.tracks.get_mut(slot.track) else {
+            return;
+        };
+        let rate = track.clock_rate();
+        let Some(encoding) = track.encoding_mut(slot.index) else {
             return;
         };
         // Before the first packet, or of a former SSRC: there is nothing to translate it to.
-        let Some(rtp_time) = track.stream.timestamp(report.ssrc, report.rtp_time) else {
+        let Some(rtp_time) = encoding.stream.timestamp(report.ssrc, report.rtp_time) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
         let is_early = |last: &LastSenderReport| {
             now.saturating_duration_since(last.received) < SENDER_REPORT_INTERVAL_MIN
         };
-        if track.last_sr.as_ref().is_some_and(is_early) {
+        if encoding.last_sr.as_ref().is_some_and(is_early) {
             output.counters.rtcp_reports_too_frequent += 1;
             return;
         }
-        track.last_sr = Some(LastSenderReport {
+        encoding.last_sr = Some(LastSenderReport {
             ntp: report.ntp,
             received: now,
         });
-        track.clock = Some(TrackClock::new(
-            now,
-            report.ntp,
-            rtp_time,
-            track.clock_rate(),
-        ));
-        relay_clock(track, output);
+        encoding.clock = Some(TrackClock::new(now, report.ntp, rtp_time, rate));
+        relay_clock(track, slot.index, output);
         self.pass_on_sender_report(now, slot, output);
     }
 
-    /// Sends the reports of all subscriptions of a track whose clock is new.
+    /// Sends the reports of all who receive an encoding whose clock is new.
     pub(in crate::room) fn pass_on_sender_report(
         &mut self,
         now: Instant,
-        slot: TrackSlot,
+        slot: EncodingSlot,
         output: &mut Output,
     ) {
-        let Some(track) = self.tracks.get(slot) else {
+        let Some(track) = self.tracks.get(slot.track) else {
             return;
         };
-        let Some(clock) = &track.clock else {
+        let index = slot.index;
+        let Some(clock) = track.encoding(index).and_then(|e| e.clock.as_ref()) else {
             return;
         };
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot)
-                && subscription.rewriter.is_running()
+                && subscription.running() == Some(index)
                 && let Some(peer) = self.peers.get_mut(subscription.subscriber)
             {
                 let transport = &mut peer.transport;
@@ -216,19 +219,24 @@ impl Room {
         output: &mut Output,
     ) {
         match self.subscribed(from, media) {
-            Some((_, track)) => self.request_keyframe(now, track, output),
+            Some((slot, track)) => {
+                let awaited = self.subscriptions.get(slot).map(Subscription::awaited);
+                if let Some(index) = awaited {
+                    self.request_keyframe(now, EncodingSlot { track, index }, output);
+                }
+            }
             None => output.counters.rtcp_unknown_stream += 1,
         }
     }
 
-    /// Asks the publisher of a video track for a keyframe, at once or when that is next allowed.
+    /// Asks the publisher of a video track for a keyframe of one encoding, at once or when that is next allowed.
     pub(in crate::room) fn request_keyframe(
         &mut self,
         now: Instant,
-        slot: TrackSlot,
+        slot: EncodingSlot,
         output: &mut Output,
     ) {
-        let Some(track) = self.tracks.get_mut(slot) else {
+        let Some(track) = self.tracks.get_mut(slot.track) else {
             return;
         };
         if track.config.kind != MediaKind::Video {
@@ -239,14 +247,17 @@ impl Room {
             Origin::Remote(want) => return self.relay_keyframe_request(now, slot, want, output),
         };
         // A stream that has not begun will begin with a keyframe.
-        if track.stream.ssrc().is_none() {
+        let Some(encoding) = track
+            .encoding_mut(slot.index)
+            .filter(|encoding| encoding.stream.ssrc().is_some())
+        else {
             return;
-        }
+        };
         let Some(publisher) = self.peers.get_mut(publisher) else {
             return;
         };
-        if track.keyframes.handle_request(now) {
-            send_keyframe_request(publisher, track, output);
+        if encoding.keyframes.handle_request(now) {
+            send_keyframe_request(publisher, encoding, output);
         } else {
             output.rescheduled.push(publisher.key);
         }
@@ -304,10 +315,11 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
+    let index = subscription.awaited();
     let held = subscription
         .rewriter
         .resend(seq)
-        .and_then(|(out, seq)| Some((out, track.cache.get(seq)?)));
+        .and_then(|(out, seq)| Some((out, track.encoding(index)?.cache.get(seq)?)));
     let Some((out, cached)) = held else {
         return Resend::NotHeld;
     };
@@ -315,6 +327,7 @@ fn resend(
     let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
         let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
+        let slot = EncodingSlot { track: slot, index };
         Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
     });
     let Some(mut incoming) = incoming else {
@@ -333,9 +346,9 @@ fn resend(
     Resend::Sent
 }
 
-/// Asks the publisher of `track` for a keyframe, with a PLI: whoever negotiates FIR takes that too.
-fn send_keyframe_request(publisher: &mut Peer, track: &Track, output: &mut Output) {
-    if let Some(media) = track.stream.ssrc() {
+/// Asks the publisher of `encoding` for a keyframe, with a PLI: whoever negotiates FIR takes that too.
+fn send_keyframe_request(publisher: &mut Peer, encoding: &Encoding, output: &mut Output) {
+    if let Some(media) = encoding.stream.ssrc() {
         let mut compound = publisher.start_compound();
         write_pli(&mut compound, publisher.rtcp_ssrc, media);
         let sent = publisher.transport.seal_rtcp(&compound, &mut output.outbox);

@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::base::ids::Mid;
 use crate::media::cache::CachedPacket;
-use crate::media::stream::{Normalised, Refused};
+use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
 use crate::room::output::Output;
@@ -17,12 +16,11 @@ use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::REPORT_INTERVAL;
 use crate::room::relay::relay_packet;
-use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::{Misfit, Subscription};
 use crate::room::targets::Target;
-use crate::room::track::Track;
 use crate::wire::rtp::RtpHeader;
 
 impl Room {
@@ -43,12 +41,12 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
-        let Some(track) = self.locate(from, &header, &packet, output) else {
+        let Some(encoding) = self.locate(from, &header, &packet, output) else {
             return;
         };
-        let is_first = self.tracks.get(track).is_some_and(|t| t.stats.is_none());
+        let is_first = self.encoding(encoding).is_some_and(|e| e.stats.is_none());
         let packet = packet.freeze();
-        let Some(place) = self.take_opened(now, track, &header, packet, batch, output) else {
+        let Some(place) = self.take_opened(now, encoding, &header, packet, batch, output) else {
             return;
         };
         let Some(publisher) = self.peers.get_mut(from) else {
@@ -58,32 +56,35 @@ impl Room {
             publisher.report_at = Some(now + REPORT_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
-        // A new run shows no gap, and yet what came before is of no use to its decoders; and of a
-        // track whose first packets came too early, the keyframe is lost.
+        // A new run shows no gap, and yet what came before is of no use to its decoders; and of an
+        // encoding whose first packets came too early, the keyframe is lost.
         if place.restarted && (!is_first || publisher.had_unknown) {
-            self.request_keyframe(now, track, output);
+            self.request_keyframe(now, encoding, output);
         }
     }
 
-    /// Takes an opened packet of a track, and gives it its number there. It waits in `batch` to be
-    /// fanned out. `None` if it has no place in the track.
+    /// Takes an opened packet of an encoding, and gives it its number there. It waits in `batch` to be
+    /// fanned out. `None` if it has no place in the encoding.
     pub fn take_opened(
         &mut self,
         now: Instant,
-        slot: TrackSlot,
+        slot: EncodingSlot,
         header: &RtpHeader,
         packet: Bytes,
         batch: &mut Batch,
         output: &mut Output,
     ) -> Option<Normalised> {
-        let track = self.tracks.get_mut(slot)?;
-        let place = admit(now, track, header, &packet, output)?;
-        track.on_packet(now, header, &place);
+        let track = self.tracks.get_mut(slot.track)?;
+        let rate = track.clock_rate();
+        let kind = track.kinds.get(header.payload_type);
+        let encoding = track.encoding_mut(slot.index)?;
+        let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
+        encoding.on_packet(now, header, &place, rate);
         let numbering = (place.seq, place.timestamp);
         if !track.sinks.is_empty() {
-            relay_packet(track, header, numbering, &packet, output);
+            relay_packet(track, slot.index, header, numbering, &packet, output);
         }
-        let kind = (track.config.kind, track.kinds.get(header.payload_type));
+        let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;
         batch
             .packets
@@ -110,11 +111,12 @@ impl Room {
                 return false;
             }
             for run in &mut *runs {
-                let Some(track) = self.tracks.get(run.track) else {
+                let encoding = self.tracks.get(run.encoding.track);
+                let Some(encoding) = encoding.and_then(|t| t.encoding(run.encoding.index)) else {
                     continue;
                 };
                 let is_next = |target: &&Target| target.subscriber == subscriber;
-                while let Some(target) = track.targets.get(run.next_target).filter(is_next) {
+                while let Some(target) = encoding.targets.get(run.next_target).filter(is_next) {
                     run.next_target += 1;
                     let Some(subscription) = self.subscriptions.get_mut(target.subscription) else {
                         continue;
@@ -123,7 +125,7 @@ impl Room {
                         forward(subscription, target, packet, output);
                     }
                     if subscription.is_report_due
-                        && let Some(clock) = &track.clock
+                        && let Some(clock) = &encoding.clock
                         && let Some(peer) = self.peers.get_mut(subscriber)
                     {
                         let transport = &mut peer.transport;
@@ -142,15 +144,16 @@ impl Room {
     fn prepare(&mut self, now: Instant, batch: &mut Batch, is_segmenting: bool) {
         let Batch { packets, runs, .. } = batch;
         for run in runs {
-            let Some(track) = self.tracks.get_mut(run.track) else {
+            let track = self.tracks.get_mut(run.encoding.track);
+            let Some(encoding) = track.and_then(|t| t.encoding_mut(run.encoding.index)) else {
                 continue;
             };
             let packets = &mut packets[run.packets.clone()];
-            if is_segmenting && !track.targets.is_empty() {
+            if is_segmenting && !encoding.targets.is_empty() {
                 equalise(packets);
             }
             for packet in packets {
-                track.cache.insert(CachedPacket {
+                encoding.cache.insert(CachedPacket {
                     seq: packet.seq,
                     timestamp: packet.timestamp,
                     packet: packet.packet().clone(),
@@ -165,98 +168,46 @@ impl Room {
     #[inline]
     fn next_subscriber(&self, runs: &[Run]) -> Option<PeerSlot> {
         let next = |run: &Run| {
-            let track = self.tracks.get(run.track)?;
-            Some(track.targets.get(run.next_target)?.subscriber)
+            let encoding = self.encoding(run.encoding)?;
+            Some(encoding.targets.get(run.next_target)?.subscriber)
         };
         runs.iter().filter_map(next).min()
     }
 
-    /// The track a packet belongs to: by its SSRC where that is declared or learned; else by its
-    /// `mid`; else by its payload type, if that fits one track only (RFC 9143 §9.2).
+    /// The encoding a packet belongs to: by its SSRC where that is declared or learned; else what its header
+    /// extensions tell.
     fn locate(
         &mut self,
         from: PeerSlot,
         header: &RtpHeader,
         packet: &[u8],
         output: &mut Output,
-    ) -> Option<TrackSlot> {
+    ) -> Option<EncodingSlot> {
         let peer = self.peers.get(from)?;
         let source = match peer.sources.find(header.ssrc) {
             Some(source) => source,
             None => self.learn(from, header, packet, output)?,
         };
         match source {
-            Source::Media(track) => Some(track),
+            Source::Media(encoding) => Some(encoding),
             Source::Rtx(_) => {
                 output.counters.rtp_rtx += 1;
                 None
             }
         }
     }
-
-    #[cold]
-    fn learn(
-        &mut self,
-        from: PeerSlot,
-        header: &RtpHeader,
-        packet: &[u8],
-        output: &mut Output,
-    ) -> Option<Source> {
-        let Room { peers, tracks, .. } = self;
-        let peer = peers.get_mut(from)?;
-        let mid = peer.mid_extension.and_then(|mid| {
-            let mut extensions = header.extensions(packet);
-            let (_, value) = extensions.find(|(id, _)| *id == mid)?;
-            Mid::from_bytes(value)
-        });
-        let mut own = peer
-            .tracks
-            .iter()
-            .filter_map(|slot| Some((*slot, tracks.get(*slot)?)));
-        let kind = |track: &Track| track.kinds.get(header.payload_type);
-        let found = match mid {
-            Some(mid) => own.find(|(_, track)| track.config.mid == mid),
-            None => {
-                let mut fitting = own.filter(|(_, track)| {
-                    let encodings = &track.config.encodings;
-                    encodings.iter().all(|encoding| encoding.ssrc.is_none())
-                        && kind(track) != PayloadKind::Unknown
-                });
-                let first = fitting.next();
-                first.filter(|_| fitting.next().is_none())
-            }
-        };
-        let Some((slot, track)) = found else {
-            peer.had_unknown = true;
-            output.counters.rtp_unknown_track += 1;
-            return None;
-        };
-        let source = match kind(track) {
-            PayloadKind::Media | PayloadKind::Red => Source::Media(slot),
-            PayloadKind::Rtx => Source::Rtx(slot),
-            PayloadKind::Unknown => {
-                output.counters.rtp_unknown_payload_type += 1;
-                return None;
-            }
-        };
-        if !peer.sources.learn(header.ssrc, source) {
-            output.counters.rtp_sources_full += 1;
-            return None;
-        }
-        Some(source)
-    }
 }
 
-/// Where a packet stands in its track, if it has a place there.
+/// Where a packet stands in its encoding, if it has a place there.
 fn admit(
     now: Instant,
-    track: &mut Track,
+    stream: &mut Stream,
+    kind: PayloadKind,
     header: &RtpHeader,
     packet: &[u8],
     output: &mut Output,
 ) -> Option<Normalised> {
     let counters = &mut output.counters;
-    let kind = track.kinds.get(header.payload_type);
     let dropped = match kind {
         PayloadKind::Rtx => &mut counters.rtp_rtx,
         PayloadKind::Unknown => &mut counters.rtp_unknown_payload_type,
@@ -264,7 +215,6 @@ fn admit(
             &mut counters.rtp_malformed
         }
         PayloadKind::Media | PayloadKind::Red => {
-            let stream = &mut track.stream;
             match stream.accept(now, header.ssrc, header.seq, header.timestamp) {
                 Ok(place) => return Some(place),
                 Err(Refused::FormerSsrc) => &mut counters.rtp_former_ssrc,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
-use crate::room::slots::TrackSlot;
+use crate::room::slots::EncodingSlot;
 use crate::wire::extension::{Extension, ExtensionMap};
 use crate::wire::rtp::RtpHeader;
 
@@ -13,13 +13,13 @@ use crate::wire::rtp::RtpHeader;
 #[derive(Debug, Clone)]
 pub struct Incoming {
     packet: Bytes,
-    /// Its track.
-    pub track: TrackSlot,
+    /// Its encoding.
+    pub encoding: EncodingSlot,
     /// Audio or video.
     pub kind: MediaKind,
-    /// The track's number.
+    /// The encoding's number.
     pub seq: SeqNo,
-    /// The track's timestamp.
+    /// The encoding's timestamp.
     pub timestamp: RtpTime,
     /// The publisher's payload type.
     pub payload_type: PayloadType,
@@ -49,7 +49,7 @@ impl Incoming {
     /// is longer than a datagram can be.
     #[must_use]
     pub fn read(
-        track: TrackSlot,
+        encoding: EncodingSlot,
         packet: Bytes,
         header: &RtpHeader,
         (seq, timestamp): (SeqNo, RtpTime),
@@ -78,7 +78,7 @@ impl Incoming {
         }
         let payload = span(payload);
         Some(Self {
-            track,
+            encoding,
             kind,
             seq,
             timestamp,

@@ -5,15 +5,18 @@
 
 pub mod batch;
 mod configure;
+mod encoding;
 mod feedback;
 mod forward;
 mod incoming;
+mod learn;
 pub mod origin;
 pub mod output;
 mod padding;
 mod payload;
 mod peer;
 mod relay;
+mod remote;
 mod routing;
 pub mod slots;
 mod source;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::base::ids::{ShardId, TrackKey, WantKey};
+use crate::control::relay::Selection;
 use crate::room::slots::{PeerSlot, TrackSlot};
 
 /// Who brings a track's packets.
@@ -33,6 +34,15 @@ pub struct Sink {
     pub want: WantKey,
 }
 
+/// Another shard's want and what it is to get for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    /// Whose it is.
+    pub sink: Sink,
+    /// Which encodings.
+    pub selection: Selection,
+}
+
 /// This shard's want of a track of another one.
 #[derive(Debug)]
 pub struct Remote {
@@ -44,8 +54,8 @@ pub struct Remote {
     pub track: Option<TrackSlot>,
     /// Packets with another description are not looked at.
     pub version: u32,
-    /// The latest run of the source that was heard of.
-    pub run: u64,
+    /// Which encodings the other shard was told to send.
+    pub selection: Selection,
     /// When the cache is next looked through; `None` while it is empty.
     pub expire_at: Option<Instant>,
 }

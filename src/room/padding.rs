@@ -1,4 +1,4 @@
-//! How much padding makes packets of one track equally long, so that their copies share a message
+//! How much padding makes packets of one encoding equally long, so that their copies share a message
 //! (Linux: `UDP_SEGMENT` takes datagrams of one length, but for the last).
 //!
 //! Padding is RTP's own (RFC 3550 §5.1): a receiver cuts it off before it looks at the payload, and the
@@ -68,10 +68,10 @@ const PADDING_SHARE: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{PayloadType, RtpTime, SeqNo, SeqNo16, Ssrc};
+    use crate::base::ids::{EncodingIndex, PayloadType, RtpTime, SeqNo, SeqNo16, Ssrc};
     use crate::base::slab::Slab;
     use crate::room::payload::PayloadKind;
-    use crate::room::slots::OfTracks;
+    use crate::room::slots::{EncodingSlot, OfTracks};
     use crate::wire::extension::ExtensionMap;
     use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
     use bytes::Bytes;
@@ -79,7 +79,10 @@ mod tests {
 
     /// A packet with a payload of `len` bytes.
     fn packet(len: usize, kind: MediaKind, padding: bool) -> Incoming {
-        let track = Slab::<(), OfTracks>::new().insert(());
+        let encoding = EncodingSlot {
+            track: Slab::<(), OfTracks>::new().insert(()),
+            index: EncodingIndex::LOWEST,
+        };
         let mut bytes = Vec::new();
         let fields = OutgoingHeader {
             payload_type: PayloadType(96),
@@ -98,7 +101,7 @@ mod tests {
         let ids = ExtensionMap::default();
         let numbering = (SeqNo(1), RtpTime(1));
         let kind = (kind, PayloadKind::Media);
-        Incoming::read(track, Bytes::from(bytes), &header, numbering, kind, &ids).unwrap()
+        Incoming::read(encoding, Bytes::from(bytes), &header, numbering, kind, &ids).unwrap()
     }
 
     fn paddings(packets: &[Incoming]) -> Vec<u8> {

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
-use crate::room::source::SourceTable;
+use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
-use crate::wire::extension::ExtensionId;
 
 /// One connection in a room.
 pub struct Peer {
@@ -17,10 +16,10 @@ pub struct Peer {
     pub transport: Transport,
     /// This server's own SSRC towards it, for reports and requests.
     pub rtcp_ssrc: Ssrc,
-    /// Which track each of its SSRCs belongs to.
+    /// Which encoding each of its SSRCs belongs to.
     pub sources: SourceTable,
-    /// The id it uses for the `mid` header extension.
-    pub mid_extension: Option<ExtensionId>,
+    /// The ids it uses for the header extensions that say what an SSRC carries.
+    pub source_ids: SourceIds,
     /// What it publishes.
     pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
@@ -41,7 +40,7 @@ impl Peer {
             transport,
             rtcp_ssrc,
             sources: SourceTable::default(),
-            mid_extension: None,
+            source_ids: SourceIds::default(),
             tracks: Vec::new(),
             subscriptions: Vec::new(),
             routed: None,

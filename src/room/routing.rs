@@ -1,43 +1,48 @@
-//! Keeps the tables of targets as subscriptions and transports are: a subscription is in its track's table
-//! exactly while it is active and its subscriber can be sent to.
+//! Keeps the tables of targets as subscriptions and transports are: a subscription is in the tables of the encodings
+//! that it receives or waits for exactly while it is active and its subscriber can be sent to.
 
+use crate::base::ids::EncodingIndex;
 use crate::room::output::Output;
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
 use crate::room::targets::Target;
 
 impl Room {
-    /// Puts a subscription into its track's table, or takes it out: after anything that it depends on
+    /// Puts a subscription into its encodings' tables, or takes it out: after anything that it depends on
     /// has changed.
     pub(in crate::room) fn route(&mut self, slot: SubscriptionSlot, output: &mut Output) {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
         let subscriber = subscription.subscriber;
-        let targets = subscription
+        // Without a track it was paused when that ended.
+        let Some(track) = subscription
             .track
             .and_then(|track| self.tracks.get_mut(track))
-            .map(|track| &mut track.targets);
-        // Without a track it was paused when that ended.
-        let Some(targets) = targets else {
+        else {
             return;
         };
         let peer = self.peers.get(subscriber);
         let path = peer.and_then(|peer| peer.transport.rtp_path());
-        match path {
-            Some((to, sealer)) if subscription.config.active => targets.set(Target {
-                subscriber,
-                subscription: slot,
-                to,
-                sealer: sealer.clone(),
-            }),
-            _ => {
-                subscription.pause();
-                let was_routed = targets.remove((subscriber, slot));
-                let is_lost = was_routed && path.is_none();
-                output.counters.subscription_unreachable += u64::from(is_lost);
+        let open = path.filter(|_| subscription.config.active);
+        let received = subscription.received();
+        if open.is_none() || received.is_empty() {
+            subscription.pause();
+        }
+        let mut was_routed = false;
+        for (index, encoding) in (0..).map(EncodingIndex).zip(&mut track.encodings) {
+            match open {
+                Some((to, sealer)) if received.contains(index) => encoding.targets.set(Target {
+                    subscriber,
+                    subscription: slot,
+                    to,
+                    sealer: sealer.clone(),
+                }),
+                _ => was_routed |= encoding.targets.remove((subscriber, slot)),
             }
         }
+        let is_lost = was_routed && path.is_none();
+        output.counters.subscription_unreachable += u64::from(is_lost);
     }
 
     /// Follows a peer to where its transport says it is: after every input to that.

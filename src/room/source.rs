@@ -1,15 +1,39 @@
-//! Which SSRC of a peer belongs to which of its tracks.
+//! Which SSRC of a peer belongs to which encoding of its tracks.
 
 use crate::base::ids::Ssrc;
-use crate::room::slots::TrackSlot;
+use crate::room::slots::EncodingSlot;
+use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
 
 /// What an SSRC carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The media of a track.
-    Media(TrackSlot),
-    /// Retransmissions for a track.
-    Rtx(TrackSlot),
+    /// The media of an encoding.
+    Media(EncodingSlot),
+    /// Retransmissions for an encoding.
+    Rtx(EncodingSlot),
+}
+
+/// Under which ids a peer's packets say what they carry: one for all sections of a bundle (RFC 9143 §9.2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SourceIds {
+    /// Of `mid`.
+    pub mid: Option<ExtensionId>,
+    /// Of `rtp-stream-id`.
+    pub rid: Option<ExtensionId>,
+    /// Of `repaired-rtp-stream-id`.
+    pub repaired_rid: Option<ExtensionId>,
+}
+
+impl SourceIds {
+    /// As these sections have them.
+    pub fn new<'m>(sections: impl Iterator<Item = &'m ExtensionMap> + Clone) -> Self {
+        let id = |extension| sections.clone().filter_map(|map| map.id(extension)).next();
+        Self {
+            mid: id(Extension::Mid),
+            rid: id(Extension::RtpStreamId),
+            repaired_rid: id(Extension::RepairedRtpStreamId),
+        }
+    }
 }
 
 /// The SSRCs of one peer: those its description declares, and those learned from packets.
@@ -55,12 +79,12 @@ impl SourceTable {
     }
 
     /// Takes a new description: what it declares, and of what was learned only that which belongs to
-    /// a track that lives on. Returns how many declarations were refused: an SSRC that is declared
+    /// an encoding that lives on. Returns how many declarations were refused: an SSRC that is declared
     /// already for something else, or more than [`DECLARED_MAX`].
     pub fn declare(
         &mut self,
         declared: impl Iterator<Item = (Ssrc, Source)>,
-        lives_on: impl Fn(TrackSlot) -> bool,
+        lives_on: impl Fn(EncodingSlot) -> bool,
     ) -> u64 {
         let former = std::mem::take(self);
         let mut refused = 0;
@@ -72,8 +96,8 @@ impl SourceTable {
             }
         }
         for (ssrc, entry) in former.ssrcs.into_iter().zip(former.entries) {
-            let (Source::Media(track) | Source::Rtx(track)) = entry.source;
-            if entry.is_learned && lives_on(track) && self.find(ssrc).is_none() {
+            let (Source::Media(encoding) | Source::Rtx(encoding)) = entry.source;
+            if entry.is_learned && lives_on(encoding) && self.find(ssrc).is_none() {
                 self.push(ssrc, entry.source, true);
             }
         }
@@ -94,19 +118,18 @@ const DECLARED_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{MediaKind, Mid, PeerKey, TrackKey};
+    use crate::base::ids::{EncodingIndex, MediaKind, Mid, PeerKey, TrackKey};
     use crate::base::slab::Slab;
     use crate::control::{EncodingConfig, IceCredentials, TrackConfig};
     use crate::room::origin::Origin;
     use crate::room::peer::Peer;
     use crate::room::track::Track;
     use crate::transport::{DtlsIdentity, Transport};
-    use crate::wire::extension::ExtensionMap;
     use std::sync::Arc;
     use std::time::Instant;
 
-    /// Two places of tracks; the tracks themselves do not matter here.
-    fn slots() -> [TrackSlot; 2] {
+    /// Two places of encodings; the tracks themselves do not matter here.
+    fn slots() -> [EncodingSlot; 2] {
         let identity = Arc::new(DtlsIdentity::generate().unwrap());
         let ice = IceCredentials {
             ufrag: "ufrag".into(),
@@ -126,7 +149,10 @@ mod tests {
             encodings: vec![EncodingConfig::default()],
         };
         let mut slab = Slab::new();
-        [(); 2].map(|()| slab.insert(Track::new(config.clone(), Origin::Local(publisher))))
+        [(); 2].map(|()| EncodingSlot {
+            track: slab.insert(Track::new(config.clone(), Origin::Local(publisher))),
+            index: EncodingIndex::LOWEST,
+        })
     }
 
     #[test]

@@ -10,11 +10,12 @@ use crate::base::ids::{PeerKey, RoomId, ShardId, Ssrc, TrackKey, WantKey};
 use crate::base::slab::Slab;
 use crate::base::time::earliest;
 use crate::control::TransportEvent;
-use crate::room::origin::{Remote, Sink};
+use crate::room::encoding::Encoding;
+use crate::room::origin::{Remote, Served};
 use crate::room::output::Output;
 use crate::room::peer::Peer;
 use crate::room::slots::{
-    OfPeers, OfSubscriptions, OfTracks, PeerSlot, SubscriptionSlot, TrackSlot,
+    EncodingSlot, OfPeers, OfSubscriptions, OfTracks, PeerSlot, SubscriptionSlot, TrackSlot,
 };
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
@@ -33,7 +34,7 @@ pub struct Room {
     /// Subscriptions whose track is not known (yet): each is in here once.
     pub(in crate::room) waiting: HashMap<TrackKey, Vec<SubscriptionSlot>>,
     /// Tracks that other shards want and that are not here (yet).
-    pub(in crate::room) wanted: HashMap<TrackKey, Vec<Sink>>,
+    pub(in crate::room) wanted: HashMap<TrackKey, Vec<Served>>,
     /// What this shard wants of others.
     pub(in crate::room) remotes: HashMap<WantKey, Remote>,
     /// The want of each such track.
@@ -98,6 +99,12 @@ impl Room {
         self.peers.is_empty() && self.wanted.is_empty()
     }
 
+    /// An encoding, if it is still there.
+    #[inline]
+    pub(in crate::room) fn encoding(&self, slot: EncodingSlot) -> Option<&Encoding> {
+        self.tracks.get(slot.track)?.encoding(slot.index)
+    }
+
     /// A peer's transport.
     #[must_use]
     pub fn transport_mut(&mut self, slot: PeerSlot) -> Option<&mut Transport> {
@@ -128,7 +135,8 @@ impl Room {
         let peer = self.peers.get(slot)?;
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
         tracks
-            .map(|track| track.keyframes.poll_timeout())
+            .flat_map(|track| &track.encodings)
+            .map(|encoding| encoding.keyframes.poll_timeout())
             .chain([peer.transport.poll_timeout(), peer.report_at])
             .fold(None, earliest)
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::ids::{PayloadType, SeqNo};
+use crate::base::ids::{EncodingIndex, EncodingSet, PayloadType, SeqNo};
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
@@ -156,6 +156,21 @@ impl Subscription {
             sealer.seal(arena, start, header_len, seq.roc());
             true
         });
+    }
+
+    /// Which encodings of its track it is sent, or waits for.
+    pub fn received(&self) -> EncodingSet {
+        EncodingSet::only(EncodingIndex::LOWEST)
+    }
+
+    /// The encoding it is being sent, if any is.
+    pub fn running(&self) -> Option<EncodingIndex> {
+        self.rewriter.is_running().then_some(EncodingIndex::LOWEST)
+    }
+
+    /// The encoding a keyframe of which it needs, when it needs one.
+    pub fn awaited(&self) -> EncodingIndex {
+        EncodingIndex::LOWEST
     }
 
     /// A packet was sent for the first time.

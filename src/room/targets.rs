@@ -1,4 +1,4 @@
-//! Where the packets of a track go: a flat table, so that for each packet there is nothing to look up or to
+//! Where the packets of an encoding go: a flat table, so that for each packet there is nothing to look up or to
 //! decide. `routing` keeps it up to date.
 
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::transport::RtpSealer;
 
-/// One subscription that a track's packets go to.
+/// One subscription that an encoding's packets go to.
 #[derive(Debug)]
 pub struct Target {
     /// Whose it is.
@@ -19,7 +19,7 @@ pub struct Target {
     pub sealer: RtpSealer,
 }
 
-/// The targets of a track, sorted by subscriber, so that the tables of several tracks can be walked
+/// The targets of an encoding, sorted by subscriber, so that the tables of several encodings can be walked
 /// together subscriber by subscriber.
 #[derive(Debug, Default)]
 pub struct Targets(Vec<Target>);
@@ -31,7 +31,7 @@ impl Targets {
         self.0.get(at)
     }
 
-    /// Whether nobody is sent this track.
+    /// Whether nobody is sent this encoding.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,22 +1,14 @@
 //! A track: what one peer publishes in one section, here or on another shard.
 
-use std::time::{Duration, Instant};
-
-use crate::base::ids::{ClockRate, MediaKind};
-use crate::control::TrackConfig;
-use crate::media::cache::PacketCache;
-use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
-use crate::media::receive_stats::ReceiveStats;
-use crate::media::sender_report::{LastSenderReport, TrackClock};
-use crate::media::stream::{Normalised, Stream};
-use crate::room::origin::{Origin, Sink};
+use crate::base::ids::{ClockRate, ENCODINGS_MAX, EncodingIndex, MediaKind};
+use crate::control::{EncodingConfig, TrackConfig};
+use crate::room::encoding::Encoding;
+use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
-use crate::room::targets::Targets;
 use crate::wire::codec::Codec;
-use crate::wire::rtp::RtpHeader;
 
-/// A published track and everything that its subscriptions share.
+/// A published track and everything that its encodings share.
 #[derive(Debug)]
 pub struct Track {
     /// As its publisher's description has it.
@@ -24,48 +16,31 @@ pub struct Track {
     /// Who brings its packets.
     pub origin: Origin,
     /// Which other shards get them. Empty while the room lives on this one only.
-    pub sinks: Vec<Sink>,
+    pub sinks: Vec<Served>,
     /// Counts the changes of its description, for `sinks`.
     pub version: u32,
-    /// Counts the runs of its source, for `sinks`.
-    pub run: u64,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
-    /// Its numbering.
-    pub stream: Stream,
-    /// How its present run of packets is received.
-    pub stats: Option<ReceiveStats>,
-    /// The last sender report of its present run.
-    pub last_sr: Option<LastSenderReport>,
-    /// How its timestamps stand to the publisher's clock.
-    pub clock: Option<TrackClock>,
-    /// Its last packets.
-    pub cache: PacketCache,
-    /// Who wants a keyframe.
-    pub keyframes: KeyframeRequests,
+    /// What it is sent in, from the lowest quality to the highest: one at least.
+    pub encodings: Vec<Encoding>,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
-    /// Those of them that its packets go to at present.
-    pub targets: Targets,
 }
 
 impl Track {
     /// A track without packets and subscriptions.
-    pub fn new(config: TrackConfig, origin: Origin) -> Self {
+    pub fn new(mut config: TrackConfig, origin: Origin) -> Self {
+        limit(&mut config);
+        let rate = clock_rate(config.kind);
+        let encoding =
+            |encoding: &EncodingConfig| Encoding::new(*encoding, config.kind, rate, origin);
         Self {
             origin,
             sinks: Vec::new(),
             version: 0,
-            run: 0,
             kinds: PayloadKinds::new(&config.codecs),
-            stream: Stream::new(clock_rate(config.kind)),
-            stats: None,
-            last_sr: None,
-            clock: None,
-            cache: PacketCache::new(config.kind),
-            keyframes: KeyframeRequests::new(keyframe_interval(origin)),
+            encodings: config.encodings.iter().map(encoding).collect(),
             subscriptions: Vec::new(),
-            targets: Targets::default(),
             config,
         }
     }
@@ -75,25 +50,47 @@ impl Track {
         clock_rate(self.config.kind)
     }
 
-    /// A packet was taken.
-    pub fn on_packet(&mut self, now: Instant, header: &RtpHeader, place: &Normalised) {
-        if place.restarted {
-            self.run += 1;
-            // What was reported of the former run says nothing of this one.
-            (self.stats, self.last_sr, self.clock) = (None, None, None);
+    /// One of its encodings, if it has so many.
+    #[inline]
+    pub fn encoding(&self, index: EncodingIndex) -> Option<&Encoding> {
+        self.encodings.get(index.at())
+    }
+
+    /// One of its encodings, if it has so many.
+    #[inline]
+    pub fn encoding_mut(&mut self, index: EncodingIndex) -> Option<&mut Encoding> {
+        self.encodings.get_mut(index.at())
+    }
+
+    /// Takes a new description. True if there are more or fewer encodings than before, or others: what was sent
+    /// of them may not be sent again.
+    pub fn describe(&mut self, mut config: TrackConfig) -> bool {
+        limit(&mut config);
+        let rate = clock_rate(config.kind);
+        let mut changed = config.encodings.len() != self.encodings.len();
+        self.encodings.truncate(config.encodings.len());
+        for (at, described) in config.encodings.iter().enumerate() {
+            match self.encodings.get_mut(at) {
+                Some(known) => {
+                    changed |= known.config.rid != described.rid;
+                    known.config = *described;
+                }
+                None => {
+                    let new = Encoding::new(*described, config.kind, rate, self.origin);
+                    self.encodings.push(new);
+                }
+            }
         }
-        let rate = self.clock_rate();
-        let stats = self
-            .stats
-            .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
-        stats.on_packet(now, place.source_seq, header.timestamp);
+        self.config = config;
+        changed
     }
 }
 
-fn keyframe_interval(origin: Origin) -> Duration {
-    match origin {
-        Origin::Local(_) => KEYFRAME_INTERVAL,
-        Origin::Remote(_) => RELAY_INTERVAL,
+/// A track has one encoding at least, and not more than are told apart.
+fn limit(config: &mut TrackConfig) {
+    config.encodings.truncate(ENCODINGS_MAX);
+    if config.encodings.is_empty() {
+        config.encodings.push(EncodingConfig::default());
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Shard {
     peers: HashMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
+    /// Room for who is due; empty between inputs.
+    due: Vec<PeerKey>,
     batches: Batches,
     relays: Relays,
     output: Output,
@@ -83,6 +85,7 @@ impl Shard {
             peers: HashMap::new(),
             routes: RouteTable::default(),
             timers: Timers::default(),
+            due: Vec::new(),
             batches: Batches::default(),
             relays: Relays::default(),
             output,
@@ -298,15 +301,14 @@ impl Shard {
         self.output.relay.messages.pop_front()
     }
 
-    /// Does what is due.
+    /// Does what is due, for at most [`DUE_PER_TURN`] peers: [`Shard::poll_timeout`] then says that more is, and
+    /// packets get their turn first.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.finish_batches(now);
         // Taken out first: a peer that is due again at once waits for the next turn.
-        let mut due = Vec::new();
-        while let Some(key) = self.timers.pop_due(now) {
-            due.push(key);
-        }
-        for key in due {
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.timers.pop_due(now)).take(DUE_PER_TURN));
+        for key in due.drain(..) {
             if let Some(Member { route }) = self.peers.get(&key)
                 && let Some(room) = self.rooms.get_mut(route.room)
             {
@@ -314,6 +316,7 @@ impl Shard {
             }
             self.settle(now, key);
         }
+        self.due = due;
         let (rooms, output) = (&mut self.rooms, &mut self.output);
         self.relays.handle_timeout(now, rooms, output);
         self.reschedule();
@@ -563,3 +566,6 @@ fn is_sent_to(rooms: &mut Rooms, holder: Route, address: SocketAddr) -> bool {
 /// How much is sealed before it is sent, in bytes: a part of a core's second-level cache (512 KiB on
 /// Zen 3), and more than a system call sends.
 pub const OUTBOX_BYTES: usize = 256 << 10;
+/// Peers served by one call of [`Shard::handle_timeout`]. Each costs some microseconds, so that a shard of thousands whose
+/// reports fall due together is not deaf for longer than a fan-out takes.
+const DUE_PER_TURN: usize = 64;

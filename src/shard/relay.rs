@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::base::ids::{RoomId, ShardId, TrackKey, WantKey};
 use crate::base::slab::Slot;
-use crate::control::relay::RelayMessage;
+use crate::control::relay::{RelayMessage, Selection};
 use crate::room::Room;
 use crate::room::origin::Sink;
 use crate::room::output::{Output, WantChange};
@@ -34,8 +34,14 @@ impl Relays {
     ) {
         match message {
             RelayMessage::Reset => self.reset(from, rooms, output),
-            RelayMessage::Want { want, room, track } => {
-                self.serve(Sink { shard: from, want }, &room, track, rooms, output);
+            RelayMessage::Want {
+                want,
+                room,
+                track,
+                selection,
+            } => {
+                let sink = Sink { shard: from, want };
+                self.serve(sink, &room, (track, selection), rooms, output);
             }
             RelayMessage::Unwant { want } => {
                 match self.served.remove(&Sink { shard: from, want }) {
@@ -48,11 +54,22 @@ impl Relays {
                     None => output.counters.relay_stale += 1,
                 }
             }
-            RelayMessage::KeyframeWanted { want } => {
+            RelayMessage::Select { want, selection } => {
+                let sink = Sink { shard: from, want };
+                match self.served.get(&sink) {
+                    Some((slot, track)) => {
+                        if let Some(room) = rooms.get_mut(*slot) {
+                            room.handle_select(sink, *track, selection);
+                        }
+                    }
+                    None => output.counters.relay_stale += 1,
+                }
+            }
+            RelayMessage::KeyframeWanted { want, encoding } => {
                 match self.served.get(&Sink { shard: from, want }) {
                     Some((slot, track)) => {
                         if let Some(room) = rooms.get_mut(*slot) {
-                            room.handle_keyframe_wanted(now, *track, output);
+                            room.handle_keyframe_wanted(now, *track, encoding, output);
                         }
                     }
                     None => output.counters.relay_stale += 1,
@@ -151,7 +168,11 @@ impl Relays {
                 room.handle_started(now, want, *track, output);
             }
             RelayMessage::Ended { .. } => room.handle_ended(want, output),
-            RelayMessage::Clock { clock, .. } => room.handle_clock(now, want, clock, output),
+            RelayMessage::Clock {
+                encoding, clock, ..
+            } => {
+                room.handle_clock(now, want, encoding, clock, output);
+            }
             _ => {
                 room.handle_refused(want, output);
                 self.follow(slot, output);
@@ -163,14 +184,14 @@ impl Relays {
         &mut self,
         sink: Sink,
         id: &RoomId,
-        track: TrackKey,
+        (track, selection): (TrackKey, Selection),
         rooms: &mut Rooms,
         output: &mut Output,
     ) {
         let slot = rooms.find_or_start(id);
         let served = rooms
             .get_mut(slot)
-            .is_some_and(|room| room.handle_want(sink, track, output));
+            .is_some_and(|room| room.handle_want(sink, track, selection, output));
         if served {
             self.served.insert(sink, (slot, track));
         } else {

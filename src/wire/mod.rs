@@ -3,6 +3,7 @@
 //! Knows nothing of peers, keys or time. Every parser takes hostile input: it returns `None` or a
 //! small error, never panics, and allocates in proportion to its input at most.
 
+pub mod audio_level;
 pub mod bandwidth;
 pub mod codec;
 pub mod extension;

@@ -1,11 +1,10 @@
-//! The seeded network: what is lost, late, doubled or out of order, by one generator.
+//! The seeded network: what is lost, late, doubled or out of order, by the model that the load tester and the
+//! lab use too. Clients share its two links: nothing here has a rate.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use shardcast::load::link::{self, Jitter, Link};
 
 /// How bad the way is. Probabilities are per datagram.
 #[derive(Debug, Clone, Copy)]
@@ -43,96 +42,63 @@ impl Conditions {
     };
 }
 
-/// Things under way, handed over in the order of their times, ties in the order of sending.
+/// Things under way: frames reliably, datagrams over one link each way, with the load tester's model.
 pub struct Network<T> {
-    under_way: BinaryHeap<Reverse<Parcel<T>>>,
-    sent: u64,
-    rng: StdRng,
-    pub conditions: Conditions,
-    pub lost: u64,
-}
-
-struct Parcel<T> {
-    at: Instant,
-    number: u64,
-    what: T,
-}
-
-impl<T> PartialEq for Parcel<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl<T> Eq for Parcel<T> {}
-
-impl<T> PartialOrd for Parcel<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Parcel<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
+    frames: VecDeque<(Instant, T)>,
+    up: Link<T>,
+    down: Link<T>,
+    delay: Duration,
 }
 
 impl<T: Clone> Network<T> {
-    pub fn new(seed: u64, conditions: Conditions) -> Self {
+    pub fn new(now: Instant, seed: u64, conditions: Conditions) -> Self {
+        let link = |loss, direction: u64| {
+            let conditions = link::Conditions {
+                delay: conditions.delay,
+                jitter: Jitter {
+                    up_to: conditions.jitter,
+                    keeps_order: false,
+                },
+                loss,
+                duplication: conditions.duplication,
+                ..link::Conditions::default()
+            };
+            Link::new(now, conditions, seed ^ (direction << 40))
+        };
         Self {
-            under_way: BinaryHeap::new(),
-            sent: 0,
-            rng: StdRng::seed_from_u64(seed),
-            conditions,
-            lost: 0,
+            frames: VecDeque::new(),
+            up: link(conditions.loss_up, 1),
+            down: link(conditions.loss_down, 2),
+            delay: conditions.delay,
         }
     }
 
     /// Reliable and in order: what a WebSocket carries.
     pub fn send_frame(&mut self, now: Instant, what: T) {
-        self.push(now + self.conditions.delay, what);
+        self.frames.push_back((now + self.delay, what));
     }
 
     /// As the conditions have it.
     pub fn send_datagram(&mut self, now: Instant, up: bool, what: T) {
-        let loss = if up {
-            self.conditions.loss_up
-        } else {
-            self.conditions.loss_down
-        };
-        let copies = 1 + u32::from(self.chance(self.conditions.duplication));
-        for _ in 0..copies {
-            if self.chance(loss) {
-                self.lost += 1;
-                continue;
-            }
-            let jitter_us = self.conditions.jitter.as_micros() as u64;
-            let late = self.rng.random_range(0..=jitter_us);
-            let at = now + self.conditions.delay + Duration::from_micros(late);
-            self.push(at, what.clone());
-        }
-    }
-
-    fn chance(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.rng.random_bool(probability)
-    }
-
-    fn push(&mut self, at: Instant, what: T) {
-        self.sent += 1;
-        let number = self.sent;
-        self.under_way.push(Reverse(Parcel { at, number, what }));
+        let link = if up { &mut self.up } else { &mut self.down };
+        // Nothing here has a rate, so the length does not matter.
+        link.push(now, 0, what);
     }
 
     pub fn next_at(&self) -> Option<Instant> {
-        self.under_way.peek().map(|Reverse(parcel)| parcel.at)
+        let frame = self.frames.front().map(|(at, _)| *at);
+        [frame, self.up.poll_timeout(), self.down.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What arrives at `now`, one at a time.
     pub fn poll(&mut self, now: Instant) -> Option<T> {
-        if self.next_at()? > now {
-            return None;
+        if self.frames.front().is_some_and(|(at, _)| *at <= now) {
+            return self.frames.pop_front().map(|(_, what)| what);
         }
-        self.under_way.pop().map(|Reverse(parcel)| parcel.what)
+        let arrival = self.up.pop(now).or_else(|| self.down.pop(now))?;
+        Some(arrival.what)
     }
 }

@@ -105,7 +105,7 @@ impl World {
             spill_peers,
             seats: Vec::new(),
             by_key: HashMap::new(),
-            network: Network::new(seed, conditions),
+            network: Network::new(now, seed, conditions),
             next_key: 1,
             config,
             sealed: HashMap::new(),

@@ -46,6 +46,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// What the shard reported, oldest first.
     pub events: Vec<(PeerKey, Event)>,
+    /// The number of its first client, as several shards' clients are told apart.
+    first_client: usize,
 }
 
 /// One peer's end.
@@ -75,21 +77,27 @@ struct Srtp {
 
 impl World {
     pub fn new() -> Self {
+        Self::of_shard(ShardId(0), 0)
+    }
+
+    /// A shard among others; its clients are numbered from `first_client` on.
+    pub fn of_shard(shard: ShardId, first_client: usize) -> Self {
         static IDENTITY: OnceLock<Arc<DtlsIdentity>> = OnceLock::new();
         let identity =
             IDENTITY.get_or_init(|| Arc::new(DtlsIdentity::generate().expect("an identity")));
         Self {
-            shard: Shard::new(ShardId(0), identity.clone(), 7),
+            shard: Shard::new(shard, identity.clone(), 7),
             now: Instant::now(),
             clients: Vec::new(),
             events: Vec::new(),
+            first_client,
         }
     }
 
     /// Adds a peer that the shard knows, but has not heard from.
     pub fn add(&mut self, room: &str) -> usize {
         let at = self.clients.len();
-        let client = Client::new(at);
+        let client = Client::new(self.first_client + at);
         let (key, ice) = (client.key, client.ice.clone());
         self.clients.push(client);
         let room = RoomId::new(room).unwrap();

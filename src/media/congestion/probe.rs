@@ -28,6 +28,8 @@ pub struct Prober {
     outgrown_next_us: i64,
     outgrown_backoff_us: i64,
     is_for_outgrown: bool,
+    /// The last probe that was worth it, at that time: until the path turns out to be full after all.
+    succeeded_us: Option<i64>,
     /// The last fall that was tried to be undone, by its time.
     recovered_us: Option<i64>,
 }
@@ -102,6 +104,7 @@ impl Default for Prober {
             outgrown_next_us: 0,
             outgrown_backoff_us: OUTGROWN_US_MIN,
             is_for_outgrown: false,
+            succeeded_us: None,
             recovered_us: None,
         }
     }
@@ -131,6 +134,7 @@ impl Prober {
             return;
         }
         self.judge(seen);
+        self.reconsider(seen);
         if seen.is_congested || !self.started {
             return;
         }
@@ -245,18 +249,35 @@ impl Prober {
         };
         let is_for_outgrown = std::mem::take(&mut self.is_for_outgrown);
         if seen.estimate >= hoped {
-            (self.backoff_us, self.next_us) = (BACKOFF_US_MIN, seen.now_us);
-            self.outgrown_backoff_us = OUTGROWN_US_MIN;
+            (self.succeeded_us, self.next_us) = (Some(seen.now_us), seen.now_us);
             return;
         }
-        self.is_exploring = false;
-        self.next_us = seen.now_us + self.backoff_us;
+        self.back_off(seen.now_us);
         if is_for_outgrown {
             self.outgrown_next_us = seen.now_us + self.outgrown_backoff_us;
             self.outgrown_backoff_us = (self.outgrown_backoff_us * 2).min(OUTGROWN_US_MAX);
-        } else {
-            self.backoff_us = (self.backoff_us * 2).min(BACKOFF_US_MAX);
         }
+    }
+
+    /// A probe that seemed to be worth it was not if the path is full soon after.
+    fn reconsider(&mut self, seen: &Situation) {
+        let Some(at_us) = self.succeeded_us else {
+            return;
+        };
+        let since_us = seen.now_us - at_us;
+        if seen.is_congested && since_us < LASTING_US {
+            self.succeeded_us = None;
+            self.back_off(seen.now_us);
+        } else if since_us >= LASTING_US {
+            self.succeeded_us = None;
+            (self.backoff_us, self.outgrown_backoff_us) = (BACKOFF_US_MIN, OUTGROWN_US_MIN);
+        }
+    }
+
+    fn back_off(&mut self, now_us: i64) {
+        self.is_exploring = false;
+        self.next_us = now_us + self.backoff_us;
+        self.backoff_us = (self.backoff_us * 2).min(BACKOFF_US_MAX);
     }
 
     fn try_rate(&mut self, rate: f64, estimate: f64) {
@@ -399,6 +420,8 @@ const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
 const BACKOFF_US_MAX: i64 = 10_000_000;
+/// What a probe showed holds if the path is not full after so long.
+const LASTING_US: i64 = 3_000_000;
 const OUTGROWN_US_MIN: i64 = 3_000_000;
 const OUTGROWN_US_MAX: i64 = 15_000_000;
 /// A probe was worth it if the estimate went so far towards it.

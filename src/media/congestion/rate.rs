@@ -211,7 +211,7 @@ impl DelayControl {
             self.outgrew_capacity = true;
         }
         let step = match self.capacity {
-            Some(_) => ADDITIVE * elapsed * (ADDITIVE_AT / self.rate).sqrt().clamp(0.5, 2.0),
+            Some(_) => ADDITIVE * elapsed * (ADDITIVE_AT / self.rate).clamp(0.4, 2.5),
             None => self.rate * (MULTIPLICATIVE.powf(elapsed) - 1.0),
         };
         // Nobody knows whether more than that would go through.
@@ -241,7 +241,7 @@ const DRAIN_TARGET_US: f64 = 400_000.0;
 const DEPTH_MIN: f64 = 0.07;
 const DEPTH_MAX: f64 = 0.5;
 const DRAIN_US_MAX: i64 = 1_500_000;
-const RESUME: f64 = 0.95;
+const RESUME: f64 = 0.93;
 const SATURATED_STEP: f64 = 0.3;
 /// libwebrtc: a decrease is followed by another one after a round trip and this.
 const DECREASE_WAIT_US: i64 = 100_000;

@@ -23,14 +23,16 @@ export async function startServer({ port = 0, args = [] } = {}) {
   /** @type {string[]} */
   const log = [];
   const exited = new Promise((done) => child.once("exit", (code, signal) => done({ code, signal })));
-  const address = await new Promise((found, failed) => {
+  /** @type {{ port: number, candidates: string[] }} */
+  const listening = await new Promise((found, failed) => {
     const onData = (/** @type {Buffer} */ data) => {
       for (const line of data.toString().replaceAll(/\u001b\[[0-9;]*m/g, "").split("\n")) {
         if (line === "") continue;
         log.push(line);
         if (log.length > LOG_LINES_MAX) log.shift();
         const http = /listening\b.*?\bhttp=\S*?:(\d+)\b/.exec(line);
-        if (http) found(Number(http[1]));
+        const candidates = /\bcandidates=(\S+)/.exec(line);
+        if (http) found({ port: Number(http[1]), candidates: candidates?.[1].split(",") ?? [] });
       }
     };
     child.stdout.on("data", onData);
@@ -45,9 +47,11 @@ export async function startServer({ port = 0, args = [] } = {}) {
     throw error;
   });
   return {
-    port: address,
+    port: listening.port,
+    /** Its UDP addresses, as it tells them to clients. */
+    candidates: listening.candidates,
     /** A secure context, so that there are cameras. */
-    url: `http://localhost:${address}`,
+    url: `http://localhost:${listening.port}`,
     log,
     /**
      * @param {NodeJS.Signals} [signal]
@@ -63,7 +67,8 @@ export async function startServer({ port = 0, args = [] } = {}) {
   };
 }
 
-function binary() {
+/** The program under test. */
+export function binary() {
   const { SHARDCAST_BIN, CARGO_TARGET_DIR } = process.env;
   const target = CARGO_TARGET_DIR ?? resolve(ROOT, "target");
   const candidates = SHARDCAST_BIN

@@ -1,0 +1,234 @@
+//! One room of many viewers on one shard and on two, each shard on a thread of its own with its socket: how much more
+//! two cores forward than one. Needs as many idle cores as shards.
+//!
+//! The viewers' sockets are never read, so that no core is spent on them; the kernel drops what they cannot hold, as
+//! late as it would deliver it.
+
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use shardcast::base::ids::{PeerKey, ShardId};
+use shardcast::control::{SubscriptionConfig, TrackConfig};
+use shardcast::io::relay::RelayLinks;
+use shardcast::io::udp::UdpSocket;
+use shardcast::wire::codec::Codec;
+use support::{Rtp, World, codec, subscription, track_of};
+
+#[path = "../tests/support/shard_world.rs"]
+mod support;
+
+const PAYLOAD_LEN: usize = 1100;
+/// Packets that come together, as a frame of 1 Mbit/s at 30 frames a second has them.
+const BATCH: usize = 4;
+/// How many frames the publisher's shard may be ahead: less than the relay's queues hold.
+const AHEAD_MAX: u64 = 64;
+
+fn main() {
+    // `cargo test --benches` runs this too; it only has to run then.
+    let is_test = !std::env::args().any(|arg| arg == "--bench");
+    let (rounds, frames) = if is_test { (1, 20) } else { (5, 1000) };
+    println!(
+        "one room, frames of {BATCH} packets; packets/s are the best of {rounds} rounds that take turns"
+    );
+    println!("viewers   1 shard  2 shards  ratio");
+    for viewers in [50, 200, 500] {
+        let sinks = Sinks::new(viewers);
+        let (mut one, mut two) = (0.0_f64, 0.0_f64);
+        for _ in 0..rounds {
+            one = one.max(packets_per_s(1, &sinks, frames));
+            two = two.max(packets_per_s(2, &sinks, frames));
+        }
+        println!("{viewers:7} {one:9.0} {two:9.0} {:6.2}", two / one);
+    }
+}
+
+/// The viewers' sockets.
+struct Sinks(Vec<StdSocket>);
+
+impl Sinks {
+    fn new(count: usize) -> Self {
+        let socket = || StdSocket::bind("127.0.0.1:0").expect("a free port");
+        Self((0..count).map(|_| socket()).collect())
+    }
+
+    /// The share of one of `shards` shards.
+    fn share(&self, shard: u16, shards: u16) -> Vec<SocketAddr> {
+        let sockets = self
+            .0
+            .iter()
+            .skip(usize::from(shard))
+            .step_by(usize::from(shards));
+        sockets
+            .map(|socket| socket.local_addr().expect("bound"))
+            .collect()
+    }
+}
+
+/// What the threads share: each shard's progress in frames, and the start.
+struct Race {
+    done: Vec<AtomicU64>,
+    barrier: Barrier,
+    frames: u64,
+}
+
+fn packets_per_s(shards: u16, sinks: &Sinks, frames: u64) -> f64 {
+    let race = Arc::new(Race {
+        done: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        barrier: Barrier::new(usize::from(shards)),
+        frames,
+    });
+    let threads: Vec<_> = (0..shards)
+        .zip(RelayLinks::mesh(shards))
+        .map(|(shard, links)| {
+            let (race, viewers) = (Arc::clone(&race), sinks.share(shard, shards));
+            std::thread::spawn(move || Runner::new(shard, links, &viewers).run(&race))
+        })
+        .collect();
+    let ends = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("no panic"));
+    let slowest = ends.max().expect("a shard");
+    (frames as usize * BATCH * sinks.0.len()) as f64 / slowest.as_secs_f64()
+}
+
+/// One shard's thread.
+struct Runner {
+    shard: u16,
+    world: World,
+    links: RelayLinks,
+    socket: UdpSocket,
+    /// What the publisher sends, protected beforehand.
+    frames: Vec<Vec<(SocketAddr, BytesMut)>>,
+    forwarded: u64,
+    viewers: usize,
+}
+
+impl Runner {
+    fn new(shard: u16, links: RelayLinks, viewers: &[SocketAddr]) -> Self {
+        let mut world = World::of_shard(ShardId(shard), usize::from(shard) * 10_000);
+        if shard == 0 {
+            let at = world.join("room");
+            world.configure(at, &[video()], &[]);
+        }
+        for address in viewers {
+            let viewer = world.add("room");
+            world.clients[viewer].address = *address;
+            world.connect(viewer);
+            let wanted: SubscriptionConfig = subscription(0, &video(), &[codec(120, Codec::Vp8)]);
+            world.configure(viewer, &[], &[wanted]);
+        }
+        Self {
+            shard,
+            world,
+            links,
+            socket: UdpSocket::bind([127, 0, 0, 1].into(), 0).expect("a free port"),
+            frames: Vec::new(),
+            forwarded: 0,
+            viewers: viewers.len(),
+        }
+    }
+
+    /// How long it took to send all frames.
+    fn run(mut self, race: &Race) -> Duration {
+        if self.shard == 0 {
+            self.seal_frames(race.frames);
+        }
+        // Everybody has said what it wants; then everybody has heard it; then the answers are there.
+        for _ in 0..3 {
+            self.exchange();
+            race.barrier.wait();
+        }
+        let start = Instant::now();
+        match self.shard {
+            0 => self.publish(race),
+            _ => self.follow(race),
+        }
+        let took = start.elapsed();
+        // Control messages may come on top.
+        let expected = race.frames * (BATCH * self.viewers) as u64;
+        assert!(
+            self.forwarded >= expected,
+            "a packet was lost before the kernel"
+        );
+        took
+    }
+
+    fn seal_frames(&mut self, frames: u64) {
+        let client = &mut self.world.clients[0];
+        let mut seq = 0_u16;
+        for frame in 0..frames {
+            let packets = (0..BATCH).map(|_| {
+                seq = seq.wrapping_add(1);
+                let packet = Rtp {
+                    ssrc: 1000,
+                    seq,
+                    timestamp: frame as u32 * 3000,
+                    payload_type: 96,
+                    extensions: &[(4, b"0")],
+                    payload: &[0x5a; PAYLOAD_LEN],
+                };
+                (client.address, client.seal_rtp(&packet.bytes()))
+            });
+            self.frames.push(packets.collect());
+        }
+    }
+
+    fn publish(&mut self, race: &Race) {
+        for (at, datagrams) in std::mem::take(&mut self.frames).into_iter().enumerate() {
+            while race
+                .done
+                .iter()
+                .any(|done| done.load(Ordering::Acquire) + AHEAD_MAX < at as u64)
+            {
+                std::hint::spin_loop();
+            }
+            self.world.now += Duration::from_millis(10);
+            let now = self.world.now;
+            self.world.shard.handle_batch(now, datagrams);
+            self.exchange();
+            self.send();
+            race.done[0].store(at as u64 + 1, Ordering::Release);
+        }
+    }
+
+    fn follow(&mut self, race: &Race) {
+        let all = race.frames * (BATCH * self.viewers) as u64;
+        while self.forwarded < all {
+            self.world.now += Duration::from_millis(1);
+            self.exchange();
+            self.send();
+            let frames = self.forwarded / (BATCH * self.viewers) as u64;
+            race.done[usize::from(self.shard)].store(frames, Ordering::Release);
+        }
+    }
+
+    /// What shards say to each other, as the shard's thread does it.
+    fn exchange(&mut self) {
+        let World { shard, now, .. } = &mut self.world;
+        self.links
+            .take_control(|from, message| shard.handle_relay(*now, from, message));
+        self.links
+            .take_media(|from, message| shard.handle_relay(*now, from, message));
+        while let Some((to, message)) = shard.poll_relay() {
+            self.links.push(to, message);
+        }
+        self.links.ring();
+    }
+
+    fn send(&mut self) {
+        let World { shard, now, .. } = &mut self.world;
+        while let Some(outbox) = shard.poll_outbox(*now) {
+            let report = self.socket.send_batch(outbox.messages());
+            self.forwarded += report.sent;
+            outbox.clear();
+        }
+    }
+}
+
+/// The one track, of the first client of the first shard.
+fn video() -> TrackConfig {
+    track_of(PeerKey(1), 0, &[codec(96, Codec::Vp8)])
+}

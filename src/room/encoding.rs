@@ -1,0 +1,82 @@
+//! An encoding: one stream of packets of a track. Without simulcast a track has one, with it one for each quality.
+//!
+//! It is the unit of forwarding: what is numbered, kept, relayed and fanned out together.
+
+use std::time::{Duration, Instant};
+
+use crate::base::ids::{ClockRate, MediaKind};
+use crate::control::EncodingConfig;
+use crate::media::cache::PacketCache;
+use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
+use crate::media::receive_stats::ReceiveStats;
+use crate::media::sender_report::{LastSenderReport, TrackClock};
+use crate::media::stream::{Normalised, Stream};
+use crate::room::origin::Origin;
+use crate::room::targets::Targets;
+use crate::wire::rtp::RtpHeader;
+
+/// One encoding of a track, and everything that its subscriptions share.
+#[derive(Debug)]
+pub struct Encoding {
+    /// As its publisher's description has it.
+    pub config: EncodingConfig,
+    /// Counts the runs of its source, for the shards that want it.
+    pub run: u64,
+    /// Its numbering.
+    pub stream: Stream,
+    /// How its present run of packets is received.
+    pub stats: Option<ReceiveStats>,
+    /// The last sender report of its present run.
+    pub last_sr: Option<LastSenderReport>,
+    /// How its timestamps stand to the publisher's clock.
+    pub clock: Option<TrackClock>,
+    /// Its last packets.
+    pub cache: PacketCache,
+    /// Who wants a keyframe.
+    pub keyframes: KeyframeRequests,
+    /// The subscriptions that its packets go to at present.
+    pub targets: Targets,
+}
+
+impl Encoding {
+    /// An encoding without packets and targets.
+    pub fn new(config: EncodingConfig, kind: MediaKind, rate: ClockRate, origin: Origin) -> Self {
+        Self {
+            config,
+            run: 0,
+            stream: Stream::new(rate),
+            stats: None,
+            last_sr: None,
+            clock: None,
+            cache: PacketCache::new(kind),
+            keyframes: KeyframeRequests::new(keyframe_interval(origin)),
+            targets: Targets::default(),
+        }
+    }
+
+    /// A packet of its publisher was taken.
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        header: &RtpHeader,
+        place: &Normalised,
+        rate: ClockRate,
+    ) {
+        if place.restarted {
+            self.run += 1;
+            // What was reported of the former run says nothing of this one.
+            (self.stats, self.last_sr, self.clock) = (None, None, None);
+        }
+        let stats = self
+            .stats
+            .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
+        stats.on_packet(now, place.source_seq, header.timestamp);
+    }
+}
+
+fn keyframe_interval(origin: Origin) -> Duration {
+    match origin {
+        Origin::Local(_) => KEYFRAME_INTERVAL,
+        Origin::Remote(_) => RELAY_INTERVAL,
+    }
+}
