@@ -4,11 +4,8 @@
 
 pub mod allocation;
 pub mod cache;
-<<<<<<< HEAD
 pub mod congestion;
-=======
 pub mod hearing;
->>>>>>> main
 pub mod keyframe;
 pub mod layer_rates;
 pub mod loudest;

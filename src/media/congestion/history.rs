@@ -101,8 +101,7 @@ impl SentHistory {
             cluster: None,
             fate: Fate::Unknown,
         };
-        self.ring
-            .resize((former.len() * 2).max(HISTORY_MIN), blank);
+        self.ring.resize((former.len() * 2).max(HISTORY_MIN), blank);
         for seq in self.oldest..self.next {
             let slot = self.slot(seq);
             self.ring[slot] = former[seq as usize & (former.len() - 1)];
@@ -159,7 +158,10 @@ mod tests {
         for n in 0..70_000 {
             history.push(packet(n * 1000));
         }
-        assert_eq!(history.extend(SeqNo16((69_999 - 65_536) as u16)), Some(69_999));
+        assert_eq!(
+            history.extend(SeqNo16((69_999 - 65_536) as u16)),
+            Some(69_999)
+        );
         assert_eq!(history.extend(SeqNo16(65_535)), Some(65_535));
         let future = history.extend(SeqNo16((70_000 - 65_536) as u16));
         assert!(future.and_then(|seq| history.get_mut(seq)).is_none());

@@ -130,7 +130,9 @@ mod tests {
             debt -= if is_lost { 1.0 } else { 0.0 };
             control.on_packet(!is_lost, false);
             control.on_feedback(from + n * 10_000, rate, 50_000);
-            rate = control.limit().map_or(rate * 1.0008, |limit| limit.min(1e6));
+            rate = control
+                .limit()
+                .map_or(rate * 1.0008, |limit| limit.min(1e6));
         }
         control.limit().unwrap_or(f64::INFINITY).min(1e6)
     }

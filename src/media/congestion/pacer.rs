@@ -204,7 +204,10 @@ mod tests {
         }
         assert!((180_000..195_000).contains(&sent), "{sent}");
         budget.charge(1_000_000);
-        assert!(budget.wait() < Duration::from_millis(100), "debts are bounded");
+        assert!(
+            budget.wait() < Duration::from_millis(100),
+            "debts are bounded"
+        );
     }
 
     #[test]

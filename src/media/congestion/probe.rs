@@ -30,6 +30,8 @@ pub struct Prober {
     is_for_outgrown: bool,
     /// The last probe that was worth it, at that time: until the path turns out to be full after all.
     succeeded_us: Option<i64>,
+    /// How many probes in a row were worth it.
+    streak: u32,
     /// The last fall that was tried to be undone, by its time.
     recovered_us: Option<i64>,
 }
@@ -105,8 +107,23 @@ impl Default for Prober {
             outgrown_backoff_us: OUTGROWN_US_MIN,
             is_for_outgrown: false,
             succeeded_us: None,
+            streak: 0,
             recovered_us: None,
         }
+    }
+}
+
+impl Situation {
+    /// How far above the estimate the next probe goes: twice as fast; but where the path was full not long ago,
+    /// the less the more there is already, so that flows which share a path come nearer to each other.
+    /// Each one in a row that was worth it makes the next step twice as large.
+    fn step(&self, streak: u32) -> f64 {
+        let estimate = self.estimate;
+        if !self.is_careful {
+            return estimate;
+        }
+        let step = CAREFUL_STEP * CAREFUL_AT / estimate.max(1.0) * f64::from(1 << streak);
+        step.clamp(estimate * CAREFUL_MIN, estimate)
     }
 }
 
@@ -139,11 +156,7 @@ impl Prober {
             return;
         }
         let ceiling = ceiling(seen.demand);
-        let step = if seen.is_careful {
-            CAREFUL_STEP
-        } else {
-            STEP
-        };
+        let next = seen.estimate + seen.step(self.streak);
         if let Some((former, at_us)) = seen.former
             && seen.estimate < former * RECOVER_BELOW
             && (RECOVER_US_MIN..RECOVER_US_MAX).contains(&(seen.now_us - at_us))
@@ -153,14 +166,16 @@ impl Prober {
             self.try_rate((former * RECOVER).min(ceiling), seen.estimate);
         } else if seen.outgrown && seen.now_us >= self.outgrown_next_us {
             self.is_for_outgrown = true;
-            self.try_rate((seen.estimate * step).min(ceiling), seen.estimate);
+            self.try_rate(next.min(ceiling), seen.estimate);
         } else if seen.now_us >= self.next_us
-            && seen.demand.is_none_or(|demand| seen.estimate < demand * ENOUGH)
+            && seen
+                .demand
+                .is_none_or(|demand| seen.estimate < demand * ENOUGH)
         {
             let rate = match seen.demand {
                 // Not more than is of use.
-                Some(demand) => (seen.estimate * step).min(demand * USEFUL),
-                None if self.is_exploring => seen.estimate * step,
+                Some(demand) => next.min(demand * USEFUL),
+                None if self.is_exploring => next,
                 None => return,
             };
             self.try_rate(rate.min(ceiling), seen.estimate);
@@ -249,7 +264,9 @@ impl Prober {
         };
         let is_for_outgrown = std::mem::take(&mut self.is_for_outgrown);
         if seen.estimate >= hoped {
-            (self.succeeded_us, self.next_us) = (Some(seen.now_us), seen.now_us);
+            self.succeeded_us = Some(seen.now_us);
+            self.streak = (self.streak + 1).min(STREAK_MAX);
+            self.next_us = seen.now_us + if seen.is_careful { CAREFUL_US } else { 0 };
             return;
         }
         self.back_off(seen.now_us);
@@ -275,6 +292,7 @@ impl Prober {
     }
 
     fn back_off(&mut self, now_us: i64) {
+        self.streak = 0;
         self.is_exploring = false;
         self.next_us = now_us + self.backoff_us;
         self.backoff_us = (self.backoff_us * 2).min(BACKOFF_US_MAX);
@@ -391,7 +409,9 @@ impl Cluster {
 
 /// What is tried at most: nothing above is of use for what is sent.
 fn ceiling(demand: Option<f64>) -> f64 {
-    demand.map_or(RATE_MAX, |demand| (demand * CEILING).clamp(CEILING_MIN, RATE_MAX))
+    demand.map_or(RATE_MAX, |demand| {
+        (demand * CEILING).clamp(CEILING_MIN, RATE_MAX)
+    })
 }
 
 /// The estimate is not sought above so many times the demand.
@@ -427,9 +447,13 @@ const OUTGROWN_US_MAX: i64 = 15_000_000;
 /// A probe was worth it if the estimate went so far towards it.
 const HOPED: f64 = 0.7;
 const WORTHWHILE: f64 = 1.05;
-/// What is tried next, as a multiple of the estimate.
-const STEP: f64 = 2.0;
-const CAREFUL_STEP: f64 = 1.35;
+/// In bits per second, at an estimate of [`CAREFUL_AT`].
+const CAREFUL_STEP: f64 = 350_000.0;
+const CAREFUL_AT: f64 = 1_000_000.0;
+const CAREFUL_MIN: f64 = 0.15;
+/// How long a step has to hold before the next one.
+const CAREFUL_US: i64 = 500_000;
+const STREAK_MAX: u32 = 3;
 /// The demand is met, with room to spare.
 const ENOUGH: f64 = 1.1;
 const USEFUL: f64 = 1.5;

@@ -75,7 +75,11 @@ mod tests {
             queueing.standing_us()
         };
         assert_eq!(batch(0, &[50_000, 50_000, 50_000]), Some(0));
-        assert_eq!(batch(100_000, &[50_000, 70_000, 90_000]), Some(0), "a burst");
+        assert_eq!(
+            batch(100_000, &[50_000, 70_000, 90_000]),
+            Some(0),
+            "a burst"
+        );
         assert_eq!(batch(200_000, &[80_000, 75_000, 90_000]), Some(25_000));
         assert_eq!(batch(300_000, &[52_000]), Some(25_000), "too few");
         assert_eq!(batch(400_000, &[90_000, 90_000]), Some(2_000));

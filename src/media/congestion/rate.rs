@@ -18,6 +18,8 @@ pub struct DelayControl {
     former: f64,
     /// The path seems to carry more than it was seen to: worth a probe.
     outgrew_capacity: bool,
+    /// When a probe last raised the rate.
+    leapt_us: Option<i64>,
     rebases: bool,
 }
 
@@ -61,6 +63,7 @@ impl DelayControl {
             decreased_us: None,
             former: 0.0,
             outgrew_capacity: false,
+            leapt_us: None,
             rebases: false,
         }
     }
@@ -100,7 +103,7 @@ impl DelayControl {
     pub fn on_feedback(&mut self, seen: &Observation) {
         let elapsed_us = (seen.now_us - self.updated_us).clamp(0, ELAPSED_US_MAX);
         self.updated_us = seen.now_us;
-        let is_over = (seen.usage == Usage::Over && seen.queue_us >= QUEUE_US_MIN)
+        let is_over = (seen.usage == Usage::Over && seen.queue_us >= QUEUE_US_TREND)
             || seen.queue_us >= QUEUE_US_MAX;
         match self.phase {
             Phase::Drain { from_us, queue_us } => {
@@ -118,7 +121,7 @@ impl DelayControl {
                     } else {
                         self.decrease(seen);
                     }
-                } else if is_over && self.may_decrease_again(seen) {
+                } else if seen.queue_us > queue_us && self.may_decrease_again(seen) {
                     self.decrease(seen);
                 }
             }
@@ -135,6 +138,7 @@ impl DelayControl {
         if result.rate <= self.rate || self.is_draining() {
             return;
         }
+        self.leapt_us = Some(self.updated_us);
         if result.is_saturated && self.capacity.is_some() {
             self.rate += (result.rate - self.rate) * SATURATED_STEP;
             return;
@@ -160,9 +164,11 @@ impl DelayControl {
     fn may_decrease_again(&self, seen: &Observation) -> bool {
         // What a decrease does is seen a round trip later.
         let wait_us = seen.rtt_us + DECREASE_WAIT_US;
-        let waited = self.decreased_us.is_none_or(|at| seen.now_us - at >= wait_us);
-        let arriving = seen.arriving.unwrap_or(self.rate);
-        waited && (arriving < self.rate || seen.usage == Usage::Over)
+        let waited = self
+            .decreased_us
+            .is_none_or(|at| seen.now_us - at >= wait_us);
+        // If all of it arrives, it is others who fill the queue.
+        waited && seen.arriving.is_some_and(|arriving| arriving < self.rate)
     }
 
     fn decrease(&mut self, seen: &Observation) {
@@ -178,7 +184,9 @@ impl DelayControl {
             None => self.rate * factor,
         };
         if rate < self.rate * GREAT_DECREASE {
-            self.former = self.rate;
+            // What was only tried a moment ago is nothing to go back to.
+            let lasted = self.leapt_us.is_none_or(|at| seen.now_us - at > LASTING_US);
+            self.former = if lasted { self.rate } else { 0.0 };
         }
         self.rate = self.rate.min(rate);
         self.decreased_us = Some(seen.now_us);
@@ -230,6 +238,8 @@ const ELAPSED_US_MAX: i64 = 500_000;
 // Chosen by the simulation beside this module (2026-11-22), unless said otherwise.
 /// Below this a growing delay is jitter, and a queue counts as drained.
 const QUEUE_US_MIN: i64 = 8_000;
+/// From here on a growing delay is an overuse. High enough for all flows that share a queue to see it.
+const QUEUE_US_TREND: i64 = 15_000;
 /// From here on the rate does not grow.
 const QUEUE_US_HOLD: i64 = 20_000;
 /// From here on the queue is not a burst of somebody else.
@@ -248,6 +258,8 @@ const DECREASE_WAIT_US: i64 = 100_000;
 const APP_LIMITED_FACTOR: f64 = 0.85;
 /// libwebrtc's BitrateDropThreshold.
 const GREAT_DECREASE: f64 = 0.66;
+/// A rate that was held for so long was not a mere try.
+const LASTING_US: i64 = 3_000_000;
 const CAPACITY_BAND: f64 = 0.15;
 const CAPACITY_GAIN: f64 = 0.3;
 const OUTGROWN: f64 = 1.05;

@@ -78,7 +78,11 @@ impl ArrivalRecorder {
         let (Some((first, ticks)), Some(media)) = (first, self.media) else {
             return false;
         };
-        let from = if self.from == self.oldest { first } else { self.from };
+        let from = if self.from == self.oldest {
+            first
+        } else {
+            self.from
+        };
         let reference = ticks.div_euclid(TICKS_PER_REFERENCE);
         let origin = reference * TICKS_PER_REFERENCE;
         let arrivals = (from..self.next)
@@ -178,7 +182,10 @@ mod tests {
         assert_eq!(feedback.arrivals.len(), WINDOW as usize);
         recorder.on_packet(t0 + ms(5100), SeqNo16(30_000), Ssrc(7));
         let feedback = take(&mut recorder, t0 + ms(5300)).unwrap();
-        assert_eq!((feedback.base, feedback.arrivals.len()), (SeqNo16(30_000), 1));
+        assert_eq!(
+            (feedback.base, feedback.arrivals.len()),
+            (SeqNo16(30_000), 1)
+        );
         // A minute later: the distance cannot be written in one message.
         recorder.on_packet(t0 + ms(5301), SeqNo16(30_001), Ssrc(7));
         recorder.on_packet(t0 + ms(65_000), SeqNo16(30_002), Ssrc(7));

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::base::ids::{Bitrate, SeqNo16};
 use crate::media::congestion::history::{Fate, SentHistory, SentPacket};
 use crate::media::congestion::loss::LossControl;
-use crate::media::congestion::probe::{CEILING, CEILING_MIN, ProbeResult, Prober, RATE_MAX, Situation};
+use crate::media::congestion::probe::{
+    CEILING, CEILING_MIN, ProbeResult, Prober, RATE_MAX, Situation,
+};
 use crate::media::congestion::queueing::Queueing;
 use crate::media::congestion::rate::{DelayControl, Observation};
 use crate::media::congestion::throughput::Throughput;
@@ -159,9 +161,7 @@ impl SendSide {
         let estimate = self.estimate();
         let is_same = match (self.told, estimate) {
             (None, None) => true,
-            (Some(told), Some(now)) => {
-                told.0.abs_diff(now.0) as f64 <= told.0 as f64 * CHANGE_MIN
-            }
+            (Some(told), Some(now)) => told.0.abs_diff(now.0) as f64 <= told.0 as f64 * CHANGE_MIN,
             _ => false,
         };
         if is_same {
@@ -334,9 +334,7 @@ impl ReceiverClock {
     fn on_reference(&mut self, reference: i32) -> i64 {
         let units = match self.last {
             // The shortest way around the circle of 2^24.
-            Some((last, units)) => {
-                units + i64::from((reference.wrapping_sub(last) << 8) >> 8)
-            }
+            Some((last, units)) => units + i64::from((reference.wrapping_sub(last) << 8) >> 8),
             None => i64::from(reference),
         };
         self.last = Some((reference, units));

@@ -80,7 +80,7 @@ impl Flow {
             feedback: VecDeque::new(),
             noise: Noise(seed),
             starts,
-            frame_at: starts,
+            frame_at: starts + ms(seed * 7 % 33),
             sound_at: starts,
             source_max,
             waits: Vec::new(),
@@ -151,7 +151,12 @@ impl Flow {
     }
 
     fn wait_percentile(&self, from: Instant, percent: usize) -> Duration {
-        let mut waits: Vec<_> = self.waits.iter().filter(|w| w.0 >= from).map(|w| w.1).collect();
+        let mut waits: Vec<_> = self
+            .waits
+            .iter()
+            .filter(|w| w.0 >= from)
+            .map(|w| w.1)
+            .collect();
         waits.sort_unstable();
         waits[(waits.len() - 1) * percent / 100]
     }
@@ -184,17 +189,6 @@ fn run(t0: Instant, from: Duration, to: Duration, link: &mut Link, flows: &mut [
             flow.step(now, link);
         }
         now += STEP / 5;
-        if std::env::var_os("SHOW").is_some() && (now - t0).as_millis().is_multiple_of(100) {
-            let shown: Vec<_> = flows
-                .iter()
-                .map(|f| {
-                    let waits = f.waits.iter().rev().take(10).map(|w| w.1.as_millis());
-                    let e = f.estimates.last().map_or(0.0, |e| e.1);
-                    format!("{:7.0} q{:3} sq{:?}", e / 1000.0, waits.max().unwrap_or(0), f.sender.queue_delay())
-                })
-                .collect();
-            println!("{:6} {}", (now - t0).as_millis(), shown.join("   "));
-        }
     }
 }
 
@@ -214,10 +208,6 @@ fn settles_below_capacity_with_a_short_queue() {
     run(t0, s(0), s(60), &mut link, &mut [&mut flow]);
     let at = |percent| flow.estimate_percentile(t0 + s(5), t0 + s(60), percent) / 1e6;
     let wait = |percent| flow.wait_percentile(t0 + s(5), percent);
-    println!(
-        "p5 {:.3} p10 {:.3} p50 {:.3} p90 {:.3} p95 {:.3} wait p50 {:?} p95 {:?}",
-        at(5), at(10), at(50), at(90), at(95), wait(50), wait(95)
-    );
     assert!((0.9..1.0).contains(&at(50)), "{}", at(50));
     assert!(at(10) > 0.85 && at(95) < 1.08);
     assert!(wait(50) < ms(25), "{:?}", wait(50));
@@ -244,8 +234,10 @@ fn follows_a_capacity_that_doubles_and_halves() {
         run(t0, halved, halved + s(20), &mut link, &mut [&mut flow]);
         let at = flow.estimate_percentile(t0 + halved + s(5), t0 + halved + s(15), 50) / 1e6;
         let wait = flow.wait_percentile(t0 + halved + s(5), 95);
-        println!("doubled {doubled:.3} (p10 {low:.3}) halved {at:.3} {wait:?}");
-        assert!((0.88..1.03).contains(&doubled) && low > 0.8, "{doubled} {low}");
+        assert!(
+            (0.88..1.03).contains(&doubled) && low > 0.8,
+            "{doubled} {low}"
+        );
         assert!((0.88..1.03).contains(&at), "{at}");
         assert!(wait < ms(100), "{wait:?}");
     }
@@ -253,19 +245,20 @@ fn follows_a_capacity_that_doubles_and_halves() {
 
 #[test]
 fn two_flows_share_a_bottleneck() {
-    for (seed, later) in [(1, 0), (2, 3), (3, 10)] {
+    for (seed, later) in [(1, 0), (2, 3), (3, 10), (4, 0), (5, 5), (6, 20)] {
         let t0 = Instant::now();
         let mut link = link(t0, 2e6);
         let mut a = Flow::new(t0, 2.5e6, 10e6, seed);
         let mut b = Flow::new(t0 + s(later), 2.5e6, 10e6, seed + 100);
-        run(t0, s(0), s(30), &mut link, &mut [&mut a, &mut b]);
+        run(t0, s(0), s(50), &mut link, &mut [&mut a, &mut b]);
         let before = (a.sent, b.sent);
-        run(t0, s(30), s(60), &mut link, &mut [&mut a, &mut b]);
+        run(t0, s(50), s(90), &mut link, &mut [&mut a, &mut b]);
         let ratio = (a.sent - before.0) as f64 / (b.sent - before.1) as f64;
-        let total = (a.sent - before.0 + b.sent - before.1) as f64 * 8.0 / 30.0 / 2e6;
-        let wait = a.wait_percentile(t0 + s(30), 95);
-        println!("later {later}: ratio {ratio:.3}, total {total:.3}, wait {wait:?}");
-        assert!((0.8..1.25).contains(&ratio), "later {later}: {ratio}");
+        let total = (a.sent - before.0 + b.sent - before.1) as f64 * 8.0 / 40.0 / 2e6;
+        let wait = a.wait_percentile(t0 + s(50), 95);
+        // Those who join late need a minute or two to be quite equal.
+        let unequal = if later < 10 { 1.25 } else { 1.35 };
+        assert!(ratio.max(1.0 / ratio) < unequal, "later {later}: {ratio}");
         assert!(total > 0.8);
         assert!(wait < ms(120), "{wait:?}");
     }
@@ -281,7 +274,6 @@ fn reaches_a_720p_layer_soon_on_a_good_network() {
         run(t0, s(0), s(20), &mut link, &mut [&mut flow]);
         let reached = flow.estimates.iter().find(|e| e.1 >= 2e6).unwrap().0 - t0;
         let lowest = flow.estimate_percentile(t0 + s(5), t0 + s(20), 0);
-        println!("{delay:?} reached {reached:?}, then at least {lowest:.0}");
         assert!(reached < s(3), "{reached:?}");
         assert!(lowest > 2.2e6, "{lowest}");
     }
@@ -297,7 +289,6 @@ fn a_quiet_flow_keeps_its_estimate() {
     flow.source_max = 100_000.0;
     run(t0, s(10), s(60), &mut link, &mut [&mut flow]);
     let after = flow.estimates.last().unwrap().1;
-    println!("{before:.0} {after:.0}");
     assert!(after > 0.7 * before && after < 5.5e6, "{before} {after}");
 }
 
@@ -309,7 +300,6 @@ fn random_losses_do_not_starve_it() {
     let mut flow = Flow::new(t0, 2.5e6, 2.5e6, 1);
     run(t0, s(0), s(40), &mut link, &mut [&mut flow]);
     let at = |percent| flow.estimate_percentile(t0 + s(10), t0 + s(40), percent) / 1e6;
-    println!("p10 {:.3} p50 {:.3}", at(10), at(50));
     assert!(at(50) > 1.0, "{}", at(50));
 }
 
@@ -321,7 +311,6 @@ fn jitter_is_no_congestion() {
     let mut flow = Flow::new(t0, 2e6, 2e6, 1);
     run(t0, s(0), s(40), &mut link, &mut [&mut flow]);
     let at = |percent| flow.estimate_percentile(t0 + s(10), t0 + s(40), percent) / 1e6;
-    println!("p10 {:.3} p50 {:.3}", at(10), at(50));
     assert!(at(10) > 1.5, "{}", at(10));
 }
 
@@ -341,7 +330,6 @@ fn an_outage_lowers_it_and_a_longer_path_does_not() {
     link.delay = ms(130);
     run(t0, s(24), s(34), &mut link, &mut [&mut flow]);
     let longer = flow.estimates.last().unwrap().1;
-    println!("during {during:.0} back {back:.0} longer path {longer:.0}");
     assert!(back > 1.8e6, "{back}");
     assert!(longer > 1.8e6, "{longer}");
 }
