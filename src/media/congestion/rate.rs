@@ -52,11 +52,10 @@ pub struct Observation {
     pub is_app_limited: bool,
 }
 
-impl DelayControl {
-    /// Starts at a rate.
-    pub fn new(rate: f64) -> Self {
+impl Default for DelayControl {
+    fn default() -> Self {
         Self {
-            rate,
+            rate: START,
             capacity: None,
             phase: Phase::Increase,
             updated_us: 0,
@@ -67,7 +66,9 @@ impl DelayControl {
             rebases: false,
         }
     }
+}
 
+impl DelayControl {
     /// What may be sent.
     pub fn rate(&self) -> f64 {
         self.rate
@@ -232,6 +233,8 @@ impl DelayControl {
     }
 }
 
+/// The estimate to begin with, in bits per second: libwebrtc's. The first probes go to six times that.
+pub const START: f64 = 300_000.0;
 /// The least rate: sound goes on whatever happens.
 pub const RATE_MIN: f64 = 50_000.0;
 const ELAPSED_US_MAX: i64 = 500_000;

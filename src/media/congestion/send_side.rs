@@ -12,18 +12,18 @@ use crate::media::congestion::probe::{
     CEILING, CEILING_MIN, ProbeResult, Prober, RATE_MAX, Situation,
 };
 use crate::media::congestion::queueing::Queueing;
-use crate::media::congestion::rate::{DelayControl, Observation};
+use crate::media::congestion::rate::{DelayControl, Observation, START};
 use crate::media::congestion::throughput::Throughput;
 use crate::media::congestion::trend::{TrendDetector, Usage};
 use crate::wire::bandwidth::{TICK_US, TICKS_PER_REFERENCE, TransportFeedback};
 
 /// The sending half of congestion control for one peer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SendSide {
-    /// All times below are microseconds since then.
-    epoch: Instant,
+    /// The instant that all times below count from in microseconds: that of the first packet or input.
+    epoch: Option<Instant>,
     /// The last instant that was asked for, and what it is in microseconds.
-    latest: (Instant, i64),
+    latest: Option<(Instant, i64)>,
     history: SentHistory,
     trend: TrendDetector,
     queueing: Queueing,
@@ -38,42 +38,29 @@ pub struct SendSide {
     /// When the first packet that no feedback has answered was sent.
     unanswered_us: Option<i64>,
     feedback_us: Option<i64>,
+    /// When it is next looked at whether the peer has fallen silent.
+    check_us: Option<i64>,
+    /// The deadline may have come nearer by what was sent.
+    wakes: bool,
     remb: Option<Bitrate>,
     /// The estimate that its user last asked for.
     told: Option<Bitrate>,
 }
 
 impl SendSide {
-    /// Nothing was sent yet.
+    /// The transport-wide number that the next packet carries.
+    #[inline]
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self {
-            epoch: now,
-            latest: (now, 0),
-            history: SentHistory::default(),
-            trend: TrendDetector::default(),
-            queueing: Queueing::default(),
-            throughput: Throughput::default(),
-            delay: DelayControl::new(START),
-            loss: LossControl::default(),
-            prober: Prober::default(),
-            sending: SendingRate::default(),
-            receiver: ReceiverClock::default(),
-            demand: None,
-            rtt_us: None,
-            unanswered_us: None,
-            feedback_us: None,
-            remb: None,
-            told: None,
-        }
+    pub fn next_number(&self) -> SeqNo16 {
+        SeqNo16(self.history.next() as u16)
     }
 
-    /// A datagram of `bytes` goes out now: the transport-wide number it carries.
+    /// A datagram goes out now, with the number that [`SendSide::next_number`] gave: `bytes` on the path, all
+    /// headers included.
     #[inline]
-    pub fn on_sent(&mut self, now: Instant, bytes: usize) -> SeqNo16 {
+    pub fn on_sent(&mut self, now: Instant, bytes: usize) {
         let at_us = self.micros(now);
         if self.unanswered_us.is_none() {
-            self.unanswered_us = Some(at_us);
             self.on_first_sent(at_us);
         }
         let bytes = bytes as u16;
@@ -84,7 +71,7 @@ impl SendSide {
             bytes,
             cluster,
             fate: Fate::Unknown,
-        })
+        });
     }
 
     /// Takes feedback on what was sent.
@@ -146,9 +133,10 @@ impl SendSide {
     /// What may be sent in all. `None`: nothing is known, and nothing is limited.
     #[must_use]
     pub fn estimate(&self) -> Option<Bitrate> {
+        let latest_us = self.latest.map_or(0, |(_, us)| us);
         let is_young = self
             .unanswered_us
-            .is_some_and(|since| self.latest.1 - since < GRACE_US);
+            .is_some_and(|since| latest_us - since < GRACE_US);
         if self.feedback_us.is_some() || (self.remb.is_none() && is_young) {
             return Some(Bitrate(self.rate() as u64));
         }
@@ -202,6 +190,20 @@ impl SendSide {
         self.sending.rate < APP_LIMITED * self.rate()
     }
 
+    /// Whether the deadline may have come nearer by what was sent since this was last asked.
+    #[inline]
+    pub fn take_wake(&mut self) -> bool {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// The time as the `abs-send-time` header extension has it: seconds in 6.18 fixed point.
+    #[must_use]
+    pub fn send_time(&mut self, now: Instant) -> [u8; 3] {
+        let us = self.micros(now).unsigned_abs();
+        let [.., a, b, c] = ((us << 18) / 1_000_000).to_be_bytes();
+        [a, b, c]
+    }
+
     /// How many bytes of padding are to go out now, to probe the path; 0 for none.
     pub fn padding_due(&mut self, now: Instant) -> usize {
         let now_us = self.micros(now);
@@ -211,25 +213,34 @@ impl SendSide {
     /// When padding may be due, or the silence of the peer tells something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let probe = self.prober.poll_timeout(self.latest.1);
-        let silence = self.unanswered_us.map(|since| since + SILENCE_US);
-        let silence = silence.filter(|_| self.feedback_us.is_some());
-        let at = match (probe, silence) {
+        let (_, latest_us) = self.latest?;
+        let probe = self.prober.poll_timeout(latest_us);
+        let at_us = match (probe, self.check_us) {
             (Some(a), Some(b)) => a.min(b),
             (one, None) | (None, one) => one?,
         };
-        Some(self.epoch + Duration::from_micros(at.max(0).unsigned_abs()))
+        let since = Duration::from_micros(at_us.max(0).unsigned_abs());
+        self.epoch.map(|epoch| epoch + since)
     }
 
     /// Does what is due, but for padding.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now_us = self.micros(now);
-        if let Some(since) = self.unanswered_us
-            && self.feedback_us.is_some()
-            && now_us - since >= SILENCE_US
-        {
-            self.delay.on_silence(now_us);
-            self.unanswered_us = Some(now_us - SILENCE_US / 2);
+        if self.check_us.is_none_or(|at| now_us < at) {
+            return;
+        }
+        let unanswered = self.unanswered_us.is_some_and(|since| now_us - since >= SILENCE_US);
+        let answered_us = self.feedback_us.filter(|_| unanswered);
+        match answered_us {
+            Some(_) => {
+                self.delay.on_silence(now_us);
+                self.check_us = Some(now_us + SILENCE_US / 2);
+            }
+            // As long as nothing is sent there is nothing to wait for.
+            None => {
+                let silent_us = self.unanswered_us.map(|since| since + SILENCE_US);
+                self.check_us = silent_us.map(|at| at.max(now_us + SILENCE_US / 4));
+            }
         }
     }
 
@@ -280,8 +291,14 @@ impl SendSide {
     /// The first packet since the last feedback, or of all.
     #[cold]
     fn on_first_sent(&mut self, now_us: i64) {
+        self.unanswered_us = Some(now_us);
+        if self.check_us.is_none() {
+            self.check_us = Some(now_us + SILENCE_US);
+            self.wakes = true;
+        }
         if self.history.next() == 0 {
             self.prober.start(now_us, START, self.demand);
+            self.wakes = true;
         }
     }
 
@@ -292,11 +309,15 @@ impl SendSide {
 
     #[inline]
     fn micros(&mut self, now: Instant) -> i64 {
-        if self.latest.0 != now {
-            let since = now.saturating_duration_since(self.epoch);
-            self.latest = (now, since.as_micros() as i64);
+        if let Some((latest, us)) = self.latest
+            && latest == now
+        {
+            return us;
         }
-        self.latest.1
+        let epoch = *self.epoch.get_or_insert(now);
+        let us = now.saturating_duration_since(epoch).as_micros() as i64;
+        self.latest = Some((now, us));
+        us
     }
 }
 
@@ -342,8 +363,6 @@ impl ReceiverClock {
     }
 }
 
-/// The estimate to begin with, in bits per second: libwebrtc's. The first probes go to six times that.
-pub const START: f64 = 300_000.0;
 /// A peer that answers nothing for so long after its first packet sends no feedback.
 const GRACE_US: i64 = 3_000_000;
 /// No feedback for so long while something was sent: less is sent. libwebrtc's receivers send some at least

@@ -69,7 +69,7 @@ struct Flow {
 
 impl Flow {
     fn new(starts: Instant, demand: f64, source_max: f64, seed: u64) -> Self {
-        let mut sender = SendSide::new(starts);
+        let mut sender = SendSide::default();
         sender.set_demand(Bitrate(demand as u64));
         Self {
             sender,
@@ -141,7 +141,8 @@ impl Flow {
 
     fn send(&mut self, now: Instant, bytes: usize, link: &mut Link) {
         self.sent += bytes as u64;
-        let seq = self.sender.on_sent(now, bytes);
+        let seq = self.sender.next_number();
+        self.sender.on_sent(now, bytes);
         if let Some((at, waited)) = link.send(now, bytes) {
             self.waits.push((now, waited));
             // The link's jitter may reorder; a queue per flow keeps them sorted.
