@@ -62,6 +62,8 @@ impl Room {
                 | RtcpPacket::Reports { .. }
                 | RtcpPacket::TransportFeedback(_)
                 | RtcpPacket::Remb(_)
+                | RtcpPacket::ReferenceTime { .. }
+                | RtcpPacket::ReferenceReplies(_)
                 | RtcpPacket::Other => {}
             }
         }

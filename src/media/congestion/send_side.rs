@@ -229,7 +229,9 @@ impl SendSide {
         if self.check_us.is_none_or(|at| now_us < at) {
             return;
         }
-        let unanswered = self.unanswered_us.is_some_and(|since| now_us - since >= SILENCE_US);
+        let unanswered = self
+            .unanswered_us
+            .is_some_and(|since| now_us - since >= SILENCE_US);
         let answered_us = self.feedback_us.filter(|_| unanswered);
         match answered_us {
             Some(_) => {
