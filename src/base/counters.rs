@@ -34,6 +34,18 @@ counters! {
     rtcp_received,
     /// Keyframe requests sent to publishers.
     keyframe_requests_sent,
+    /// Transport-wide feedback sent to publishers.
+    transport_feedback_sent,
+    /// Transport-wide feedback taken from subscribers.
+    transport_feedback_received,
+    /// Estimates of their own (REMB) taken from subscribers.
+    remb_received,
+    /// Padding packets sent to probe for bandwidth.
+    padding_packets_sent,
+    /// Copies that waited to be sent, because the estimate did not allow them at once.
+    paced,
+    /// Of these, copies that were dropped: too many waited, or one waited too long.
+    paced_dropped,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
     /// Datagrams that are none of STUN, DTLS, RTP, RTCP (RFC 7983), or empty.

@@ -5,7 +5,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
@@ -200,7 +199,9 @@ impl Room {
         };
         let refused = peer.sources.declare(declared, lives_on);
         output.counters.source_refused += refused;
-        peer.source_ids = SourceIds::new(known.map(|(_, track)| &track.config.extensions));
+        let extensions = known.map(|(_, track)| &track.config.extensions);
+        peer.congestion.set_publishing(extensions.clone());
+        peer.source_ids = SourceIds::new(extensions);
         peer.tracks = tracks;
     }
 
@@ -266,7 +267,7 @@ impl Room {
         output: &mut Output,
     ) -> SubscriptionSlot {
         self.note_source(config.source, config.source_shard);
-        let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
+        let subscription = Subscription::new(config, subscriber, rng);
         let slot = self.subscriptions.insert(subscription);
         self.attach(slot, output);
         self.want_keyframe(now, slot, output);
@@ -306,7 +307,7 @@ impl Room {
         if !config.active {
             subscription.pause();
         }
-        subscription.config = config;
+        subscription.set_config(config);
         if is_moved {
             self.attach(slot, output);
         } else {

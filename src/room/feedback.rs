@@ -4,21 +4,20 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
+use crate::base::ids::{MediaKind, SeqNo16, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::encoding::Encoding;
-use crate::room::incoming::Incoming;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_clock;
+use crate::room::sending::Way;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
-use crate::wire::rtp::RtpHeader;
 
 impl Room {
     /// Takes a protected RTCP datagram of a peer.
@@ -50,18 +49,22 @@ impl Room {
                         self.on_keyframe_request(now, from, *ssrc, output);
                     }
                 }
-                RtcpPacket::Nack { media, seqs, .. } => self.on_nack(from, *media, seqs, output),
+                RtcpPacket::Nack { media, seqs, .. } => {
+                    self.on_nack(now, from, *media, seqs, output)
+                }
                 RtcpPacket::Bye { sources } => {
                     if let Some(peer) = self.peers.get_mut(from) {
                         sources.iter().for_each(|ssrc| peer.sources.forget(*ssrc));
                     }
                 }
+                RtcpPacket::TransportFeedback(feedback) => {
+                    self.on_transport_feedback(now, from, feedback, output);
+                }
+                RtcpPacket::Remb(remb) => self.on_remb(from, remb, output),
                 // A publisher's name is the session's to choose; how subscribers receive is not
                 // acted upon.
                 RtcpPacket::Cname { .. }
                 | RtcpPacket::Reports { .. }
-                | RtcpPacket::TransportFeedback(_)
-                | RtcpPacket::Remb(_)
                 | RtcpPacket::ReferenceTime { .. }
                 | RtcpPacket::ReferenceReplies(_)
                 | RtcpPacket::Other => {}
@@ -266,7 +269,14 @@ impl Room {
     }
 
     /// Answers a NACK with the same packets, under the same numbers.
-    fn on_nack(&mut self, from: PeerSlot, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
+    fn on_nack(
+        &mut self,
+        now: Instant,
+        from: PeerSlot,
+        media: Ssrc,
+        seqs: &[SeqNo16],
+        output: &mut Output,
+    ) {
         let Some((slot, from_track)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
@@ -279,7 +289,7 @@ impl Room {
             return;
         };
         for seq in seqs {
-            match resend(subscription, (from_track, track), peer, *seq, output) {
+            match resend(now, subscription, (from_track, track), peer, *seq, output) {
                 Resend::Sent => output.counters.rtp_retransmitted += 1,
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::OverBudget => output.counters.nack_over_budget += 1,
@@ -311,40 +321,24 @@ enum Resend {
 }
 
 fn resend(
+    now: Instant,
     subscription: &mut Subscription,
     (slot, track): (TrackSlot, &Track),
     peer: &mut Peer,
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let index = subscription.awaited();
-    let held = subscription
-        .rewriter
-        .resend(seq)
-        .and_then(|(out, seq)| Some((out, track.encoding(index)?.cache.get(seq)?)));
-    let Some((out, cached)) = held else {
+    let Some((out, incoming)) = subscription.recall(slot, track, seq) else {
         return Resend::NotHeld;
     };
-    let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
-    let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
-        let kind = (track.config.kind, track.kinds.get(header.payload_type));
-        let ids = &track.config.extensions;
-        let slot = EncodingSlot { track: slot, index };
-        Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
-    });
-    let Some(mut incoming) = incoming else {
-        return Resend::NotHeld;
-    };
-    incoming.padding = cached.padding;
-    let (Ok(shape), Some((to, sealer))) = (subscription.shape(&incoming), peer.transport.sealer())
-    else {
+    let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.rtp_path()) else {
         return Resend::NotHeld;
     };
     if !subscription.take_resend(out, &shape) {
         return Resend::OverBudget;
     }
-    let path = (to, sealer.rtp());
-    subscription.send(&incoming, &shape, out, path, &mut output.outbox);
+    let mut way = Way::new(now, path, &mut peer.congestion.sender);
+    subscription.send(&incoming, &shape, out, &mut way, &mut output.outbox);
     Resend::Sent
 }
 

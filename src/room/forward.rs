@@ -14,8 +14,9 @@ use crate::room::incoming::Incoming;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
-use crate::room::peer::REPORT_INTERVAL;
+use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_packet;
+use crate::room::sending::Way;
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -41,6 +42,9 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
+        if peer.congestion.on_arrival(now, &header, &packet) {
+            output.rescheduled.push(peer.key);
+        }
         let Some(encoding) = self.locate(from, &header, &packet, output) else {
             return;
         };
@@ -110,6 +114,10 @@ impl Room {
             if output.outbox.bytes_len() >= bytes_max {
                 return false;
             }
+            let mut peer = self.peers.get_mut(subscriber);
+            if let Some(peer) = &mut peer {
+                peer.congestion.begin(now);
+            }
             for run in &mut *runs {
                 let encoding = self.tracks.get(run.encoding.track);
                 let Some(encoding) = encoding.and_then(|t| t.encoding(run.encoding.index)) else {
@@ -121,12 +129,14 @@ impl Room {
                     let Some(subscription) = self.subscriptions.get_mut(target.subscription) else {
                         continue;
                     };
+                    let Some(peer) = peer.as_deref_mut() else {
+                        continue;
+                    };
                     for packet in &packets[run.packets.clone()] {
-                        forward(subscription, target, packet, output);
+                        forward(now, subscription, target, peer, packet, output);
                     }
                     if subscription.is_report_due
                         && let Some(clock) = &encoding.clock
-                        && let Some(peer) = self.peers.get_mut(subscriber)
                     {
                         let transport = &mut peer.transport;
                         let outbox = &mut output.outbox;
@@ -134,6 +144,11 @@ impl Room {
                         output.counters.sender_reports_sent += u64::from(sent);
                     }
                 }
+            }
+            if let Some(peer) = peer
+                && peer.congestion.take_wake()
+            {
+                output.rescheduled.push(peer.key);
             }
         }
         batch.clear();
@@ -229,8 +244,10 @@ fn admit(
 /// One packet to one subscriber.
 #[inline]
 fn forward(
+    now: Instant,
     subscription: &mut Subscription,
     target: &Target,
+    peer: &mut Peer,
     packet: &Incoming,
     output: &mut Output,
 ) {
@@ -251,8 +268,16 @@ fn forward(
         counters.forward_late += 1;
         return;
     };
-    let path = (target.to, &target.sealer);
-    subscription.send(packet, &shape, seq, path, &mut output.outbox);
+    if peer.congestion.admits(packet) {
+        let path = (target.to, &target.sealer);
+        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        subscription.send(packet, &shape, seq, &mut way, &mut output.outbox);
+    } else {
+        let (slot, seq) = (target.subscription, seq.on_wire());
+        let dropped = peer.congestion.delay(now, packet, slot, seq);
+        counters.paced += 1;
+        counters.paced_dropped += dropped as u64;
+    }
     subscription.on_sent(&shape);
     subscription.is_report_due |= starts;
     counters.rtp_forwarded += 1;

@@ -5,6 +5,7 @@
 
 pub mod batch;
 mod configure;
+mod congestion;
 mod encoding;
 mod feedback;
 mod forward;
@@ -18,6 +19,7 @@ mod peer;
 mod relay;
 mod remote;
 mod routing;
+mod sending;
 pub mod slots;
 mod source;
 mod state;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
+use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -26,6 +27,8 @@ pub struct Peer {
     pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
+    /// What may be sent to it, and what it is told of what arrives.
+    pub congestion: Congestion,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -44,6 +47,7 @@ impl Peer {
             tracks: Vec::new(),
             subscriptions: Vec::new(),
             routed: None,
+            congestion: Congestion::default(),
             had_unknown: false,
             report_at: None,
         }

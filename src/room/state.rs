@@ -138,6 +138,7 @@ impl Room {
             .flat_map(|track| &track.encodings)
             .map(|encoding| encoding.keyframes.poll_timeout())
             .chain([peer.transport.poll_timeout(), peer.report_at])
+            .chain([peer.congestion.poll_timeout()])
             .fold(None, earliest)
     }
 
@@ -150,6 +151,7 @@ impl Room {
         self.drain_transport(now, slot, output);
         self.send_due_keyframe_requests(now, slot, output);
         self.send_due_report(now, slot, output);
+        self.handle_congestion_timeout(now, slot, output);
     }
 
     /// The peer can be sent to: the pictures it waits for start with a keyframe.

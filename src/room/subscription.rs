@@ -1,22 +1,27 @@
 //! A subscription: one peer's copy of a track.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::ids::{EncodingIndex, EncodingSet, PayloadType, SeqNo};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::base::ids::{EncodingIndex, EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16};
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
+use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
-use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::sending::{Stamping, Way};
+use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
+use crate::room::track::Track;
+use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
-use crate::transport::{RtpSealer, Transport};
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
-use crate::wire::rtp::{OutgoingHeader, write_header};
+use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
 
 /// One peer's copy of a track.
 #[derive(Debug)]
@@ -33,6 +38,10 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Retransmissions.
     pub resends: ResendBudget,
+    /// The numbers of its retransmission stream.
+    rtx: RtxNumbers,
+    /// What its packets tell of their sending.
+    stamping: Stamping,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -59,20 +68,17 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. `first` and `time_offset` are chosen at random.
-    pub fn new(
-        config: SubscriptionConfig,
-        subscriber: PeerSlot,
-        first: u16,
-        time_offset: u32,
-    ) -> Self {
+    /// A subscription that waits for its track. Its numbers start at random.
+    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
+            stamping: Stamping::new(&config),
             config,
             subscriber,
             track: None,
             routes: Routes::none(),
-            rewriter: Rewriter::new(first, time_offset),
+            rewriter: Rewriter::new(rng.random(), rng.random()),
             resends: ResendBudget::default(),
+            rtx: RtxNumbers::new(rng.random()),
             is_report_due: false,
             packets: 0,
             octets: 0,
@@ -119,7 +125,7 @@ impl Subscription {
         packet: &Incoming,
         shape: &Shape<'_>,
         seq: SeqNo,
-        (to, sealer): (SocketAddr, &RtpSealer),
+        way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
         let config = &self.config;
@@ -133,13 +139,16 @@ impl Subscription {
         };
         let mid = config.extensions.id(Extension::Mid);
         let forwarded = packet.extensions();
-        let extensions =
-            mid.map(|id| (id, config.mid.as_bytes()))
-                .into_iter()
-                .chain(forwarded.filter_map(|(extension, value)| {
-                    config.extensions.id(extension).map(|id| (id, value))
-                }));
-        outbox.push_with(to, |arena| {
+        let stamp = way.stamp(&self.stamping);
+        let extensions = mid
+            .map(|id| (id, config.mid.as_bytes()))
+            .into_iter()
+            .chain(stamp.extensions())
+            .chain(forwarded.filter_map(|(extension, value)| {
+                config.extensions.id(extension).map(|id| (id, value))
+            }));
+        let (sealer, before) = (way.sealer, outbox.bytes_len());
+        outbox.push_with(way.to, |arena| {
             let start = arena.len();
             let padding = usize::from(packet.padding);
             arena.reserve(HEADER_ROOM + shape.payload.len() + padding + sealer.overhead());
@@ -156,6 +165,82 @@ impl Subscription {
             sealer.seal(arena, start, header_len, seq.roc());
             true
         });
+        way.on_sent(&stamp, outbox.bytes_len() - before);
+    }
+
+    /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
+    /// arrives.
+    pub fn takes_padding(&self) -> bool {
+        self.stamping.is_numbered()
+            && self.config.active
+            && self.has_sent()
+            && self.config.rtx_ssrc.is_some()
+    }
+
+    /// Sends one packet of nothing but padding on its retransmission stream (RFC 3550 §5.1). Returns how long the
+    /// datagram is; 0 if it has no such stream.
+    pub fn send_padding(&mut self, way: &mut Way<'_>, outbox: &mut Outbox) -> usize {
+        let config = &self.config;
+        let rtx = config.codecs.iter().find_map(|mapping| mapping.rtx);
+        let (Some(ssrc), Some(payload_type)) = (config.rtx_ssrc, rtx) else {
+            return 0;
+        };
+        let seq = self.rtx.take();
+        let header = OutgoingHeader {
+            payload_type,
+            marker: false,
+            seq: seq.on_wire(),
+            timestamp: RtpTime(0),
+            ssrc,
+            padding: true,
+        };
+        let mid = config.extensions.id(Extension::Mid);
+        let mid = mid.map(|id| (id, config.mid.as_bytes()));
+        let stamp = way.stamp(&self.stamping);
+        let (sealer, before) = (way.sealer, outbox.bytes_len());
+        outbox.push_with(way.to, |arena| {
+            let start = arena.len();
+            let extensions = mid.into_iter().chain(stamp.extensions());
+            let header_len = write_header(arena, &header, extensions);
+            arena.resize(arena.len() + usize::from(PADDING_LEN) - 1, 0);
+            arena.push(PADDING_LEN);
+            sealer.seal(arena, start, header_len, seq.roc());
+            true
+        });
+        let bytes = outbox.bytes_len() - before;
+        way.on_sent(&stamp, bytes);
+        bytes
+    }
+
+    /// A packet that has got the number `seq` here, as far as it is still kept.
+    pub fn recall(
+        &self,
+        slot: TrackSlot,
+        track: &Track,
+        seq: SeqNo16,
+    ) -> Option<(SeqNo, Incoming)> {
+        let index = self.awaited();
+        let (out, seq) = self.rewriter.resend(seq)?;
+        let cached = track.encoding(index)?.cache.get(seq)?;
+        let header = RtpHeader::parse(&cached.packet)?;
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
+        let slot = EncodingSlot { track: slot, index };
+        let mut incoming = Incoming::read(
+            slot,
+            cached.packet.clone(),
+            &header,
+            (cached.seq, cached.timestamp),
+            kind,
+            &track.config.extensions,
+        )?;
+        incoming.padding = cached.padding;
+        Some((out, incoming))
+    }
+
+    /// The subscriber's description has changed.
+    pub fn set_config(&mut self, config: SubscriptionConfig) {
+        self.stamping = Stamping::new(&config);
+        self.config = config;
     }
 
     /// Which encodings of its track it is sent, or waits for.
@@ -232,3 +317,5 @@ impl Subscription {
 const HEADER_ROOM: usize = 64;
 /// A sender report with a CNAME of usual length; only a hint.
 const COMPOUND_ROOM: usize = 96;
+/// As much as its last byte can tell (RFC 3550 §5.1).
+const PADDING_LEN: u8 = 255;
