@@ -102,7 +102,7 @@ impl Room {
                     let held = subscription.recall(slot, tracks.get(slot)?, seq)?;
                     Some((subscription, held))
                 });
-            let (Some((subscription, (out, packet))), Some(path)) = (recalled, path) else {
+            let (Some((subscription, (asked, packet))), Some(path)) = (recalled, path) else {
                 output.counters.paced_dropped += 1;
                 continue;
             };
@@ -111,7 +111,8 @@ impl Room {
                 continue;
             };
             let mut way = Way::new(now, path, sender);
-            subscription.send(&packet, &shape, out, &mut way, &mut output.outbox);
+            let numbering = (asked.out, asked.timestamp(packet.timestamp));
+            subscription.send(&packet, &shape, numbering, &mut way, &mut output.outbox);
         }
         let wait = budget.wait().max(STEP);
         congestion.drain_at = (!congestion.waiting.is_empty()).then(|| now + wait);

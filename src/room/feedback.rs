@@ -87,8 +87,15 @@ impl Room {
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {
-            let index = subscription.awaited();
-            self.request_keyframe(now, EncodingSlot { track, index }, output);
+            let reception = subscription.reception;
+            let Some(index) = reception.awaited().or(reception.present()) else {
+                return;
+            };
+            let encoding = EncodingSlot { track, index };
+            self.request_keyframe(now, encoding, output);
+            if reception.awaited().is_some() {
+                self.retry_keyframe(now, encoding, output);
+            }
         }
     }
 
@@ -206,7 +213,7 @@ impl Room {
         };
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot)
-                && subscription.running() == Some(index)
+                && subscription.rewriter.encoding() == Some(index)
                 && let Some(peer) = self.peers.get_mut(subscription.subscriber)
             {
                 let transport = &mut peer.transport;
@@ -225,8 +232,8 @@ impl Room {
     ) {
         match self.subscribed(from, media) {
             Some((slot, track)) => {
-                let awaited = self.subscriptions.get(slot).map(Subscription::awaited);
-                if let Some(index) = awaited {
+                let subscription = self.subscriptions.get(slot);
+                if let Some(index) = subscription.and_then(|s| s.reception.present()) {
                     self.request_keyframe(now, EncodingSlot { track, index }, output);
                 }
             }
@@ -328,17 +335,22 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let Some((out, incoming)) = subscription.recall(slot, track, seq) else {
+    let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
         return Resend::NotHeld;
     };
     let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.rtp_path()) else {
         return Resend::NotHeld;
     };
-    if !subscription.take_resend(out, &shape) {
+    if !subscription.take_resend(asked.out, &shape) {
         return Resend::OverBudget;
     }
+    // One that came late, and whose place has been kept free, goes out now.
+    if asked.is_first && !subscription.rewriter.fill(&asked) {
+        return Resend::NotHeld;
+    }
     let mut way = Way::new(now, path, &mut peer.congestion.sender);
-    subscription.send(&incoming, &shape, out, &mut way, &mut output.outbox);
+    let numbering = (asked.out, asked.timestamp(incoming.timestamp));
+    subscription.send(&incoming, &shape, numbering, &mut way, &mut output.outbox);
     Resend::Sent
 }
 

@@ -8,6 +8,7 @@ pub mod bandwidth;
 pub mod codec;
 pub mod extension;
 pub mod ntp;
+pub mod payload;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
