@@ -92,6 +92,7 @@ impl Room {
             ..
         } = congestion;
         output.counters.paced_dropped += waiting.expire(now) as u64;
+        budget.set_backlog(waiting.bytes());
         budget.fill(now);
         let path = transport.rtp_path();
         while let Some(Waiting { subscription, seq }) = waiting.pop_within(budget) {
@@ -114,6 +115,7 @@ impl Room {
             let numbering = (asked.out, asked.timestamp(packet.timestamp));
             subscription.send(&packet, &shape, numbering, &mut way, &mut output.outbox);
         }
+        budget.set_backlog(waiting.bytes());
         let wait = budget.wait().max(STEP);
         congestion.drain_at = (!congestion.waiting.is_empty()).then(|| now + wait);
     }

@@ -13,6 +13,8 @@ pub struct Budget {
     filled_at: Option<Instant>,
     /// Bytes a second and at most; `None`: nothing is paced.
     rate: Option<(f64, f64)>,
+    /// Bytes that wait.
+    backlog: f64,
 }
 
 impl Budget {
@@ -32,6 +34,12 @@ impl Budget {
         self.rate.is_none()
     }
 
+    /// So many bytes wait. Where they would wait for long, they go out faster: who sends too much is not helped by
+    /// late pictures, but by fewer, and that is decided elsewhere.
+    pub fn set_backlog(&mut self, bytes: usize) {
+        self.backlog = bytes as f64;
+    }
+
     /// Brings the tokens up to date: before [`Budget::take`], once for each moment.
     #[inline]
     pub fn fill(&mut self, now: Instant) {
@@ -40,6 +48,7 @@ impl Budget {
         {
             let since = self.filled_at.replace(now);
             let elapsed = since.map_or(FIRST, |at| now.saturating_duration_since(at));
+            let rate = rate.max(self.backlog / BACKLOG_SECONDS);
             self.tokens = (self.tokens + rate * elapsed.as_secs_f64()).min(depth);
         }
     }
@@ -69,6 +78,7 @@ impl Budget {
     pub fn wait(&self) -> Duration {
         match self.rate {
             Some((rate, _)) if self.tokens <= 0.0 => {
+                let rate = rate.max(self.backlog / BACKLOG_SECONDS);
                 let seconds = (1.0 - self.tokens) / rate.max(1.0);
                 Duration::from_secs_f64(seconds.min(1.0)).max(STEP)
             }
@@ -161,9 +171,10 @@ impl<T> PacingQueue<T> {
 
 /// How often a queue is drained: a frame's burst becomes a handful of smaller ones.
 pub const STEP: Duration = Duration::from_millis(5);
-/// How long a packet waits at most: a keyframe of ten times a usual frame's size passes at the paced rate,
-/// and after half a second the receiver has asked again for what it misses.
-pub const QUEUE_TIME_MAX: Duration = Duration::from_millis(400);
+/// In so long what waits is to be gone: a keyframe of ten times a usual frame's size passes at the paced rate.
+const BACKLOG_SECONDS: f64 = 0.25;
+/// How long a packet waits at most, where nothing could be sent meanwhile: the receiver has asked again for it.
+pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How much waits at most for one subscriber, in bytes: that time at 10 Mbit/s.
 pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
 const QUEUE_LEN_MAX: usize = 1024;
@@ -203,6 +214,20 @@ mod tests {
             }
         }
         assert!((180_000..195_000).contains(&sent), "{sent}");
+        // A keyframe: faster than the rate, but not at once.
+        let mut queue = PacingQueue::default();
+        for n in 0..100 {
+            queue.push(t0, 1000, n);
+        }
+        let mut ms = 1005;
+        while !queue.is_empty() {
+            ms += 5;
+            budget.set_backlog(queue.bytes());
+            budget.fill(t0 + Duration::from_millis(ms));
+            while queue.pop_within(&mut budget).is_some() {}
+        }
+        assert!((1250..1600).contains(&ms), "{ms}");
+        budget.set_backlog(0);
         budget.charge(1_000_000);
         assert!(
             budget.wait() < Duration::from_millis(100),

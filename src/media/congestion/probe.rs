@@ -87,6 +87,8 @@ pub struct Situation {
     pub former: Option<(f64, i64)>,
     /// More went through than the path was seen to carry.
     pub outgrown: bool,
+    /// Far less is sent than the estimate.
+    pub is_app_limited: bool,
     /// The path was full not long ago: a leap would hit those it is shared with.
     pub is_careful: bool,
 }
@@ -154,6 +156,10 @@ impl Prober {
         self.reconsider(seen);
         if seen.is_congested || !self.started {
             return;
+        }
+        if seen.is_app_limited {
+            self.backoff_us = self.backoff_us.min(BACKOFF_US_MAX_IDLE);
+            self.next_us = self.next_us.min(seen.now_us + BACKOFF_US_MAX_IDLE);
         }
         let ceiling = ceiling(seen.demand);
         let next = seen.estimate + seen.step(self.streak);
@@ -439,7 +445,9 @@ const SATURATED_KEEP: f64 = 0.95;
 const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
-const BACKOFF_US_MAX: i64 = 10_000_000;
+const BACKOFF_US_MAX: i64 = 20_000_000;
+/// As much when little is sent: nothing but a probe then shows that there is more.
+const BACKOFF_US_MAX_IDLE: i64 = 4_000_000;
 /// What a probe showed holds if the path is not full after so long.
 const LASTING_US: i64 = 3_000_000;
 const OUTGROWN_US_MIN: i64 = 3_000_000;

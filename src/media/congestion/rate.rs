@@ -21,6 +21,8 @@ pub struct DelayControl {
     /// When a probe last raised the rate.
     leapt_us: Option<i64>,
     rebases: bool,
+    /// Since when a queue stands.
+    stands_since_us: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,7 @@ impl Default for DelayControl {
             outgrew_capacity: false,
             leapt_us: None,
             rebases: false,
+            stands_since_us: None,
         }
     }
 }
@@ -105,7 +108,8 @@ impl DelayControl {
         let elapsed_us = (seen.now_us - self.updated_us).clamp(0, ELAPSED_US_MAX);
         self.updated_us = seen.now_us;
         let is_over = (seen.usage == Usage::Over && seen.queue_us >= QUEUE_US_TREND)
-            || seen.queue_us >= QUEUE_US_MAX;
+            || seen.queue_us >= QUEUE_US_MAX
+            || self.stands_for_long(seen);
         match self.phase {
             Phase::Drain { from_us, queue_us } => {
                 let drain_us = seen.now_us - from_us;
@@ -116,7 +120,10 @@ impl DelayControl {
                     }
                 } else if drain_us > DRAIN_US_MAX + seen.rtt_us {
                     // What does not drain at a lower rate is no queue of ours.
-                    if seen.queue_us > queue_us / 2 && seen.usage != Usage::Over {
+                    if seen.queue_us > queue_us / 2
+                        && seen.usage != Usage::Over
+                        && self.is_obeyed(seen)
+                    {
                         self.rebases = true;
                         self.phase = Phase::Increase;
                     } else {
@@ -172,11 +179,27 @@ impl DelayControl {
         waited && seen.arriving.is_some_and(|arriving| arriving < self.rate)
     }
 
+    /// Whether a queue stands that neither grows nor drains.
+    fn stands_for_long(&mut self, seen: &Observation) -> bool {
+        if seen.queue_us < QUEUE_US_STANDING {
+            self.stands_since_us = None;
+            return false;
+        }
+        let since = *self.stands_since_us.get_or_insert(seen.now_us);
+        seen.now_us - since >= STANDING_US
+    }
+
+    /// Whether no more is sent than the rate.
+    fn is_obeyed(&self, seen: &Observation) -> bool {
+        let arriving = seen.arriving_smooth.unwrap_or(0.0);
+        arriving <= self.rate * OBEYED
+    }
+
     fn decrease(&mut self, seen: &Observation) {
         let factor = 1.0 - (seen.queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
         let rate = match seen.arriving {
             // What arrives is what the path carries: a queue was there all the time.
-            Some(arriving) if !seen.is_app_limited || seen.queue_us >= QUEUE_US_SURE => {
+            Some(arriving) if !seen.is_app_limited || seen.queue_us >= QUEUE_US_STANDING => {
                 self.observe_capacity(arriving);
                 arriving * factor
             }
@@ -245,8 +268,11 @@ const QUEUE_US_MIN: i64 = 8_000;
 const QUEUE_US_TREND: i64 = 15_000;
 /// From here on the rate does not grow.
 const QUEUE_US_HOLD: i64 = 20_000;
-/// From here on the queue is not a burst of somebody else.
-const QUEUE_US_SURE: i64 = 50_000;
+/// From here on a queue is not a burst of somebody else, and is not to stay for long.
+const QUEUE_US_STANDING: i64 = 30_000;
+const STANDING_US: i64 = 500_000;
+/// The frames of a stream are not all of one size.
+const OBEYED: f64 = 1.1;
 /// Whatever the trend says, this is too long.
 const QUEUE_US_MAX: i64 = 60_000;
 /// A queue is to be gone after so long.
@@ -268,7 +294,7 @@ const CAPACITY_GAIN: f64 = 0.3;
 const OUTGROWN: f64 = 1.05;
 /// Bits per second and second, at [`ADDITIVE_AT`]: slower for faster flows, so that those that share a
 /// bottleneck meet.
-const ADDITIVE: f64 = 45_000.0;
+const ADDITIVE: f64 = 35_000.0;
 const ADDITIVE_AT: f64 = 1_000_000.0;
 /// libwebrtc, for each second.
 const MULTIPLICATIVE: f64 = 1.08;

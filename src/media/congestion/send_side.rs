@@ -286,6 +286,7 @@ impl SendSide {
             is_congested,
             former,
             outgrown: self.delay.take_outgrown(),
+            is_app_limited,
             is_careful: since_us.is_some_and(|since| since < CAREFUL_US),
         });
     }

@@ -134,6 +134,7 @@ impl Flow {
             }
         }
         self.queue.expire(now);
+        self.budget.set_backlog(self.queue.bytes());
         while let Some(bytes) = self.queue.pop_within(&mut self.budget) {
             self.send(now, bytes, link);
         }
