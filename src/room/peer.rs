@@ -31,6 +31,8 @@ pub struct Peer {
     pub congestion: Congestion,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// It gets the pictures of some publishers only, or did.
+    pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -49,6 +51,7 @@ impl Peer {
             routed: None,
             congestion: Congestion::default(),
             had_unknown: false,
+            has_last_n: false,
             report_at: None,
         }
     }

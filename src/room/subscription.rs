@@ -50,6 +50,8 @@ pub struct Subscription {
     rtx: RtxNumbers,
     /// What its packets tell of their sending.
     stamping: Stamping,
+    /// Others spoke later, so that it gets nothing: see `last_n`.
+    pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -103,11 +105,17 @@ impl Subscription {
             rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
             rtx: RtxNumbers::new(rng.random()),
+            is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
             octets: 0,
             bytes: 0,
         }
+    }
+
+    /// Whether anything is to be sent at all.
+    pub fn is_open(&self) -> bool {
+        self.config.active && !self.is_outside_last_n
     }
 
     /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
@@ -196,7 +204,7 @@ impl Subscription {
     /// arrives.
     pub fn takes_padding(&self) -> bool {
         self.stamping.is_numbered()
-            && self.config.active
+            && self.is_open()
             && self.has_sent()
             && self.config.rtx_ssrc.is_some()
     }
