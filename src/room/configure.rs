@@ -305,6 +305,7 @@ impl Room {
         let wakes = config.active != subscription.config.active;
         let reshapes = subscription.config.codecs != config.codecs
             || subscription.config.extensions != config.extensions
+            || subscription.config.rtx_ssrc != config.rtx_ssrc
             || subscription.config.mid != config.mid;
         let starts = config.active && (!subscription.config.active || is_moved);
         // A want that was refused is made again.

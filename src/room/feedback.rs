@@ -350,8 +350,11 @@ fn resend(
     }
     let mut way = Way::new(now, path, &mut peer.congestion.sender);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
-    subscription.send(&incoming, &shape, numbering, &mut way, &mut output.outbox);
-    Resend::Sent
+    let outbox = &mut output.outbox;
+    match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
+        true => Resend::Sent,
+        false => Resend::NotHeld,
+    }
 }
 
 /// Asks the publisher of `encoding` for a keyframe, with a PLI: whoever negotiates FIR takes that too.

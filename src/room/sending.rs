@@ -71,6 +71,11 @@ impl Stamping {
         }
     }
 
+    /// Whether packets tell nothing.
+    pub fn is_none(&self) -> bool {
+        self.number.is_none() && self.time.is_none()
+    }
+
     /// Whether packets have transport-wide numbers.
     pub fn is_numbered(&self) -> bool {
         self.number.is_some()

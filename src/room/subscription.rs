@@ -5,7 +5,9 @@ use std::time::Instant;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, TrackKey};
+use crate::base::ids::{
+    EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
+};
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
@@ -21,6 +23,7 @@ use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
+use crate::wire::codec::CodecMapping;
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
 use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
@@ -79,6 +82,15 @@ pub enum Entry {
     NotReceived,
     /// It waits for a keyframe.
     NoKeyframe,
+}
+
+/// Under which names a packet goes out.
+struct Names {
+    ssrc: Ssrc,
+    payload_type: PayloadType,
+    seq: SeqNo,
+    /// Of a retransmission: the number it first had (RFC 4588 §4).
+    original: Option<SeqNo16>,
 }
 
 /// Why a packet cannot go to a subscriber.
@@ -150,7 +162,7 @@ impl Subscription {
         }
     }
 
-    /// Writes and seals the packet under the number `seq` and the timestamp, which the rewriter gave for it.
+    /// Writes and seals the packet under the number and the timestamp which the rewriter gave for it.
     #[inline]
     pub fn send(
         &self,
@@ -160,14 +172,69 @@ impl Subscription {
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
-        let config = &self.config;
-        let header = OutgoingHeader {
+        let names = Names {
+            ssrc: self.config.ssrc,
             payload_type: shape.payload_type,
+            seq,
+            original: None,
+        };
+        self.write(packet, shape, (&names, timestamp), way, outbox);
+    }
+
+    /// Writes and seals a packet that went out under a number once more: on its own stream where that was negotiated
+    /// (RFC 4588), else the identical datagram. False if neither can be.
+    pub fn send_again(
+        &mut self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        (seq, timestamp): (SeqNo, RtpTime),
+        way: &mut Way<'_>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
+        let mapping = self.config.codecs.iter().find(is_original);
+        let rtx = mapping.and_then(|mapping| mapping.rtx);
+        let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
+            // Stamped anew it would be another packet under the same nonce.
+            let is_identical = self.stamping.is_none();
+            if is_identical {
+                self.send(packet, shape, (seq, timestamp), way, outbox);
+            }
+            return is_identical;
+        };
+        let names = Names {
+            ssrc,
+            payload_type,
+            seq: self.rtx.take(),
+            original: Some(seq.on_wire()),
+        };
+        self.write(packet, shape, (&names, timestamp), way, outbox);
+        true
+    }
+
+    /// The one place where packets of media are made, retransmissions too.
+    #[inline]
+    fn write(
+        &self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        (names, timestamp): (&Names, RtpTime),
+        way: &mut Way<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let config = &self.config;
+        // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
+        let padding = match names.original {
+            Some(_) => 0,
+            None => packet.padding,
+        };
+        let header = OutgoingHeader {
+            payload_type: names.payload_type,
             marker: packet.marker,
-            seq: seq.on_wire(),
+            seq: names.seq.on_wire(),
             timestamp,
-            ssrc: config.ssrc,
-            padding: packet.padding > 0,
+            ssrc: names.ssrc,
+            padding: padding > 0,
         };
         let mid = config.extensions.id(Extension::Mid);
         let forwarded = packet.extensions();
@@ -182,19 +249,23 @@ impl Subscription {
         let (sealer, before) = (way.sealer, outbox.bytes_len());
         outbox.push_with(way.to, |arena| {
             let start = arena.len();
-            let padding = usize::from(packet.padding);
-            arena.reserve(HEADER_ROOM + shape.payload.len() + padding + sealer.overhead());
+            let len = shape.payload.len() + usize::from(padding);
+            arena.reserve(HEADER_ROOM + len + sealer.overhead());
             let header_len = write_header(arena, &header, extensions);
+            if let Some(original) = names.original {
+                arena.extend_from_slice(&original.0.to_be_bytes());
+            }
+            let payload_start = arena.len();
             arena.extend_from_slice(shape.payload);
             if let Some((layout, payload_type)) = &shape.blocks {
-                layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
+                layout.set_payload_type(&mut arena[payload_start..], *payload_type);
             }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
-                arena.resize(arena.len() + padding - 1, 0);
-                arena.push(packet.padding);
+                arena.resize(arena.len() + usize::from(padding) - 1, 0);
+                arena.push(padding);
             }
-            sealer.seal(arena, start, header_len, seq.roc());
+            sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
         way.on_sent(&stamp, outbox.bytes_len() - before);

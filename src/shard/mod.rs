@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{Bitrate, PeerKey, RoomId, ShardId};
 use crate::base::slab::Slot;
 use crate::base::time::earliest;
 use crate::control::relay::{RelayMessage, RelayedPacket};
@@ -364,6 +364,13 @@ impl Shard {
         }
         let (peer, speakers) = self.output.speakers.pop_front()?;
         Some((peer, Event::Speakers(peer, speakers)))
+    }
+
+    /// What may be sent to a peer in all. `None`: nothing is known, and nothing is limited.
+    #[must_use]
+    pub fn estimate(&self, key: PeerKey) -> Option<Bitrate> {
+        let Member { route } = self.peers.get(&key)?;
+        self.rooms.get(route.room)?.estimate(route.peer)
     }
 
     /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
