@@ -46,6 +46,8 @@ pub struct Subscription {
     pub layers: Option<Box<Selector>>,
     /// Retransmissions.
     pub resends: ResendBudget,
+    /// Others spoke later, so that it gets nothing: see `last_n`.
+    pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -105,11 +107,17 @@ impl Subscription {
             rewriter: Rewriter::new(first),
             layers: None,
             resends: ResendBudget::default(),
+            is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
             octets: 0,
             bytes: 0,
         }
+    }
+
+    /// Whether anything is to be sent at all.
+    pub fn is_open(&self) -> bool {
+        self.config.active && !self.is_outside_last_n
     }
 
     /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
