@@ -86,7 +86,6 @@ impl Room {
         encoding.on_packet(now, header, &place, rate);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
-        let restarted = place.restarted;
         if track.config.kind == MediaKind::Audio {
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
@@ -101,10 +100,7 @@ impl Room {
         let ids = &track.config.extensions;
         let mut incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
         let codec = track.codec(header.payload_type);
-        let encoding = track.encoding_mut(slot.index)?;
-        if encoding.read_layers(&mut incoming, codec, restarted) {
-            self.on_layers_changed(slot);
-        }
+        self.read_layers(&mut incoming, codec, place.restarted);
         let track = self.tracks.get_mut(slot.track)?;
         if track.encodings.len() == 1 {
             batch.packets.push(incoming);

@@ -304,9 +304,7 @@ impl Room {
         let Some(mut incoming) = incoming else {
             return;
         };
-        if encoding.read_layers(&mut incoming, codec, restarted) {
-            self.on_layers_changed(slot);
-        }
+        self.read_layers(&mut incoming, codec, restarted);
         batch.packets.push(incoming);
     }
 

@@ -21,9 +21,8 @@ use crate::wire::codec::Codec;
 use crate::wire::extension::Extension;
 
 impl Encoding {
-    /// Reads the layers of a packet of video that came for the first time, `restarted` with a new run of its source.
-    /// True if what its subscriptions have to do with layers is to be looked at anew.
-    pub(in crate::room) fn read_layers(
+    /// See [`Room::read_layers`]. True if there are other layers than before, or a new run.
+    fn read_layers(
         &mut self,
         packet: &mut Incoming,
         codec: Option<Codec>,
@@ -190,6 +189,23 @@ pub enum Selected {
 }
 
 impl Room {
+    /// Reads the layers of a packet of video that came for the first time, `restarted` with a new run of its source.
+    #[inline]
+    pub(in crate::room) fn read_layers(
+        &mut self,
+        packet: &mut Incoming,
+        codec: Option<Codec>,
+        restarted: bool,
+    ) {
+        let slot = packet.encoding;
+        let encoding = self.tracks.get_mut(slot.track);
+        if let Some(encoding) = encoding.and_then(|track| track.encoding_mut(slot.index))
+            && encoding.read_layers(packet, codec, restarted)
+        {
+            self.on_layers_changed(slot);
+        }
+    }
+
     /// A subscription's wish has changed: the layers it gets follow, as soon as its decoder can.
     pub(in crate::room) fn review_layers(
         &mut self,
@@ -218,7 +234,7 @@ impl Room {
     /// An encoding has other layers than before, or a new run of its source began: its subscriptions follow. Those that
     /// took what came as it came need numbers of their own from a new run on.
     #[cold]
-    pub(in crate::room) fn on_layers_changed(&mut self, slot: EncodingSlot) {
+    fn on_layers_changed(&mut self, slot: EncodingSlot) {
         let Some(track) = self.tracks.get(slot.track) else {
             return;
         };
