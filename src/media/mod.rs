@@ -7,7 +7,6 @@ pub mod cache;
 pub mod congestion;
 pub mod hearing;
 pub mod keyframe;
-pub mod keyframe_start;
 pub mod layer_rates;
 pub mod layers;
 pub mod loudest;

@@ -100,14 +100,15 @@ impl Room {
                 .get_mut(subscription)
                 .and_then(|subscription| {
                     let slot = subscription.track?;
-                    let held = subscription.recall(slot, tracks.get(slot)?, seq)?;
-                    Some((subscription, held))
+                    let track = tracks.get(slot)?;
+                    let (asked, packet) = subscription.recall(slot, track, seq)?;
+                    Some((subscription, track, asked, packet))
                 });
-            let (Some((subscription, (asked, packet))), Some(path)) = (recalled, path) else {
+            let (Some((subscription, track, asked, packet)), Some(path)) = (recalled, path) else {
                 output.counters.paced_dropped += 1;
                 continue;
             };
-            let Ok(shape) = subscription.shape(&packet) else {
+            let Some(shape) = subscription.shape_again(track, &packet) else {
                 output.counters.paced_dropped += 1;
                 continue;
             };

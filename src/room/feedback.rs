@@ -338,7 +338,10 @@ fn resend(
     let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
         return Resend::NotHeld;
     };
-    let (Ok(shape), Some(path)) = (subscription.shape(&incoming), peer.transport.rtp_path()) else {
+    let Some(path) = peer.transport.rtp_path() else {
+        return Resend::NotHeld;
+    };
+    let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
     if !subscription.take_resend(asked.out, &shape) {

@@ -22,6 +22,7 @@ mod reception;
 mod relay;
 mod remote;
 mod routing;
+mod select;
 mod sending;
 pub mod slots;
 mod source;

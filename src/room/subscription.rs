@@ -9,6 +9,8 @@ use crate::base::ids::{
     EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
 use crate::control::SubscriptionConfig;
+use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
+use crate::media::layers::selector::Selector;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::{Resend, Rewriter};
@@ -47,6 +49,8 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Its timestamps.
     pub timeline: Timeline,
+    /// Which layers of its encoding it gets: only where that is not all, or its numbers are not the publisher's.
+    pub layers: Option<Box<Selector>>,
     /// Retransmissions.
     pub resends: ResendBudget,
     /// The numbers of its retransmission stream.
@@ -69,6 +73,8 @@ pub struct Shape<'p> {
     payload: &'p [u8],
     /// The payload type that the blocks of redundant audio get.
     blocks: Option<(RedLayout, PayloadType)>,
+    /// Numbers that are changed in it.
+    pub edit: Option<Edit>,
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -115,6 +121,7 @@ impl Subscription {
             reception: Reception::default(),
             routes: Routes::none(),
             rewriter: Rewriter::new(rng.random()),
+            layers: None,
             resends: ResendBudget::default(),
             rtx: RtxNumbers::new(rng.random()),
             is_outside_last_n: false,
@@ -139,6 +146,7 @@ impl Subscription {
             payload_type,
             payload,
             blocks: None,
+            edit: None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
@@ -178,7 +186,7 @@ impl Subscription {
             seq,
             original: None,
         };
-        self.write(packet, shape, (&names, timestamp), way, outbox);
+        self.make(packet, shape, (&names, timestamp), way, outbox);
     }
 
     /// Writes and seals a packet that went out under a number once more: on its own stream where that was negotiated
@@ -208,20 +216,41 @@ impl Subscription {
             seq: self.rtx.take(),
             original: Some(seq.on_wire()),
         };
-        self.write(packet, shape, (&names, timestamp), way, outbox);
+        self.make(packet, shape, (&names, timestamp), way, outbox);
         true
     }
 
     /// The one place where packets of media are made, retransmissions too.
     #[inline]
+    fn make(
+        &self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        names: (&Names, RtpTime),
+        way: &mut Way<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(edit) = &shape.edit else {
+            return self.write(packet, shape, None, names, way, outbox);
+        };
+        let mut buffer = [0; DESCRIPTOR_MAX];
+        let source = packet.extension(Extension::DependencyDescriptor);
+        let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
+        self.write(packet, shape, descriptor, names, way, outbox);
+    }
+
+    /// As [`Subscription::make`], with `descriptor` for the dependency descriptor, if that is another one here.
+    #[inline]
     fn write(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
+        descriptor: Option<&[u8]>,
         (names, timestamp): (&Names, RtpTime),
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
+        let edit = shape.edit.as_ref();
         let config = &self.config;
         // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
         let padding = match names.original {
@@ -230,7 +259,7 @@ impl Subscription {
         };
         let header = OutgoingHeader {
             payload_type: names.payload_type,
-            marker: packet.marker,
+            marker: packet.marker || edit.is_some_and(|edit| edit.ends_picture),
             seq: names.seq.on_wire(),
             timestamp,
             ssrc: names.ssrc,
@@ -244,6 +273,10 @@ impl Subscription {
             .into_iter()
             .chain(stamp.extensions())
             .chain(forwarded.filter_map(|(extension, value)| {
+                let value = match (extension, descriptor) {
+                    (Extension::DependencyDescriptor, Some(own)) => own,
+                    _ => value,
+                };
                 config.extensions.id(extension).map(|id| (id, value))
             }));
         let (sealer, before) = (way.sealer, outbox.bytes_len());
@@ -259,6 +292,9 @@ impl Subscription {
             arena.extend_from_slice(shape.payload);
             if let Some((layout, payload_type)) = &shape.blocks {
                 layout.set_payload_type(&mut arena[payload_start..], *payload_type);
+            }
+            if let Some(edit) = edit {
+                edit.apply(&mut arena[payload_start..]);
             }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
@@ -388,6 +424,7 @@ impl Subscription {
             return Entry::NoKeyframe;
         }
         self.reception = after;
+        let before = self.timeline.encoding();
         let end = self.end(track);
         let clock = track.encoding(to).and_then(|encoding| encoding.clock);
         let timestamp = packet.timestamp;
@@ -395,6 +432,7 @@ impl Subscription {
             .timeline
             .start(now, to, timestamp, clock.as_ref(), end.as_ref());
         self.rewriter.begin(to, packet.seq, time_offset);
+        self.begin_layers(track, before);
         self.is_report_due = true;
         entry
     }
