@@ -37,16 +37,35 @@ impl Room {
         peer.congestion.sender.on_feedback(now, feedback);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
+        self.follow_estimate(now, from, output);
     }
 
     /// A peer tells what it thinks it can take.
-    pub(in crate::room) fn on_remb(&mut self, from: PeerSlot, remb: &Remb, output: &mut Output) {
+    pub(in crate::room) fn on_remb(
+        &mut self,
+        now: Instant,
+        from: PeerSlot,
+        remb: &Remb,
+        output: &mut Output,
+    ) {
         let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
         output.counters.remb_received += 1;
         peer.congestion.sender.on_remb(remb.bitrate);
         peer.congestion.refresh();
+        self.follow_estimate(now, from, output);
+    }
+
+    /// What a peer is sent is divided anew, if the estimate has moved.
+    fn follow_estimate(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let moved = self
+            .peers
+            .get_mut(slot)
+            .and_then(|peer| peer.congestion.sender.take_change());
+        if moved.is_some() {
+            self.allocate_soon(now, slot, output);
+        }
     }
 
     /// Does what is due for a peer: packets that wait, padding, feedback.
@@ -64,6 +83,7 @@ impl Room {
         send_due_feedback(now, peer, output);
         self.drain_waiting(now, slot, output);
         self.send_due_padding(now, slot, output);
+        self.follow_estimate(now, slot, output);
     }
 
     /// Sends what waits, as far as it may go now.

@@ -60,7 +60,7 @@ impl Room {
                 RtcpPacket::TransportFeedback(feedback) => {
                     self.on_transport_feedback(now, from, feedback, output);
                 }
-                RtcpPacket::Remb(remb) => self.on_remb(from, remb, output),
+                RtcpPacket::Remb(remb) => self.on_remb(now, from, remb, output),
                 // A publisher's name is the session's to choose; how subscribers receive is not
                 // acted upon.
                 RtcpPacket::Cname { .. }

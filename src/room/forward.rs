@@ -12,6 +12,7 @@ use crate::media::cache::CachedPacket;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
+use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
@@ -62,6 +63,7 @@ impl Room {
         };
         if publisher.report_at.is_none() {
             publisher.report_at = Some(now + REPORT_INTERVAL);
+            publisher.measure_at = Some(now + MEASURE_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
         // A new run shows no gap, and yet what came before is of no use to its decoders; and of an
@@ -88,6 +90,7 @@ impl Room {
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
         encoding.on_packet(now, header, &place, rate);
+        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         if track.config.kind == MediaKind::Audio {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{PeerKey, Ssrc};
+use crate::control::layers::Preferences;
+use crate::room::allotment::Division;
 use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
@@ -25,12 +27,18 @@ pub struct Peer {
     pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
     pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
+    /// What it wants of that.
+    pub preferences: Preferences,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
     /// What may be sent to it, and what it is told of what arrives.
     pub congestion: Congestion,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// When its bandwidth is divided among what it receives.
+    pub division: Division,
+    /// When it is next measured what its tracks offer; `None` while nothing comes.
+    pub measure_at: Option<Instant>,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -48,11 +56,14 @@ impl Peer {
             source_ids: SourceIds::default(),
             tracks: Vec::new(),
             subscriptions: Vec::new(),
+            preferences: Preferences::default(),
             routed: None,
             congestion: Congestion::default(),
             had_unknown: false,
             has_last_n: false,
             report_at: None,
+            division: Division::default(),
+            measure_at: None,
         }
     }
 
