@@ -90,8 +90,13 @@ impl<'a> RedBlock<'a> {
 }
 
 /// Appends a RED payload: `blocks`, the oldest first, and the `primary` one; all have one payload type.
-pub fn write_red(out: &mut Vec<u8>, to: PayloadType, blocks: &[RedBlock<'_>], primary: &[u8]) {
-    for block in blocks {
+pub fn write_red<'a>(
+    out: &mut Vec<u8>,
+    to: PayloadType,
+    blocks: impl Iterator<Item = RedBlock<'a>> + Clone,
+    primary: &[u8],
+) {
+    for block in blocks.clone() {
         let len = block.payload.len() as u32;
         let age_and_len = (u32::from(block.age_ticks) << 10) | len;
         out.push(MORE | to.0);
@@ -171,7 +176,12 @@ mod tests {
         let old = RedBlock::new(&[1, 1], RtpTime(5_u32.wrapping_sub(960 * 4)), now).unwrap();
         let last = RedBlock::new(&[2, 2, 2], RtpTime(5_u32.wrapping_sub(480)), now).unwrap();
         let mut payload = Vec::new();
-        write_red(&mut payload, PayloadType(111), &[old, last], &[3; 4]);
+        write_red(
+            &mut payload,
+            PayloadType(111),
+            [old, last].into_iter(),
+            &[3; 4],
+        );
         let expected = [
             [0x80 | 111, 0x3c, 0x00, 2].as_slice(),
             &[0x80 | 111, 0x07, 0x80, 3],

@@ -14,6 +14,7 @@ use crate::wire::xr::ReferenceReply;
 pub struct Rtt {
     smoothed: Option<Duration>,
     latest: Option<Duration>,
+    lowest: Option<Duration>,
 }
 
 impl Rtt {
@@ -28,12 +29,23 @@ impl Rtt {
             Some(smoothed) => (smoothed * 7 + sample) / 8,
             None => sample,
         });
+        self.lowest = Some(match self.lowest {
+            // Follows a longer way within some reports.
+            Some(lowest) if sample > lowest => lowest + (sample - lowest) / 8,
+            _ => sample,
+        });
     }
 
     /// The average of the last reports; `None` until the first.
     #[must_use]
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
+    }
+
+    /// The shortest of late: what comes sooner than this cannot be an answer.
+    #[must_use]
+    pub fn lowest(&self) -> Option<Duration> {
+        self.lowest
     }
 
     /// As the last report told.
@@ -45,7 +57,7 @@ impl Rtt {
 
 /// How the peer receives one stream that this server sends it.
 #[derive(Debug, Default)]
-pub struct Reception {
+pub struct ReceiverReports {
     /// The last sender reports: the middle of their wall clock, and when they went out. The wall clock is
     /// that of the stream's publisher, so only this tells when it was.
     sent: [Option<(u32, Instant)>; SENT_MAX],
@@ -66,7 +78,7 @@ pub struct Reported {
     pub lost: u32,
 }
 
-impl Reception {
+impl ReceiverReports {
     /// A sender report goes out.
     pub fn on_report_sent(&mut self, now: Instant, ntp: NtpTime) {
         self.sent[self.next] = Some((ntp.middle(), now));
@@ -214,7 +226,7 @@ mod tests {
     fn a_report_that_answers_one_sent_tells_the_round_trip() {
         let t0 = Instant::now();
         let at = |ms| t0 + Duration::from_millis(ms);
-        let mut reception = Reception::default();
+        let mut reception = ReceiverReports::default();
         assert_eq!(reception.on_report(at(0), &block(0, 0, 7, 0)), None);
         for i in 0..6 {
             let ntp = NtpTime((100 + i) << 16);
@@ -244,7 +256,7 @@ mod tests {
     #[test]
     fn loss_is_weighed_by_how_much_was_sent() {
         let t0 = Instant::now();
-        let (mut a, mut b) = (Reception::default(), Reception::default());
+        let (mut a, mut b) = (ReceiverReports::default(), ReceiverReports::default());
         let mut loss = Loss::default();
         assert_eq!(loss.fraction(), None);
         for (reception, highest, fraction) in [(&mut a, 900, 64), (&mut b, 100, 0)] {
@@ -286,5 +298,8 @@ mod tests {
         rtt.on_sample(Duration::from_secs(60));
         assert_eq!(rtt.smoothed(), Some(Duration::from_millis(90)));
         assert_eq!(rtt.latest(), Some(Duration::from_millis(160)));
+        rtt.on_sample(Duration::from_millis(60));
+        rtt.on_sample(Duration::from_millis(140));
+        assert_eq!(rtt.lowest(), Some(Duration::from_millis(70)));
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, SeqNo16, Ssrc};
+use crate::media::resend::NotResent;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::encoding::Encoding;
 use crate::room::origin::Origin;
@@ -38,6 +39,7 @@ impl Room {
         output.counters.rtcp_received += 1;
         let compound = rtcp::parse(&datagram);
         output.counters.rtcp_malformed += u64::from(compound.dropped);
+        let mut times = Vec::new();
         for packet in &compound.packets {
             match packet {
                 RtcpPacket::SenderReport(report) => {
@@ -50,26 +52,25 @@ impl Room {
                     }
                 }
                 RtcpPacket::Nack { media, seqs, .. } => {
-                    self.on_nack(now, from, *media, seqs, output)
+                    self.on_nack(now, from, *media, seqs, output);
                 }
                 RtcpPacket::Bye { sources } => {
-                    if let Some(peer) = self.peers.get_mut(from) {
-                        sources.iter().for_each(|ssrc| peer.sources.forget(*ssrc));
-                    }
+                    sources.iter().for_each(|ssrc| self.on_bye(from, *ssrc));
+                }
+                RtcpPacket::Reports { blocks, .. } => self.on_reports(now, from, blocks),
+                RtcpPacket::ReferenceTime { sender, ntp } => times.push((*sender, *ntp)),
+                RtcpPacket::ReferenceReplies(replies) => {
+                    self.on_reference_replies(now, from, replies);
                 }
                 RtcpPacket::TransportFeedback(feedback) => {
                     self.on_transport_feedback(now, from, feedback, output);
                 }
                 RtcpPacket::Remb(remb) => self.on_remb(now, from, remb, output),
-                // A publisher's name is the session's to choose; how subscribers receive is not
-                // acted upon.
-                RtcpPacket::Cname { .. }
-                | RtcpPacket::Reports { .. }
-                | RtcpPacket::ReferenceTime { .. }
-                | RtcpPacket::ReferenceReplies(_)
-                | RtcpPacket::Other => {}
+                // A publisher's name is the session's to choose.
+                RtcpPacket::Cname { .. } | RtcpPacket::Other => {}
             }
         }
+        self.answer_reference_times(from, &times, output);
     }
 
     /// A subscription (re)starts: the publisher is asked for a keyframe, if pictures can flow.
@@ -148,6 +149,8 @@ impl Room {
         if !blocks.is_empty() {
             let mut compound = Vec::new();
             write_receiver_report(&mut compound, peer.rtcp_ssrc, &blocks, RTCP_CNAME);
+            let (path, ssrc) = (&mut peer.path, peer.rtcp_ssrc);
+            path.write_reference_time(now, ssrc, &mut compound);
             peer.transport.seal_rtcp(&compound, &mut output.outbox);
         }
         peer.report_at = is_live.then_some(now + REPORT_INTERVAL);
@@ -275,7 +278,7 @@ impl Room {
         }
     }
 
-    /// Answers a NACK with the same packets, under the same numbers.
+    /// Answers a NACK with the same packets.
     fn on_nack(
         &mut self,
         now: Instant,
@@ -296,10 +299,16 @@ impl Room {
             return;
         };
         for seq in seqs {
-            match resend(now, subscription, (from_track, track), peer, *seq, output) {
-                Resend::Sent => output.counters.rtp_retransmitted += 1,
-                Resend::NotHeld => output.counters.nack_not_held += 1,
-                Resend::OverBudget => output.counters.nack_over_budget += 1,
+            let sent = resend(now, subscription, (from_track, track), peer, *seq, output);
+            let counters = &mut output.counters;
+            match sent {
+                Resend::Sent { on_own_stream } => {
+                    counters.rtp_retransmitted += 1;
+                    counters.rtp_retransmitted_rtx += u64::from(on_own_stream);
+                }
+                Resend::NotHeld => counters.nack_not_held += 1,
+                Resend::Refused(NotResent::UnderWay) => counters.nack_under_way += 1,
+                Resend::Refused(NotResent::OverBudget) => counters.nack_over_budget += 1,
             }
         }
     }
@@ -322,9 +331,9 @@ impl Peer {
 }
 
 enum Resend {
-    Sent,
+    Sent { on_own_stream: bool },
     NotHeld,
-    OverBudget,
+    Refused(NotResent),
 }
 
 fn resend(
@@ -344,8 +353,9 @@ fn resend(
     let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
-    if !subscription.take_resend(asked.out, &shape) {
-        return Resend::OverBudget;
+    let rtt = peer.path.rtt.lowest();
+    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
+        return Resend::Refused(refused);
     }
     // One that came late, and whose place has been kept free, goes out now.
     if asked.is_first && !subscription.rewriter.fill(&asked) {
@@ -355,8 +365,8 @@ fn resend(
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
     match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
-        true => Resend::Sent,
-        false => Resend::NotHeld,
+        Some(on_own_stream) => Resend::Sent { on_own_stream },
+        None => Resend::NotHeld,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A subscription: one peer's copy of a track.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -11,9 +11,10 @@ use crate::base::ids::{
 use crate::control::SubscriptionConfig;
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
 use crate::media::layers::selector::Selector;
-use crate::media::red::RedLayout;
-use crate::media::resend::ResendBudget;
+use crate::media::red::{RedLayout, write_red};
+use crate::media::resend::{NotResent, ResendBudget};
 use crate::media::rewrite::{Resend, Rewriter};
+use crate::media::rtt::ReceiverReports;
 use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
@@ -21,6 +22,7 @@ use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
+use crate::room::redundancy::{FrameSet, Redundancy};
 use crate::room::sending::{Stamping, Way};
 use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
@@ -52,14 +54,16 @@ pub struct Subscription {
     pub timeline: Timeline,
     /// Which layers of its encoding it gets: only where that is not all, or its numbers are not the publisher's.
     pub layers: Option<Box<Selector>>,
-    /// Retransmissions.
-    pub resends: ResendBudget,
-    /// The numbers of its retransmission stream.
-    rtx: RtxNumbers,
     /// What its packets tell of their sending.
     stamping: Stamping,
     /// What it was given, if it is a video.
     pub allotment: Option<Box<Allotment>>,
+    /// How much is sent again.
+    resends: ResendBudget,
+    /// The numbers of its retransmission stream.
+    rtx: RtxNumbers,
+    /// What its subscriber reports of it.
+    pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
@@ -74,10 +78,30 @@ pub struct Subscription {
 pub struct Shape<'p> {
     payload_type: PayloadType,
     payload: &'p [u8],
-    /// The payload type that the blocks of redundant audio get.
-    blocks: Option<(RedLayout, PayloadType)>,
+    red: Red,
     /// Numbers that are changed in it.
     pub edit: Option<Edit>,
+}
+
+/// What becomes of redundant audio.
+#[derive(Debug, Clone, Copy)]
+enum Red {
+    /// The payload goes out as it is.
+    None,
+    /// It is redundant; its blocks get this payload type.
+    Rename(RedLayout, PayloadType),
+    /// It is made redundant; the blocks have this payload type.
+    Make(PayloadType),
+}
+
+/// Under which names a packet goes out.
+struct Names {
+    ssrc: Ssrc,
+    payload_type: PayloadType,
+    seq: SeqNo,
+    timestamp: RtpTime,
+    /// Of a retransmission: the number it first had (RFC 4588 §4).
+    original: Option<SeqNo16>,
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -91,15 +115,6 @@ pub enum Entry {
     NotReceived,
     /// It waits for a keyframe.
     NoKeyframe,
-}
-
-/// Under which names a packet goes out.
-struct Names {
-    ssrc: Ssrc,
-    payload_type: PayloadType,
-    seq: SeqNo,
-    /// Of a retransmission: the number it first had (RFC 4588 §4).
-    original: Option<SeqNo16>,
 }
 
 /// Why a packet cannot go to a subscriber.
@@ -116,6 +131,7 @@ impl Subscription {
     pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
             stamping: Stamping::new(&config),
+            layers: None,
             timeline: Timeline::new(clock_rate(config.kind), rng.random()),
             config,
             subscriber,
@@ -124,10 +140,10 @@ impl Subscription {
             reception: Reception::default(),
             routes: Routes::none(),
             rewriter: Rewriter::new(rng.random()),
-            layers: None,
             resends: ResendBudget::default(),
-            rtx: RtxNumbers::new(rng.random()),
             allotment: None,
+            rtx: RtxNumbers::new(rng.random()),
+            reports: ReceiverReports::default(),
             is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
@@ -149,20 +165,27 @@ impl Subscription {
         let whole = |payload_type| Shape {
             payload_type,
             payload,
-            blocks: None,
+            red: Red::None,
             edit: None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
+            Route::MakeRed { plain, .. } if packet.redundancy.set().is_empty() => Ok(whole(plain)),
+            Route::MakeRed { red, plain } => Ok(Shape {
+                red: Red::Make(plain),
+                ..whole(red)
+            }),
             Route::None => Err(Misfit::NoCodec),
             Route::Red(red) => {
                 let layout = packet.red.ok_or(Misfit::MalformedRed)?;
-                let Route::As(primary) = self.routes.get(layout.primary) else {
+                let (Route::As(primary) | Route::MakeRed { plain: primary, .. }) =
+                    self.routes.get(layout.primary)
+                else {
                     return Err(Misfit::NoCodec);
                 };
                 match red {
                     Some(payload_type) if layout.is_uniform => Ok(Shape {
-                        blocks: Some((layout, primary)),
+                        red: Red::Rename(layout, primary),
                         ..whole(payload_type)
                     }),
                     _ => Ok(Shape {
@@ -174,7 +197,7 @@ impl Subscription {
         }
     }
 
-    /// Writes and seals the packet under the number and the timestamp which the rewriter gave for it.
+    /// Writes and seals the packet under the number `seq` and the timestamp, which the rewriter gave for it.
     #[inline]
     pub fn send(
         &self,
@@ -188,13 +211,14 @@ impl Subscription {
             ssrc: self.config.ssrc,
             payload_type: shape.payload_type,
             seq,
+            timestamp,
             original: None,
         };
-        self.make(packet, shape, (&names, timestamp), way, outbox);
+        self.make(packet, shape, &names, way, outbox);
     }
 
-    /// Writes and seals a packet that went out under a number once more: on its own stream where that was negotiated
-    /// (RFC 4588), else the identical datagram. False if neither can be.
+    /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
+    /// negotiated (RFC 4588): true; else the identical datagram: false. `None` if neither can be.
     pub fn send_again(
         &mut self,
         packet: &Incoming,
@@ -202,35 +226,36 @@ impl Subscription {
         (seq, timestamp): (SeqNo, RtpTime),
         way: &mut Way<'_>,
         outbox: &mut Outbox,
-    ) -> bool {
+    ) -> Option<bool> {
         let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
         let mapping = self.config.codecs.iter().find(is_original);
         let rtx = mapping.and_then(|mapping| mapping.rtx);
         let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
             // Stamped anew it would be another packet under the same nonce.
-            let is_identical = self.stamping.is_none();
-            if is_identical {
-                self.send(packet, shape, (seq, timestamp), way, outbox);
+            if !self.stamping.is_none() {
+                return None;
             }
-            return is_identical;
+            self.send(packet, shape, (seq, timestamp), way, outbox);
+            return Some(false);
         };
         let names = Names {
             ssrc,
             payload_type,
             seq: self.rtx.take(),
+            timestamp,
             original: Some(seq.on_wire()),
         };
-        self.make(packet, shape, (&names, timestamp), way, outbox);
-        true
+        self.make(packet, shape, &names, way, outbox);
+        Some(true)
     }
 
-    /// The one place where packets of media are made, retransmissions too.
+    /// The one place where packets are made: everything that each of them must have, retransmissions too, is added here.
     #[inline]
     fn make(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
-        names: (&Names, RtpTime),
+        names: &Names,
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
@@ -250,7 +275,7 @@ impl Subscription {
         packet: &Incoming,
         shape: &Shape<'_>,
         descriptor: Option<&[u8]>,
-        (names, timestamp): (&Names, RtpTime),
+        names: &Names,
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
@@ -265,7 +290,7 @@ impl Subscription {
             payload_type: names.payload_type,
             marker: packet.marker || edit.is_some_and(|edit| edit.ends_picture),
             seq: names.seq.on_wire(),
-            timestamp,
+            timestamp: names.timestamp,
             ssrc: names.ssrc,
             padding: padding > 0,
         };
@@ -293,9 +318,16 @@ impl Subscription {
                 arena.extend_from_slice(&original.0.to_be_bytes());
             }
             let payload_start = arena.len();
-            arena.extend_from_slice(shape.payload);
-            if let Some((layout, payload_type)) = &shape.blocks {
-                layout.set_payload_type(&mut arena[payload_start..], *payload_type);
+            match &shape.red {
+                Red::None => arena.extend_from_slice(shape.payload),
+                Red::Rename(layout, payload_type) => {
+                    arena.extend_from_slice(shape.payload);
+                    layout.set_payload_type(&mut arena[payload_start..], *payload_type);
+                }
+                Red::Make(payload_type) => {
+                    let blocks = packet.redundancy.blocks(packet.timestamp);
+                    write_red(arena, *payload_type, blocks, shape.payload);
+                }
             }
             if let Some(edit) = edit {
                 edit.apply(&mut arena[payload_start..]);
@@ -364,7 +396,8 @@ impl Subscription {
     ) -> Option<(Resend, Incoming)> {
         let asked = self.rewriter.resend(seq)?;
         let index = asked.encoding;
-        let cached = track.encoding(index)?.cache.get(asked.seq)?;
+        let encoding = track.encoding(index)?;
+        let cached = encoding.cache.get(asked.seq)?;
         let header = RtpHeader::parse(&cached.packet)?;
         let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let slot = EncodingSlot { track: slot, index };
@@ -377,6 +410,15 @@ impl Subscription {
             &track.config.extensions,
         )?;
         incoming.padding = cached.padding;
+        let repeated = FrameSet::from_bits(cached.repeated);
+        if !repeated.is_empty() {
+            let repeating = incoming.repeating();
+            incoming.redundancy = Redundancy::gather(&encoding.cache, &repeating, repeated);
+            // Another packet under this number would be another packet under its nonce.
+            if incoming.redundancy.set() != repeated {
+                return None;
+            }
+        }
         Some((asked, incoming))
     }
 
@@ -466,9 +508,19 @@ impl Subscription {
         self.bytes += shape.payload.len() as u64;
     }
 
-    /// Whether a packet sent before may be sent again.
-    pub fn take_resend(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
-        self.resends.take(seq, shape.payload.len(), self.bytes)
+    /// Takes a packet sent before for sent again. `rtt`: the shortest round trip to the subscriber.
+    ///
+    /// # Errors
+    /// [`NotResent`] says why it may not be.
+    pub fn take_resend(
+        &mut self,
+        now: Instant,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        shape: &Shape<'_>,
+    ) -> Result<(), NotResent> {
+        let bytes = shape.payload.len();
+        self.resends.take(now, rtt, seq, bytes, self.bytes)
     }
 
     /// The descriptions have changed what packets look like here.
@@ -508,7 +560,10 @@ impl Subscription {
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
         write_sender_report(&mut compound, &report, &self.config.cname);
         let sent = transport.seal_rtcp(&compound, outbox);
-        self.is_report_due &= !sent;
+        if sent {
+            self.is_report_due = false;
+            self.reports.on_report_sent(now, ntp);
+        }
         sent
     }
 }
