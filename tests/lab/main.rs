@@ -13,7 +13,7 @@ mod world;
 
 use std::time::Duration;
 
-use shardcast::load::link::{Conditions, QueueLimit};
+use shardcast::load::link::{Conditions, Jitter, QueueLimit, Reordering};
 
 use crate::graph::{Check, Track};
 use crate::publisher::{EncodingSpec, SIMULCAST};
@@ -41,6 +41,7 @@ fn path(delay_ms: u64, rate_bps: Option<u64>) -> Conditions {
 /// A publisher near the server and a subscriber behind `down`.
 struct Pair {
     lab: Lab,
+    publisher_up: LinkId,
     down: LinkId,
     publisher: usize,
     subscriber: usize,
@@ -48,9 +49,21 @@ struct Pair {
 
 impl Pair {
     fn new(seed: u64, encodings: &[EncodingSpec], up: Conditions, down: Conditions) -> Self {
+        Self::far(seed, encodings, path(5, None), up, down)
+    }
+
+    /// With a publisher behind `publish_up`.
+    fn far(
+        seed: u64,
+        encodings: &[EncodingSpec],
+        publish_up: Conditions,
+        up: Conditions,
+        down: Conditions,
+    ) -> Self {
         let mut lab = Lab::new(seed);
-        let near = lab.link(path(5, None));
-        let publisher = lab.party(near, near);
+        let publisher_down = lab.link(path(publish_up.delay.as_millis() as u64, None));
+        let publisher_up = lab.link(publish_up);
+        let publisher = lab.party(publisher_up, publisher_down);
         let rtt = up.delay + down.delay;
         let (up, down) = (lab.link(up), lab.link(down));
         let subscriber = lab.party(up, down);
@@ -58,6 +71,7 @@ impl Pair {
         lab.subscribe(subscriber, publisher, rtt);
         Self {
             lab,
+            publisher_up,
             down,
             publisher,
             subscriber,
@@ -375,4 +389,139 @@ fn squeezed_and_released() {
         pair.continuity(),
     ];
     pair.conclude("squeezed", "5 Mbit/s, 300 kbit/s from 15 s to 35 s", checks);
+}
+
+#[test]
+fn a_publisher_behind_loss() {
+    let lossy = Conditions {
+        loss: 0.1,
+        ..path(50, None)
+    };
+    let mut pair = Pair::far(8, &SIMULCAST[..1], lossy, path(20, None), path(20, None));
+    for at in [10, 20] {
+        pair.lab.run_to(s(at));
+        pair.lab.drop_next(pair.publisher_up, 20);
+    }
+    pair.lab.run_to(s(30));
+    let freeze = pair.freeze_ms(3.0, 29.0);
+    let checks = vec![
+        check(
+            "no freeze above 1 s",
+            format!("{freeze:.0} ms"),
+            freeze < 1000.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude(
+        "publisher-behind-loss",
+        "A publisher behind 10 % loss, 100 ms RTT and two bursts of 20",
+        checks,
+    );
+}
+
+#[test]
+fn jitter_reordering_and_duplicates() {
+    let down = Conditions {
+        jitter: Jitter {
+            up_to: ms(20),
+            keeps_order: true,
+        },
+        reordering: Some(Reordering {
+            chance: 0.01,
+            held: ms(15),
+        }),
+        duplication: 0.01,
+        ..path(30, Some(4_000_000))
+    };
+    let mut pair = Pair::new(9, &SIMULCAST, path(30, None), down);
+    pair.lab.run_to(s(40));
+    let samples = pair.samples();
+    let best = mean(samples, 10.0, 40.0, |s| {
+        f64::from(u8::from(s.layer.is_some_and(|(encoding, _)| encoding == 2)))
+    });
+    let freeze = pair.freeze_ms(5.0, 39.0);
+    let checks = vec![
+        check(
+            "the best layer for 95 % of the time from 10 s on",
+            format!("{:.0} %", best * 100.0),
+            best > 0.95,
+        ),
+        check(
+            "no freeze above 500 ms",
+            format!("{freeze:.0} ms"),
+            freeze < 500.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude(
+        "jitter",
+        "4 Mbit/s, 20 ms jitter, 1 % overtaken, 1 % twice",
+        checks,
+    );
+}
+
+#[test]
+fn a_path_changes() {
+    let mut pair = Pair::new(10, &SIMULCAST, path(15, None), path(15, Some(4_000_000)));
+    // From Wi-Fi to a phone's network, and back.
+    let mobile = Conditions {
+        jitter: Jitter {
+            up_to: ms(10),
+            keeps_order: true,
+        },
+        ..path(60, Some(1_200_000))
+    };
+    pair.lab.schedule(pair.down, s(15), mobile);
+    pair.lab
+        .schedule(pair.down, s(30), path(15, Some(4_000_000)));
+    pair.lab.run_to(s(50));
+    let samples = pair.samples();
+    let freeze = pair.freeze_ms(5.0, 49.0);
+    let share = mean_estimate(samples, 20.0, 30.0) / 1.2e6;
+    let best = mean(samples, 40.0, 50.0, |s| {
+        f64::from(u8::from(s.layer.is_some_and(|(encoding, _)| encoding == 2)))
+    });
+    let mut checks = vec![
+        check(
+            "the estimate is between 80 and 100 % of the slower path's capacity",
+            format!("{:.1} %", share * 100.0),
+            (0.8..=1.0).contains(&share),
+        ),
+        check(
+            "no freeze above 1 s",
+            format!("{freeze:.0} ms"),
+            freeze < 1000.0,
+        ),
+        check(
+            "the best layer again 10 s after the way back",
+            format!("{:.0} % of the time", best * 100.0),
+            best > 0.95,
+        ),
+        pair.continuity(),
+    ];
+    checks.extend(queue_checks(
+        &pair.lab.queued(pair.subscriber, 20.0, 50.0),
+        " from 20 s on",
+    ));
+    pair.conclude(
+        "path-change",
+        "30 ms RTT and 4 Mbit/s; from 15 s to 30 s 75 ms, jitter and 1.2 Mbit/s",
+        checks,
+    );
+}
+
+#[test]
+fn sound_comes_first() {
+    let mut pair = Pair::new(11, &SIMULCAST, path(30, None), path(30, Some(130_000)));
+    pair.lab.run_to(s(40));
+    let loss = pair.audio_loss(10.0, 38.0);
+    let checks = vec![
+        check(
+            "audio loss below 1 % from 10 s on",
+            format!("{:.2} %", loss * 100.0),
+            loss < 0.01,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude("sound-first", "130 kbit/s: too little for pictures", checks);
 }
