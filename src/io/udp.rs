@@ -127,7 +127,7 @@ impl UdpSocket {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         let socket = mio::net::UdpSocket::from_std(socket.into());
-        platform::set_gro(&socket);
+        platform::set_gro(&socket, true);
         Ok(Self {
             local: socket.local_addr()?,
             buffer_sizes,
@@ -137,6 +137,12 @@ impl UdpSocket {
             drops_told: 0,
             drops: 0,
         })
+    }
+
+    /// Takes datagrams one by one, as a browser's socket does. On loopback a sender's segmented message otherwise goes
+    /// through uncut, which makes the sender look cheaper than it is.
+    pub fn disable_coalescing(&self) {
+        platform::set_gro(&self.socket, false);
     }
 
     /// Where the socket is bound: the port is the real one, the address may be unspecified.
@@ -704,10 +710,10 @@ mod linux {
         None
     }
 
-    /// Asks the kernel to put datagrams of one source together where it can (Linux 5.0).
-    pub(in crate::io::udp) fn set_gro(socket: &mio::net::UdpSocket) {
+    /// Asks the kernel to put datagrams of one source together where it can (Linux 5.0), or not to.
+    pub(in crate::io::udp) fn set_gro(socket: &mio::net::UdpSocket, is_on: bool) {
         // Without it every message is one datagram, and nothing else changes.
-        let _ = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, &1_i32);
+        let _ = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, &i32::from(is_on));
     }
 
     /// Sets both buffers beyond the system's limits, which needs CAP_NET_ADMIN; says whether it could.

@@ -95,7 +95,7 @@ impl RecvArrays {
 
 /// Linux only.
 #[cfg(not(target_os = "linux"))]
-pub(in crate::io) fn set_gro(_: &mio::net::UdpSocket) {}
+pub(in crate::io) fn set_gro(_: &mio::net::UdpSocket, _: bool) {}
 
 /// Linux only.
 #[cfg(not(target_os = "linux"))]

@@ -443,6 +443,7 @@ fn open(
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let mut socket = UdpSocket::bind(ip, 0)?;
+    socket.disable_coalescing();
     registry.register(&mut socket, Token(2 * at + MEDIA), Interest::READABLE)?;
     let url = setup.url.clone();
     let connection = Connection::open(setup.server, url, registry, Token(2 * at + SIGNALING))?;
