@@ -186,9 +186,9 @@ impl Panel {
         for line in 0..=(top / step) as u32 {
             let value = f64::from(line) * step;
             let at = y + PANEL * (1.0 - value / top);
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<path d=\"M{LEFT} {at:.1}h{WIDTH}\" stroke=\"#eee\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>\n",
+                "<path d=\"M{LEFT} {at:.1}h{WIDTH}\" stroke=\"#eee\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
                 LEFT - 6.0,
                 at + 4.0
             );
@@ -197,9 +197,9 @@ impl Panel {
         for line in 0..=(end / step) as u32 {
             let value = f64::from(line) * step;
             let x = LEFT + WIDTH * value / end;
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<path d=\"M{x:.1} {y}v{PANEL}\" stroke=\"#eee\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{value} s</text>\n",
+                "<path d=\"M{x:.1} {y}v{PANEL}\" stroke=\"#eee\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{value} s</text>",
                 y + PANEL + 13.0
             );
         }
