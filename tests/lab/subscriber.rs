@@ -61,11 +61,13 @@ pub struct Reception {
 pub struct Video {
     frames: BTreeMap<(u64, u8, u32), Frame>,
     decoded: BTreeSet<(u8, u32)>,
-    newest_decoded_us: u64,
+    /// The timestamp of the last picture decoded, extended.
+    newest_decoded: Option<u64>,
+    newest_timestamp: Option<u64>,
     has_begun: bool,
     waits_since: Option<Instant>,
     is_keyframe_wanted: bool,
-    /// When, which encoding and temporal layer, and the capture time in µs since zero.
+    /// When, and of which encoding and temporal layer.
     pub shown: Vec<(Instant, u8, u8)>,
     pub keyframe_requests: u64,
     places: BTreeMap<u64, Place>,
@@ -279,7 +281,11 @@ impl Reception {
             return self.fault(format!("seq {seq}: a broken picture"));
         };
         self.video.places.insert(seq, place);
-        let key = (stamp.capture_us, stamp.encoding, stamp.frame);
+        let key = (
+            self.video.extend_timestamp(timestamp),
+            stamp.encoding,
+            stamp.frame,
+        );
         if self.video.decoded.contains(&(stamp.encoding, stamp.frame)) {
             return;
         }
@@ -403,22 +409,33 @@ impl Reception {
 }
 
 impl Video {
+    fn extend_timestamp(&mut self, timestamp: u32) -> u64 {
+        let newest = self
+            .newest_timestamp
+            .unwrap_or((1 << 40) + u64::from(timestamp));
+        let ahead = timestamp.wrapping_sub(newest as u32) as i32;
+        let extended = newest.wrapping_add_signed(i64::from(ahead));
+        self.newest_timestamp = Some(newest.max(extended));
+        extended
+    }
+
     /// Decodes whatever is complete and has what it depends on, oldest first; never back in time.
     fn decode(&mut self, now: Instant) {
         loop {
-            let ready = self.frames.iter().find(|(_, frame)| {
+            let newest = self.newest_decoded;
+            let ready = self.frames.iter().find(|((timestamp, ..), frame)| {
                 let stamp = &frame.stamp;
                 let is_complete = frame.parts.len() == usize::from(stamp.parts);
                 let is_known =
                     stamp.is_keyframe || self.decoded.contains(&(stamp.encoding, stamp.depends_on));
-                is_complete && is_known && stamp.capture_us > self.newest_decoded_us
+                is_complete && is_known && newest.is_none_or(|newest| *timestamp > newest)
             });
             let Some((key, _)) = ready else { break };
             let key = *key;
             let frame = self.frames.remove(&key).expect("it was found");
             let stamp = frame.stamp;
             self.decoded.insert((stamp.encoding, stamp.frame));
-            self.newest_decoded_us = stamp.capture_us;
+            self.newest_decoded = Some(key.0);
             self.has_begun = true;
             self.is_keyframe_wanted = false;
             self.shown.push((now, stamp.encoding, stamp.temporal));
