@@ -84,8 +84,14 @@ counters! {
     forward_no_codec,
     /// Copies not sent: from before the subscription started, or sent already.
     forward_late,
+    /// Copies not sent: the subscriber has changed over to another encoding.
+    forward_other_encoding,
+    /// Copies not sent: the subscriber waits for a keyframe of that encoding.
+    forward_awaits_keyframe,
     /// Copies not sent: redundant audio that is malformed.
     forward_malformed_red,
+    /// Subscriptions that changed over to another encoding, or began with one of several.
+    subscription_switched,
     /// Subscriptions that stopped, because their subscriber cannot be reached any more.
     subscription_unreachable,
     /// NACKed packets that may not or cannot be sent again.

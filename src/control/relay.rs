@@ -77,6 +77,13 @@ pub enum RelayMessage {
         /// What it says.
         clock: RelayedClock,
     },
+    /// Other encodings of the wanted track flow than before.
+    Flow {
+        /// The want.
+        want: WantKey,
+        /// Those that its publisher sends at present.
+        flowing: EncodingSet,
+    },
     /// A subscriber on the sender's side needs a keyframe.
     KeyframeWanted {
         /// The want.
@@ -114,6 +121,8 @@ pub struct RelayedEncoding {
     pub rid: Option<Rid>,
     /// The present run of its packets.
     pub run: u64,
+    /// Whether its publisher sends it at present.
+    pub is_flowing: bool,
 }
 
 /// Which encodings of a track the subscribers on one shard need.
@@ -189,6 +198,7 @@ impl RelayMessage {
             | Self::Unwant { .. }
             | Self::Select { .. }
             | Self::Started { .. }
+            | Self::Flow { .. }
             | Self::Ended { .. }
             | Self::Refused { .. } => RelayClass::Control,
         }

@@ -1,100 +1,209 @@
-//! One subscription's numbering: constant offsets from its track's sequence numbers and timestamps,
-//! and the record of what was sent.
+//! One subscription's numbering: from the numbers of the encodings it gets, one after another, to its own, and the
+//! record of what was sent.
 //!
 //! This is where the rule about nonces is kept (RFC 7714 §8.2, RFC 3711 §9.1): a number goes out
 //! once, and a second time only if nothing that shapes the packet has changed in between.
 
-use crate::base::ids::{RtpTime, SeqNo, SeqNo16};
+use std::collections::VecDeque;
+
+use crate::base::ids::{EncodingIndex, RtpTime, SeqNo, SeqNo16};
 use crate::media::sequence::nearest;
 
 /// Numbers the packets of one subscription.
 #[derive(Debug)]
 pub struct Rewriter {
-    flow: Flow,
-    /// What is added to the track's timestamps, modulo 2^32.
-    time_offset: u32,
+    /// The last piece, while packets go out.
+    running: Option<Piece>,
+    /// The first number since the present encoding goes out.
+    segment: SeqNo,
+    /// The pieces before, as far as their packets may be sent again. Empty while nothing is switched or skipped.
+    pieces: VecDeque<Piece>,
     /// Packets below were shaped by rules that no longer hold: they are not sent again.
     resend_min: SeqNo,
     sent: SentWindow,
 }
 
+/// From here to the next piece, the encoding's number `from` goes out as `out`, and so on.
 #[derive(Debug, Clone, Copy)]
-enum Flow {
-    /// The next packet gets this number, whatever the track's is.
-    Stopped { next: SeqNo },
-    /// The track's number `track` goes out as `out`, and so on; nothing below.
-    Running { track: SeqNo, out: SeqNo },
+struct Piece {
+    encoding: EncodingIndex,
+    from: SeqNo,
+    out: SeqNo,
+    /// What is added to the encoding's timestamps, modulo 2^32.
+    time_offset: u32,
+}
+
+/// A number that is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resend {
+    /// The number.
+    pub out: SeqNo,
+    /// The encoding of its packet.
+    pub encoding: EncodingIndex,
+    /// The encoding's number for it.
+    pub seq: SeqNo,
+    /// The packet has not gone out yet: it came too late, or before a keyframe started here. See [`Rewriter::fill`].
+    pub is_first: bool,
+    time_offset: u32,
 }
 
 impl Rewriter {
     /// Starts at `first` with rollover count 0: chosen at random, below 2^15, so that a receiver
     /// that misses the first packets still guesses the count (RFC 3711 §3.3.1).
     #[must_use]
-    pub fn new(first: u16, time_offset: u32) -> Self {
+    pub fn new(first: u16) -> Self {
         let first = SeqNo(u64::from(first & 0x7fff));
         Self {
-            flow: Flow::Stopped { next: first },
-            time_offset,
+            running: None,
+            segment: first,
+            pieces: VecDeque::new(),
             resend_min: first,
             sent: SentWindow::new(first),
         }
     }
 
-    /// The number a packet of the track goes out with, which is recorded as sent: the caller sends it.
-    /// `None` if it must not go out: it is older than where the subscription (re)started, was sent
-    /// already, or is too old to know.
+    /// The encoding whose packets go out, if any do.
     #[inline]
-    pub fn forward(&mut self, track: SeqNo) -> Option<SeqNo> {
-        let out = match self.flow {
-            Flow::Running { track: from, out } => SeqNo(out.0 + track.0.checked_sub(from.0)?),
-            Flow::Stopped { next } => {
-                self.flow = Flow::Running { track, out: next };
-                next
-            }
+    #[must_use]
+    pub fn encoding(&self) -> Option<EncodingIndex> {
+        self.running.map(|piece| piece.encoding)
+    }
+
+    /// From its packet `first` on, the packets of an encoding go out. They follow the last one without a gap; what is
+    /// still under way of a former encoding does not go out any more.
+    pub fn begin(&mut self, encoding: EncodingIndex, first: SeqNo, time_offset: u32) {
+        let out = self.sent.next;
+        // Numbers that were left free for packets of the former encoding are used now.
+        while self.pieces.back().is_some_and(|piece| piece.out >= out) {
+            self.pieces.pop_back();
+        }
+        if let Some(former) = self.running.filter(|piece| piece.out < out) {
+            self.keep(former);
+        }
+        self.segment = out;
+        self.running = Some(Piece {
+            encoding,
+            from: first,
+            out,
+            time_offset,
+        });
+    }
+
+    /// The number a packet of the present encoding goes out with, which is recorded as sent: the caller sends it.
+    /// `None` if it must not go out: it is older than where that began, was left out or sent already, or is too old
+    /// to know.
+    #[inline]
+    pub fn forward(&mut self, seq: SeqNo) -> Option<SeqNo> {
+        let piece = self.running?;
+        let out = match seq.0.checked_sub(piece.from.0) {
+            Some(distance) => SeqNo(piece.out.0 + distance),
+            None => self.late(seq)?,
         };
         self.sent.insert(out).then_some(out)
     }
 
-    /// The packet that went out with the 16-bit number `wire`, as (its number, the track's number), if
-    /// it may be sent again.
-    #[must_use]
-    pub fn resend(&self, wire: SeqNo16) -> Option<(SeqNo, SeqNo)> {
-        let Flow::Running { track, out: first } = self.flow else {
-            return None;
+    /// A packet of the present encoding is left out on purpose: those after it close up. If one after it went out
+    /// already, its number stays free.
+    pub fn skip(&mut self, seq: SeqNo) {
+        let Some(piece) = self.running else {
+            return;
         };
+        let Some(distance) = seq.0.checked_sub(piece.from.0) else {
+            return;
+        };
+        let out = SeqNo(piece.out.0 + distance);
+        if out < self.sent.next {
+            return;
+        }
+        if distance > 0 {
+            self.keep(piece);
+        }
+        self.running = Some(Piece {
+            from: SeqNo(seq.0 + 1),
+            out,
+            ..piece
+        });
+    }
+
+    /// What the 16-bit number `wire` stands for, if that may be sent again or for the first time.
+    #[must_use]
+    pub fn resend(&self, wire: SeqNo16) -> Option<Resend> {
+        let running = self.running?;
         let out = nearest(self.sent.next, wire);
-        if out < self.resend_min || out < first || !self.sent.contains(out) {
+        if out < self.resend_min || out >= self.sent.next || !self.sent.is_inside(out) {
             return None;
         }
-        Some((out, SeqNo(track.0 + (out.0 - first.0))))
+        let piece = match out >= running.out {
+            true => &running,
+            false => self.pieces.iter().rev().find(|piece| piece.out <= out)?,
+        };
+        Some(Resend {
+            out,
+            encoding: piece.encoding,
+            seq: SeqNo(piece.from.0 + (out.0 - piece.out.0)),
+            is_first: !self.sent.contains(out),
+            time_offset: piece.time_offset,
+        })
     }
 
-    /// The subscription's timestamp for one of the track.
+    /// A number that had not gone out goes out now. False if it did meanwhile.
+    pub fn fill(&mut self, resend: &Resend) -> bool {
+        self.sent.insert(resend.out)
+    }
+
+    /// The subscription's timestamp for one of the present encoding.
     #[inline]
     #[must_use]
-    pub fn timestamp(&self, track: RtpTime) -> RtpTime {
-        RtpTime(track.0.wrapping_add(self.time_offset))
-    }
-
-    /// Whether a packet went out since the start or the last [`Rewriter::stop`].
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        matches!(self.flow, Flow::Running { .. })
+    pub fn timestamp(&self, timestamp: RtpTime) -> RtpTime {
+        let offset = self.running.map_or(0, |piece| piece.time_offset);
+        RtpTime(timestamp.0.wrapping_add(offset))
     }
 
     /// Nothing is sent for a while: the next packet follows the last one without a gap, and nothing
     /// from before is sent again.
     pub fn stop(&mut self) {
         self.reshape();
-        self.flow = Flow::Stopped {
-            next: self.sent.next,
-        };
+        self.pieces.clear();
+        self.running = None;
     }
 
     /// What packets look like changes (payload types, header extensions): nothing from before is
     /// sent again.
     pub fn reshape(&mut self) {
         self.resend_min = self.sent.next;
+    }
+
+    /// The number of a packet from before the last piece.
+    #[cold]
+    fn late(&self, seq: SeqNo) -> Option<SeqNo> {
+        let mut end = self.running?.out;
+        let present = self.pieces.iter().rev();
+        for piece in present.take_while(|piece| piece.out >= self.segment) {
+            if let Some(distance) = seq.0.checked_sub(piece.from.0) {
+                let out = SeqNo(piece.out.0 + distance);
+                return (out < end).then_some(out);
+            }
+            end = piece.out;
+        }
+        None
+    }
+
+    #[cold]
+    fn keep(&mut self, piece: Piece) {
+        while self.pieces.len() >= PIECES_MAX
+            || (self.pieces.get(1)).is_some_and(|second| !self.sent.is_inside(second.out))
+        {
+            self.pieces.pop_front();
+        }
+        self.pieces.push_back(piece);
+    }
+}
+
+impl Resend {
+    /// The subscription's timestamp for the packet's.
+    #[must_use]
+    pub fn timestamp(&self, timestamp: RtpTime) -> RtpTime {
+        RtpTime(timestamp.0.wrapping_add(self.time_offset))
     }
 }
 
@@ -162,6 +271,9 @@ fn bit(seq: SeqNo) -> u64 {
 /// How far back a packet may come late or be asked for again: as many as a track's cache holds.
 pub const SENT_WINDOW: u64 = 1024;
 const WORDS: usize = (SENT_WINDOW / 64) as usize;
+/// Pieces kept at most; what was sent before the oldest is not sent again. A subscription that leaves out every other
+/// picture of one packet makes as many of its last [`SENT_WINDOW`] packets.
+const PIECES_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -170,10 +282,31 @@ mod tests {
     use std::collections::HashMap;
 
     const BASE: u64 = 1 << 20;
+    const LOW: EncodingIndex = EncodingIndex(0);
+    const HIGH: EncodingIndex = EncodingIndex(1);
+
+    fn running(first: u16) -> Rewriter {
+        let mut rewriter = Rewriter::new(first);
+        rewriter.begin(LOW, SeqNo(BASE), 0);
+        rewriter
+    }
+
+    /// What stands under a number: encoding, its number, and whether it is still to go out.
+    fn asked(rewriter: &Rewriter, wire: u16) -> Option<(EncodingIndex, u64, bool)> {
+        let resend = rewriter.resend(SeqNo16(wire))?;
+        assert_eq!(resend.out.on_wire().0, wire);
+        Some((resend.encoding, resend.seq.0 - BASE, resend.is_first))
+    }
+
+    fn forward(rewriter: &mut Rewriter, seq: u64) -> Option<u64> {
+        rewriter.forward(SeqNo(BASE + seq)).map(|out| out.0)
+    }
 
     #[test]
     fn numbers_are_a_constant_offset_and_go_out_once() {
-        let mut rewriter = Rewriter::new(0xffff, 7);
+        let mut rewriter = Rewriter::new(0xffff);
+        assert_eq!(forward(&mut rewriter, 0), None, "nothing has begun");
+        rewriter.begin(LOW, SeqNo(BASE + 5), 7);
         let first = 0x7fff;
         let cases = [
             (5, Some(first)),
@@ -189,50 +322,131 @@ mod tests {
             (1100, Some(first + 1095)),
         ];
         for (track, expected) in cases {
-            assert_eq!(
-                rewriter.forward(SeqNo(BASE + track)),
-                expected.map(SeqNo),
-                "{track}"
-            );
+            assert_eq!(forward(&mut rewriter, track), expected, "{track}");
         }
         assert_eq!(rewriter.timestamp(RtpTime(u32::MAX)), RtpTime(6));
     }
 
     #[test]
     fn after_a_stop_numbers_go_on_without_a_gap() {
-        let mut rewriter = Rewriter::new(10, 0);
-        rewriter.forward(SeqNo(BASE));
+        let mut rewriter = running(10);
+        forward(&mut rewriter, 0);
         rewriter.stop();
-        assert!(!rewriter.is_running());
-        assert_eq!(rewriter.resend(SeqNo16(10)), None);
-        assert_eq!(rewriter.forward(SeqNo(BASE + 500)), Some(SeqNo(11)));
-        assert_eq!(rewriter.resend(SeqNo16(10)), None);
-        assert_eq!(
-            rewriter.resend(SeqNo16(11)),
-            Some((SeqNo(11), SeqNo(BASE + 500)))
-        );
+        assert_eq!(rewriter.encoding(), None);
+        assert_eq!(asked(&rewriter, 10), None);
+        rewriter.begin(LOW, SeqNo(BASE + 500), 0);
+        assert_eq!(forward(&mut rewriter, 500), Some(11));
+        assert_eq!(asked(&rewriter, 10), None);
+        assert_eq!(asked(&rewriter, 11), Some((LOW, 500, false)));
     }
 
     #[test]
     fn what_was_shaped_otherwise_is_not_sent_again() {
-        let mut rewriter = Rewriter::new(10, 0);
-        rewriter.forward(SeqNo(BASE));
-        rewriter.forward(SeqNo(BASE + 2));
-        assert_eq!(rewriter.resend(SeqNo16(10)), Some((SeqNo(10), SeqNo(BASE))));
-        assert_eq!(rewriter.resend(SeqNo16(11)), None, "never sent");
+        let mut rewriter = running(10);
+        forward(&mut rewriter, 0);
+        forward(&mut rewriter, 2);
+        assert_eq!(asked(&rewriter, 10), Some((LOW, 0, false)));
+        assert_eq!(asked(&rewriter, 11), Some((LOW, 1, true)), "never sent");
+        assert_eq!(asked(&rewriter, 13), None, "not there yet");
         rewriter.reshape();
-        assert_eq!(rewriter.resend(SeqNo16(10)), None);
+        assert_eq!(asked(&rewriter, 10), None);
         // A late one goes out for the first time, but not a second.
-        assert_eq!(rewriter.forward(SeqNo(BASE + 1)), Some(SeqNo(11)));
-        assert_eq!(rewriter.resend(SeqNo16(11)), None);
-        assert_eq!(rewriter.forward(SeqNo(BASE + 3)), Some(SeqNo(13)));
-        assert!(rewriter.resend(SeqNo16(13)).is_some());
+        assert_eq!(forward(&mut rewriter, 1), Some(11));
+        assert_eq!(asked(&rewriter, 11), None);
+        assert_eq!(forward(&mut rewriter, 3), Some(13));
+        assert!(asked(&rewriter, 13).is_some());
+    }
+
+    #[test]
+    fn a_switch_leaves_no_gap_and_forgets_nothing() {
+        let mut rewriter = running(10);
+        for seq in [0, 1, 3] {
+            forward(&mut rewriter, seq);
+        }
+        rewriter.begin(HIGH, SeqNo(BASE + 700), 9);
+        assert_eq!(forward(&mut rewriter, 700), Some(14));
+        assert_eq!(forward(&mut rewriter, 702), Some(16));
+        assert_eq!(forward(&mut rewriter, 699), None, "before the keyframe");
+        let cases = [
+            (10, Some((LOW, 0, false))),
+            (12, Some((LOW, 2, true))),
+            (13, Some((LOW, 3, false))),
+            (14, Some((HIGH, 700, false))),
+            (15, Some((HIGH, 701, true))),
+            (9, None),
+        ];
+        for (wire, expected) in cases {
+            assert_eq!(asked(&rewriter, wire), expected, "{wire}");
+        }
+        let missing = rewriter.resend(SeqNo16(12)).unwrap();
+        assert_eq!(missing.timestamp(RtpTime(5)), RtpTime(5));
+        assert_eq!(rewriter.timestamp(RtpTime(5)), RtpTime(14));
+        assert!(rewriter.fill(&missing) && !rewriter.fill(&missing));
+        assert_eq!(asked(&rewriter, 12), Some((LOW, 2, false)));
+    }
+
+    #[test]
+    fn what_is_left_out_closes_up_unless_it_comes_too_late() {
+        let mut rewriter = running(10);
+        assert_eq!(forward(&mut rewriter, 0), Some(10));
+        rewriter.skip(SeqNo(BASE + 1));
+        rewriter.skip(SeqNo(BASE + 2));
+        assert_eq!(forward(&mut rewriter, 3), Some(11));
+        assert_eq!(forward(&mut rewriter, 6), Some(14));
+        // Its number is kept free: who comes after it has gone.
+        rewriter.skip(SeqNo(BASE + 5));
+        rewriter.skip(SeqNo(BASE + 8));
+        assert_eq!(forward(&mut rewriter, 9), Some(16));
+        assert_eq!(forward(&mut rewriter, 7), Some(15), "late");
+        assert_eq!(forward(&mut rewriter, 4), Some(12), "very late");
+        for left_out in [1, 2, 8] {
+            assert_eq!(forward(&mut rewriter, left_out), None);
+        }
+        let expected = [
+            (10, 0),
+            (11, 3),
+            (12, 4),
+            (13, 5),
+            (14, 6),
+            (15, 7),
+            (16, 9),
+        ];
+        for (wire, seq) in expected {
+            assert_eq!(asked(&rewriter, wire), Some((LOW, seq, seq == 5)), "{wire}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_bounded() {
+        let mut rewriter = running(10);
+        for seq in (0..4000).step_by(2) {
+            assert_eq!(forward(&mut rewriter, seq), Some(10 + seq / 2));
+            rewriter.skip(SeqNo(BASE + seq + 1));
+        }
+        assert_eq!(rewriter.pieces.len(), PIECES_MAX);
+        assert_eq!(asked(&rewriter, 10 + 1999), Some((LOW, 3998, false)));
+        assert_eq!(
+            asked(&rewriter, 10 + 1999 - 511),
+            Some((LOW, 3998 - 1022, false))
+        );
+        assert_eq!(asked(&rewriter, 10 + 1999 - 512), None);
+        // With pieces of usual length they go with what may be sent again.
+        let mut rewriter = running(10);
+        for seq in 0..20_000 {
+            match seq % 10 {
+                0 => rewriter.skip(SeqNo(BASE + seq)),
+                _ => assert!(forward(&mut rewriter, seq).is_some()),
+            }
+        }
+        assert!(rewriter.pieces.len() < 128, "{}", rewriter.pieces.len());
     }
 
     #[derive(Debug, Clone)]
     enum Op {
         Forward(i64),
+        Skip(i64),
         Resend(i64),
+        Begin(u8, i64),
         Stop,
         Reshape,
     }
@@ -241,39 +455,81 @@ mod tests {
         prop_oneof![
             20 => (-8_i64..5).prop_map(Op::Forward),
             1 => prop_oneof![Just(-1030), Just(3000), Just(1024), Just(1023)].prop_map(Op::Forward),
+            6 => (-4_i64..4).prop_map(Op::Skip),
             8 => (-12_i64..3).prop_map(Op::Resend),
+            1 => (0_u8..4, -3_i64..10).prop_map(|(encoding, step)| Op::Begin(encoding, step)),
             1 => Just(Op::Stop),
             1 => Just(Op::Reshape),
         ]
     }
 
     proptest! {
-        /// Under one number there is one packet of the track in one shape, whatever happens.
+        /// Under one number there is one packet of one encoding in one shape, and each packet has one number only,
+        /// whatever happens.
         #[test]
         fn a_number_stands_for_one_packet(
             first: u16,
             ops in proptest::collection::vec(op(), 1..400),
         ) {
-            let mut rewriter = Rewriter::new(first, 0);
-            let mut sent: HashMap<u64, (u64, u32)> = HashMap::new();
-            let (mut highest, mut shape, mut last) = (BASE, 0_u32, first);
+            let mut rewriter = Rewriter::new(first);
+            let mut sent: HashMap<u64, (EncodingIndex, u64, u32)> = HashMap::new();
+            let mut taken: HashMap<(EncodingIndex, u64, u32), u64> = HashMap::new();
+            let mut highest = [BASE; 4];
+            // The shape a number got when it went out, or will get.
+            let (mut shape, mut epoch, mut last) = (0_u32, 0_u32, first);
             for op in ops {
+                let now = rewriter.encoding();
                 let went_out = match op {
-                    Op::Forward(step) => {
-                        let track = (highest as i64 + step) as u64;
-                        highest = highest.max(track);
-                        rewriter.forward(SeqNo(track)).map(|out| (out, SeqNo(track)))
+                    Op::Forward(step) => now.and_then(|encoding| {
+                        let highest = &mut highest[encoding.at()];
+                        let seq = (*highest as i64 + step) as u64;
+                        *highest = seq.max(*highest);
+                        let out = rewriter.forward(SeqNo(seq))?;
+                        // One packet of one stay in an encoding never goes out under two numbers.
+                        let before = *taken.entry((encoding, seq, epoch)).or_insert(out.0);
+                        prop_assert_eq_opt(before, out.0)?;
+                        Some((out, encoding, seq))
+                    }),
+                    Op::Skip(step) => {
+                        if let Some(encoding) = now {
+                            let highest = &mut highest[encoding.at()];
+                            let seq = (*highest as i64 + step) as u64;
+                            *highest = seq.max(*highest);
+                            rewriter.skip(SeqNo(seq));
+                        }
+                        None
                     }
-                    Op::Resend(back) => rewriter.resend(SeqNo16(last.wrapping_add_signed(back as i16))),
+                    Op::Resend(back) => {
+                        let asked = rewriter.resend(SeqNo16(last.wrapping_add_signed(back as i16)));
+                        asked.filter(|asked| !asked.is_first || rewriter.fill(asked))
+                            .map(|asked| (asked.out, asked.encoding, asked.seq.0))
+                    }
+                    Op::Begin(encoding, step) => {
+                        let encoding = EncodingIndex(encoding);
+                        let highest = &mut highest[encoding.at()];
+                        let seq = (*highest as i64 + step) as u64;
+                        *highest = seq.max(*highest);
+                        epoch += 1;
+                        let next = rewriter.sent.next;
+                        rewriter.begin(encoding, SeqNo(seq), 0);
+                        let out = rewriter.forward(SeqNo(seq));
+                        prop_assert_eq!(out, Some(next), "without a gap");
+                        Some((next, encoding, seq))
+                    }
                     Op::Stop => { rewriter.stop(); shape += 1; None }
                     Op::Reshape => { rewriter.reshape(); shape += 1; None }
                 };
-                if let Some((out, track)) = went_out {
+                if let Some((out, encoding, seq)) = went_out {
                     last = out.on_wire().0;
-                    let known = *sent.entry(out.0).or_insert((track.0, shape));
-                    prop_assert_eq!(known, (track.0, shape));
+                    let known = *sent.entry(out.0).or_insert((encoding, seq, shape));
+                    prop_assert_eq!(known, (encoding, seq, shape));
                 }
             }
         }
+    }
+
+    fn prop_assert_eq_opt(a: u64, b: u64) -> Option<()> {
+        assert_eq!(a, b, "two numbers for one packet");
+        Some(())
     }
 }

@@ -54,6 +54,14 @@ impl TrackClock {
         (self.ntp, self.rtp_time, self.received)
     }
 
+    /// The publisher's wall clock at one of the track's timestamps.
+    #[must_use]
+    pub fn ntp_at(&self, timestamp: RtpTime) -> NtpTime {
+        let ticks = timestamp.0.wrapping_sub(self.rtp_time.0) as i32;
+        let ntp = (i64::from(ticks) << 32) / i64::from(self.clock_rate.0);
+        NtpTime(self.ntp.0.wrapping_add_signed(ntp))
+    }
+
     /// Both clocks as they must stand at `now`.
     #[must_use]
     pub fn at(&self, now: Instant) -> (NtpTime, RtpTime) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::ids::MediaKind;
 use crate::room::incoming::Incoming;
-use crate::room::slots::EncodingSlot;
+use crate::room::slots::{EncodingSlot, SubscriptionSlot};
 
 /// Packets of one room that are fanned out together. Used again and again, so that in steady state
 /// nothing is allocated; its owner bounds how many go in.
@@ -15,6 +15,8 @@ use crate::room::slots::EncodingSlot;
 pub struct Batch {
     pub(in crate::room) packets: Vec<Incoming>,
     pub(in crate::room) runs: Vec<Run>,
+    /// Subscriptions that changed over to another encoding on the way.
+    pub(in crate::room) switched: Vec<SubscriptionSlot>,
     is_laid_out: bool,
 }
 

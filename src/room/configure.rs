@@ -65,8 +65,7 @@ impl Room {
         let subscriptions = std::mem::take(&mut track.subscriptions);
         for &slot in &subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
-                subscription.track = None;
-                subscription.pause();
+                subscription.leave(&track);
             }
         }
         if !subscriptions.is_empty() {
@@ -115,11 +114,12 @@ impl Room {
             }
             tracks.push(match known {
                 Some(known) => {
-                    self.update_track(known, config, output);
+                    self.update_track(now, known, config, output);
                     known
                 }
                 None => {
-                    let track = self.start_track(now, Origin::Local(slot), config, output);
+                    let track = Track::new(config, Origin::Local(slot));
+                    let track = self.start_track(now, track, output);
                     self.serve_waiting(track, output);
                     track
                 }
@@ -132,12 +132,11 @@ impl Room {
     pub(in crate::room) fn start_track(
         &mut self,
         now: Instant,
-        origin: Origin,
-        config: TrackConfig,
+        track: Track,
         output: &mut Output,
     ) -> TrackSlot {
-        let key = config.key;
-        let slot = self.tracks.insert(Track::new(config, origin));
+        let key = track.config.key;
+        let slot = self.tracks.insert(track);
         self.tracks_by_key.insert(key, slot);
         for subscription in self.waiting.remove(&key).unwrap_or_default() {
             self.attach_to(subscription, slot, output);
@@ -149,15 +148,26 @@ impl Room {
     /// Describes a track anew.
     pub(in crate::room) fn update_track(
         &mut self,
-        slot: TrackSlot,
+        now: Instant,
+        track_slot: TrackSlot,
         config: TrackConfig,
         output: &mut Output,
     ) {
-        let Some(track) = self.tracks.get_mut(slot) else {
+        let Some(track) = self.tracks.get_mut(track_slot) else {
             return;
         };
         let mut reshapes =
             track.config.codecs != config.codecs || track.config.extensions != config.extensions;
+        for &slot in &track.subscriptions {
+            if let Some(subscription) = self.subscriptions.get_mut(slot)
+                && let Some(index) = subscription.timeline.encoding()
+                && index.at() >= config.encodings.len().max(1)
+            {
+                // Its encoding ends, the track does not.
+                subscription.leave(track);
+                subscription.track = Some(track_slot);
+            }
+        }
         reshapes |= track.describe(config);
         if !reshapes {
             return;
@@ -171,6 +181,9 @@ impl Room {
                     &subscription.config.codecs,
                 ));
             }
+        }
+        for slot in track.subscriptions.clone() {
+            self.review(now, slot, output);
         }
     }
 
@@ -303,6 +316,9 @@ impl Room {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
+        if former.peer != source.peer {
+            subscription.timeline.change_publisher();
+        }
         if !config.active {
             subscription.pause();
         }
@@ -345,17 +361,17 @@ impl Room {
         subscription.track = Some(to);
         let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
         subscription.reshape(routes);
-        self.route(slot, output);
+        self.turn_towards(slot, output);
     }
 
     fn detach(&mut self, slot: SubscriptionSlot) {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
-        subscription.pause();
-        match subscription.track.take() {
+        match subscription.track {
             Some(track) => {
                 if let Some(track) = self.tracks.get_mut(track) {
+                    subscription.leave(track);
                     track.subscriptions.retain(|other| *other != slot);
                     for encoding in &mut track.encodings {
                         encoding.targets.remove((subscription.subscriber, slot));

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{ClockRate, MediaKind};
+use crate::base::ids::{ClockRate, MediaKind, RtpTime, SeqNo};
 use crate::control::EncodingConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
+use crate::media::timeline::End;
 use crate::room::origin::Origin;
 use crate::room::targets::Targets;
 use crate::wire::rtp::RtpHeader;
@@ -36,6 +37,34 @@ pub struct Encoding {
     pub keyframes: KeyframeRequests,
     /// The subscriptions that its packets go to at present.
     pub targets: Targets,
+    /// Its latest packet.
+    pub tip: Option<Tip>,
+    /// When its last packet came. Of an encoding of another shard: only while it is selected.
+    pub last_packet: Option<Instant>,
+    /// Whether its publisher sends it at present, as far as that can be told: see `switching`.
+    pub is_flowing: bool,
+    /// When its publisher is asked again for a keyframe that somebody waits for.
+    pub retry: Option<Retry>,
+}
+
+/// The packet with the highest number of an encoding.
+#[derive(Debug, Clone, Copy)]
+pub struct Tip {
+    /// Its number.
+    pub seq: SeqNo,
+    /// Its timestamp, on the encoding's own clock.
+    pub timestamp: RtpTime,
+    /// When it came.
+    pub arrived: Instant,
+}
+
+/// A keyframe request that will be repeated.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// When.
+    pub at: Instant,
+    /// How long after the last one that is.
+    pub interval: Duration,
 }
 
 impl Encoding {
@@ -51,6 +80,10 @@ impl Encoding {
             cache: PacketCache::new(kind),
             keyframes: KeyframeRequests::new(keyframe_interval(origin)),
             targets: Targets::default(),
+            tip: None,
+            last_packet: None,
+            is_flowing: false,
+            retry: None,
         }
     }
 
@@ -71,6 +104,29 @@ impl Encoding {
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+    }
+
+    /// A packet has got its number, here or on its publisher's shard: called once for each.
+    #[inline]
+    pub fn on_numbered(&mut self, now: Instant, seq: SeqNo, timestamp: RtpTime) {
+        self.last_packet = Some(now);
+        if self.tip.is_none_or(|tip| tip.seq < seq) {
+            self.tip = Some(Tip {
+                seq,
+                timestamp,
+                arrived: now,
+            });
+        }
+    }
+
+    /// How far it has got.
+    pub fn end(&self) -> Option<End> {
+        let tip = self.tip?;
+        Some(End {
+            timestamp: tip.timestamp,
+            arrived: tip.arrived,
+            clock: self.clock,
+        })
     }
 }
 

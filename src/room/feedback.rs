@@ -78,8 +78,15 @@ impl Room {
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {
-            let index = subscription.awaited();
-            self.request_keyframe(now, EncodingSlot { track, index }, output);
+            let reception = subscription.reception;
+            let Some(index) = reception.awaited().or(reception.present()) else {
+                return;
+            };
+            let encoding = EncodingSlot { track, index };
+            self.request_keyframe(now, encoding, output);
+            if reception.awaited().is_some() {
+                self.retry_keyframe(now, encoding, output);
+            }
         }
     }
 
@@ -197,7 +204,7 @@ impl Room {
         };
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot)
-                && subscription.running() == Some(index)
+                && subscription.rewriter.encoding() == Some(index)
                 && let Some(peer) = self.peers.get_mut(subscription.subscriber)
             {
                 let transport = &mut peer.transport;
@@ -216,8 +223,8 @@ impl Room {
     ) {
         match self.subscribed(from, media) {
             Some((slot, track)) => {
-                let awaited = self.subscriptions.get(slot).map(Subscription::awaited);
-                if let Some(index) = awaited {
+                let subscription = self.subscriptions.get(slot);
+                if let Some(index) = subscription.and_then(|s| s.reception.present()) {
                     self.request_keyframe(now, EncodingSlot { track, index }, output);
                 }
             }
@@ -311,19 +318,21 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let index = subscription.awaited();
-    let held = subscription
-        .rewriter
-        .resend(seq)
-        .and_then(|(out, seq)| Some((out, track.encoding(index)?.cache.get(seq)?)));
-    let Some((out, cached)) = held else {
+    let held = subscription.rewriter.resend(seq).and_then(|asked| {
+        let cached = track.encoding(asked.encoding)?.cache.get(asked.seq)?;
+        Some((asked, cached))
+    });
+    let Some((asked, cached)) = held else {
         return Resend::NotHeld;
     };
     let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
     let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
         let kind = (track.config.kind, track.kinds.get(header.payload_type));
         let ids = &track.config.extensions;
-        let slot = EncodingSlot { track: slot, index };
+        let slot = EncodingSlot {
+            track: slot,
+            index: asked.encoding,
+        };
         Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
     });
     let Some(mut incoming) = incoming else {
@@ -334,11 +343,16 @@ fn resend(
     else {
         return Resend::NotHeld;
     };
-    if !subscription.take_resend(out, &shape) {
+    if !subscription.take_resend(asked.out, &shape) {
         return Resend::OverBudget;
     }
+    // One that came late, and whose place has been kept free, goes out now.
+    if asked.is_first && !subscription.rewriter.fill(&asked) {
+        return Resend::NotHeld;
+    }
     let path = (to, sealer.rtp());
-    subscription.send(&incoming, &shape, out, path, &mut output.outbox);
+    let numbering = (asked.out, asked.timestamp(cached.timestamp));
+    subscription.send(&incoming, &shape, numbering, path, &mut output.outbox);
     Resend::Sent
 }
 

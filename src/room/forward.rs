@@ -19,8 +19,9 @@ use crate::room::relay::relay_packet;
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
-use crate::room::subscription::{Misfit, Subscription};
+use crate::room::subscription::{Entry, Misfit, Subscription};
 use crate::room::targets::Target;
+use crate::room::track::Track;
 use crate::wire::rtp::RtpHeader;
 
 impl Room {
@@ -80,15 +81,28 @@ impl Room {
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
         encoding.on_packet(now, header, &place, rate);
+        encoding.on_numbered(now, place.seq, place.timestamp);
+        let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         let numbering = (place.seq, place.timestamp);
         if !track.sinks.is_empty() {
             relay_packet(track, slot.index, header, numbering, &packet, output);
         }
         let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;
-        batch
-            .packets
-            .extend(Incoming::read(slot, packet, header, numbering, kind, ids));
+        let incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
+        if track.encodings.len() == 1 {
+            batch.packets.push(incoming);
+            return Some(place);
+        }
+        let incoming = incoming.with_keyframe_of(track.codec(header.payload_type));
+        let origin = track.origin;
+        if track.watch_flow(now) {
+            self.reschedule_origin(origin, output);
+        }
+        if starts_flow {
+            self.on_flow_started(now, slot, incoming.starts_keyframe, output);
+        }
+        batch.packets.push(incoming);
         Some(place)
     }
 
@@ -105,14 +119,21 @@ impl Room {
         if batch.lay_out() {
             self.prepare(now, batch, output.outbox.is_segmenting());
         }
-        let Batch { packets, runs, .. } = batch;
+        let Batch {
+            packets,
+            runs,
+            switched,
+            ..
+        } = batch;
         while let Some(subscriber) = self.next_subscriber(runs) {
             if output.outbox.bytes_len() >= bytes_max {
                 return false;
             }
             for run in &mut *runs {
-                let encoding = self.tracks.get(run.encoding.track);
-                let Some(encoding) = encoding.and_then(|t| t.encoding(run.encoding.index)) else {
+                let Some(track) = self.tracks.get(run.encoding.track) else {
+                    continue;
+                };
+                let Some(encoding) = track.encoding(run.encoding.index) else {
                     continue;
                 };
                 let is_next = |target: &&Target| target.subscriber == subscriber;
@@ -122,9 +143,12 @@ impl Room {
                         continue;
                     };
                     for packet in &packets[run.packets.clone()] {
-                        forward(subscription, target, packet, output);
+                        if forward(now, subscription, track, target, packet, output) {
+                            switched.push(target.subscription);
+                        }
                     }
                     if subscription.is_report_due
+                        && subscription.rewriter.encoding() == Some(run.encoding.index)
                         && let Some(clock) = &encoding.clock
                         && let Some(peer) = self.peers.get_mut(subscriber)
                     {
@@ -135,6 +159,9 @@ impl Room {
                     }
                 }
             }
+        }
+        if !switched.is_empty() {
+            self.settle_switched(switched, output);
         }
         batch.clear();
         true
@@ -226,36 +253,53 @@ fn admit(
     None
 }
 
-/// One packet to one subscriber.
+/// One packet to one subscriber. True if that changes over to another encoding with it.
 #[inline]
 fn forward(
+    now: Instant,
     subscription: &mut Subscription,
+    track: &Track,
     target: &Target,
     packet: &Incoming,
     output: &mut Output,
-) {
+) -> bool {
     let counters = &mut output.counters;
     let shape = match subscription.shape(packet) {
         Ok(shape) => shape,
         Err(Misfit::NoCodec) => {
             counters.forward_no_codec += 1;
-            return;
+            return false;
         }
         Err(Misfit::MalformedRed) => {
             counters.forward_malformed_red += 1;
-            return;
+            return false;
         }
     };
-    let starts = !subscription.rewriter.is_running();
+    let mut has_switched = false;
+    if subscription.rewriter.encoding() != Some(packet.encoding.index) {
+        match subscription.enter(now, track, packet) {
+            Entry::Switched => has_switched = true,
+            Entry::Resumed => {}
+            Entry::NotReceived => {
+                counters.forward_other_encoding += 1;
+                return false;
+            }
+            Entry::NoKeyframe => {
+                counters.forward_awaits_keyframe += 1;
+                return false;
+            }
+        }
+    }
     let Some(seq) = subscription.rewriter.forward(packet.seq) else {
         counters.forward_late += 1;
-        return;
+        return has_switched;
     };
+    let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     let path = (target.to, &target.sealer);
-    subscription.send(packet, &shape, seq, path, &mut output.outbox);
+    subscription.send(packet, &shape, (seq, timestamp), path, &mut output.outbox);
     subscription.on_sent(&shape);
-    subscription.is_report_due |= starts;
     counters.rtp_forwarded += 1;
     counters.rtp_padded += u64::from(packet.padding > 0);
     counters.rtp_padding_bytes += u64::from(packet.padding);
+    has_switched
 }

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 
 use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
+use crate::media::keyframe_start::is_keyframe_start;
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
 use crate::room::slots::EncodingSlot;
+use crate::wire::codec::Codec;
 use crate::wire::extension::{Extension, ExtensionMap};
 use crate::wire::rtp::RtpHeader;
 
@@ -30,6 +32,8 @@ pub struct Incoming {
     pub padding: u8,
     /// Whether the publisher padded it. That padding is not passed on.
     pub was_padded: bool,
+    /// Whether a decoder can start with it; told only where there are several encodings to choose from.
+    pub starts_keyframe: bool,
     /// Where its redundant audio lies, if it is that.
     pub red: Option<RedLayout>,
     payload: Span,
@@ -86,12 +90,20 @@ impl Incoming {
             marker: header.marker,
             padding: 0,
             was_padded: header.padding,
+            starts_keyframe: false,
             red,
             payload,
             extensions,
             extensions_len,
             packet,
         })
+    }
+
+    /// Finds out whether a decoder can start with it, if its codec is given.
+    #[must_use]
+    pub fn with_keyframe_of(mut self, codec: Option<Codec>) -> Self {
+        self.starts_keyframe = codec.is_some_and(|codec| is_keyframe_start(codec, self.payload()));
+        self
     }
 
     /// The whole packet, as its publisher sent it.

@@ -15,6 +15,7 @@ pub mod output;
 mod padding;
 mod payload;
 mod peer;
+mod reception;
 mod relay;
 mod remote;
 mod routing;
@@ -22,7 +23,9 @@ pub mod slots;
 mod source;
 mod state;
 mod subscription;
+mod switching;
 mod targets;
 mod track;
 
+pub use reception::Wish;
 pub use state::Room;

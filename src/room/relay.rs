@@ -139,6 +139,7 @@ fn announce(track: &Track, sink: Sink, relay: &mut RelayOutput) {
     let encoding = |encoding: &Encoding| RelayedEncoding {
         rid: encoding.config.rid,
         run: encoding.run,
+        is_flowing: encoding.is_flowing,
     };
     let described = RelayedTrack {
         key: config.key,
@@ -166,6 +167,17 @@ pub fn relay_description(track: &mut Track, relay: &mut RelayOutput) {
     track.version = track.version.wrapping_add(1);
     for served in &track.sinks {
         announce(track, served.sink, relay);
+    }
+}
+
+/// Other encodings of a local track flow than before.
+pub fn relay_flow(track: &Track, relay: &mut RelayOutput) {
+    for Served { sink, .. } in &track.sinks {
+        let message = RelayMessage::Flow {
+            want: sink.want,
+            flowing: track.flowing(),
+        };
+        relay.push(sink.shard, message);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingIndex, ShardId, TrackKey, WantKey};
+use crate::base::ids::{EncodingIndex, EncodingSet, ShardId, TrackKey, WantKey};
 use crate::base::time::earliest;
 use crate::control::relay::{
     RelayMessage, RelayedClock, RelayedEncoding, RelayedPacket, RelayedTrack, Selection,
@@ -16,6 +16,7 @@ use crate::room::origin::{Origin, Remote};
 use crate::room::output::{Output, WantChange};
 use crate::room::slots::{EncodingSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
+use crate::room::track::Track;
 
 impl Room {
     /// Makes this shard's wants fit its subscriptions: a track of another shard is wanted while an active subscription
@@ -52,10 +53,10 @@ impl Room {
                 && subscription.config.active
                 && subscription.config.source_shard != self.shard
             {
-                let (_, selection) =
-                    needed.get_or_insert((subscription.config.source_shard, Selection::default()));
+                let from = subscription.config.source_shard;
+                let (_, selection) = needed.get_or_insert((from, Selection::default()));
                 selection.received = selection.received.union(subscription.received());
-                selection.wished = selection.wished.union(subscription.received());
+                selection.wished = selection.wished.union(subscription.wished(attached));
             }
         }
         needed
@@ -153,24 +154,28 @@ impl Room {
             extensions: track.extensions,
             encodings: track.encodings.iter().map(described).collect(),
         };
-        let slot = match known {
+        let bring_up = |here: &mut Track| {
+            for (encoding, relayed) in here.encodings.iter_mut().zip(&track.encodings) {
+                encoding.run = encoding.run.max(relayed.run);
+                encoding.is_flowing = relayed.is_flowing;
+            }
+        };
+        match known {
             Some(slot) => {
-                self.update_track(slot, config, output);
-                slot
+                self.update_track(now, slot, config, output);
+                self.tracks.get_mut(slot).map(bring_up);
+                self.on_flow_changed(now, slot, None, output);
             }
             None => {
-                let slot = self.start_track(now, Origin::Remote(want), config, output);
+                let mut here = Track::new(config, Origin::Remote(want));
+                bring_up(&mut here);
+                let slot = self.start_track(now, here, output);
                 if let Some(remote) = self.remotes.get_mut(&want) {
                     remote.track = Some(slot);
                 }
-                slot
-            }
-        };
-        if let Some(here) = self.tracks.get_mut(slot) {
-            for (encoding, relayed) in here.encodings.iter_mut().zip(&track.encodings) {
-                encoding.run = encoding.run.max(relayed.run);
             }
         }
+        self.review_wants(output);
     }
 
     /// A wanted track has ended, as its publisher's shard says.
@@ -199,6 +204,27 @@ impl Room {
         for want in wants {
             self.handle_ended(want, output);
             self.say_want(want, output);
+        }
+    }
+
+    /// Other encodings of a remote track flow than before.
+    pub fn handle_flow(
+        &mut self,
+        now: Instant,
+        want: WantKey,
+        flowing: EncodingSet,
+        output: &mut Output,
+    ) {
+        let slot = self.remote_track(want).map(|(track, _)| track);
+        let Some(track) = slot.and_then(|slot| self.tracks.get_mut(slot)) else {
+            output.counters.relay_stale += 1;
+            return;
+        };
+        for (index, encoding) in (0..).map(EncodingIndex).zip(&mut track.encodings) {
+            encoding.is_flowing = flowing.contains(index);
+        }
+        if let Some(slot) = slot {
+            self.on_flow_changed(now, slot, None, output);
         }
     }
 
@@ -258,6 +284,10 @@ impl Room {
             track.kinds.get(packet.header.payload_type),
         );
         let ids = track.config.extensions;
+        let is_choice = track.encodings.len() > 1;
+        let codec = track
+            .codec(packet.header.payload_type)
+            .filter(|_| is_choice);
         let Some(encoding) = track.encoding_mut(index) else {
             output.counters.relay_stale += 1;
             return;
@@ -270,8 +300,11 @@ impl Room {
         }
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
+        encoding.on_numbered(now, packet.seq, packet.timestamp);
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);
-        batch.packets.extend(incoming);
+        batch
+            .packets
+            .extend(incoming.map(|incoming| incoming.with_keyframe_of(codec)));
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {
@@ -287,6 +320,7 @@ impl Room {
         let encodings = track.encodings.iter();
         encodings
             .map(|encoding| encoding.keyframes.poll_timeout())
+            .chain([track.poll_encodings()])
             .fold(remote.expire_at, earliest)
     }
 
@@ -316,6 +350,7 @@ impl Room {
                 remote.expire_at = next;
             }
         }
+        self.handle_encodings_timeout(now, slot, output);
         output.relay.rescheduled.push(want);
     }
 

@@ -25,6 +25,10 @@ impl Room {
         let peer = self.peers.get(subscriber);
         let path = peer.and_then(|peer| peer.transport.rtp_path());
         let open = path.filter(|_| subscription.config.active);
+        if open.is_none() {
+            let reception = subscription.reception;
+            subscription.reception = reception.interrupted(track.encodings.len());
+        }
         let received = subscription.received();
         if open.is_none() || received.is_empty() {
             subscription.pause();

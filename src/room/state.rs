@@ -134,9 +134,10 @@ impl Room {
     pub fn poll_timeout(&self, slot: PeerSlot) -> Option<Instant> {
         let peer = self.peers.get(slot)?;
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
-        tracks
-            .flat_map(|track| &track.encodings)
+        let encodings = tracks.clone().flat_map(|track| &track.encodings);
+        encodings
             .map(|encoding| encoding.keyframes.poll_timeout())
+            .chain(tracks.map(Track::poll_encodings))
             .chain([peer.transport.poll_timeout(), peer.report_at])
             .fold(None, earliest)
     }
@@ -148,6 +149,13 @@ impl Room {
         };
         peer.transport.handle_timeout(now, &mut output.outbox);
         self.drain_transport(now, slot, output);
+        for at in 0.. {
+            let tracks = self.peers.get(slot).map(|peer| &peer.tracks);
+            let Some(&track) = tracks.and_then(|tracks| tracks.get(at)) else {
+                break;
+            };
+            self.handle_encodings_timeout(now, track, output);
+        }
         self.send_due_keyframe_requests(now, slot, output);
         self.send_due_report(now, slot, output);
     }

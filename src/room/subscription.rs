@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::ids::{EncodingIndex, EncodingSet, PayloadType, SeqNo};
+use crate::base::ids::{EncodingSet, PayloadType, RtpTime, SeqNo, ShardId, TrackKey};
 use crate::control::SubscriptionConfig;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
 use crate::media::sender_report::TrackClock;
+use crate::media::timeline::{End, Timeline};
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
+use crate::room::reception::{Reception, Wish};
 use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::track::{Track, clock_rate};
 use crate::transport::outbox::Outbox;
 use crate::transport::{RtpSealer, Transport};
 use crate::wire::extension::Extension;
@@ -27,10 +30,16 @@ pub struct Subscription {
     pub subscriber: PeerSlot,
     /// What it copies, once that is known.
     pub track: Option<TrackSlot>,
+    /// What it is to get of that.
+    pub wish: Wish,
+    /// What it gets of that.
+    pub reception: Reception,
     /// Which payload type each of the track's goes out under.
     pub routes: Routes,
     /// Its numbering.
     pub rewriter: Rewriter,
+    /// Its timestamps.
+    pub timeline: Timeline,
     /// Retransmissions.
     pub resends: ResendBudget,
     /// A sender report goes out as soon as there is one.
@@ -47,6 +56,19 @@ pub struct Shape<'p> {
     payload: &'p [u8],
     /// The payload type that the blocks of redundant audio get.
     blocks: Option<(RedLayout, PayloadType)>,
+}
+
+/// What a packet of an encoding does that does not go out yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The subscription gets this encoding from this packet on, instead of another or of nothing.
+    Switched,
+    /// The subscription goes on with its encoding.
+    Resumed,
+    /// It gets or awaits another encoding.
+    NotReceived,
+    /// It waits for a keyframe.
+    NoKeyframe,
 }
 
 /// Why a packet cannot go to a subscriber.
@@ -67,11 +89,14 @@ impl Subscription {
         time_offset: u32,
     ) -> Self {
         Self {
+            timeline: Timeline::new(clock_rate(config.kind), time_offset),
             config,
             subscriber,
             track: None,
+            wish: Wish::default(),
+            reception: Reception::default(),
             routes: Routes::none(),
-            rewriter: Rewriter::new(first, time_offset),
+            rewriter: Rewriter::new(first),
             resends: ResendBudget::default(),
             is_report_due: false,
             packets: 0,
@@ -112,13 +137,13 @@ impl Subscription {
         }
     }
 
-    /// Writes and seals the packet under the number `seq`, which the rewriter gave for it.
+    /// Writes and seals the packet under the number `seq` and the timestamp, which the rewriter gave for it.
     #[inline]
     pub fn send(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
-        seq: SeqNo,
+        (seq, timestamp): (SeqNo, RtpTime),
         (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
@@ -127,7 +152,7 @@ impl Subscription {
             payload_type: shape.payload_type,
             marker: packet.marker,
             seq: seq.on_wire(),
-            timestamp: self.rewriter.timestamp(packet.timestamp),
+            timestamp,
             ssrc: config.ssrc,
             padding: packet.padding > 0,
         };
@@ -158,19 +183,70 @@ impl Subscription {
         });
     }
 
-    /// Which encodings of its track it is sent, or waits for.
+    /// The track it copies and the shard of that.
+    pub fn source(&self) -> (TrackKey, ShardId) {
+        (self.config.source, self.config.source_shard)
+    }
+
+    /// The encodings it needs. Before its track is known that is the lowest: there may be no other.
     pub fn received(&self) -> EncodingSet {
-        EncodingSet::only(EncodingIndex::LOWEST)
+        match self.track {
+            Some(_) => self.reception.encodings(),
+            None => self.wished(None),
+        }
     }
 
-    /// The encoding it is being sent, if any is.
-    pub fn running(&self) -> Option<EncodingIndex> {
-        self.rewriter.is_running().then_some(EncodingIndex::LOWEST)
+    /// The encodings it would like to get of its track, if that is known.
+    pub fn wished(&self, track: Option<&Track>) -> EncodingSet {
+        self.wish
+            .encodings(track.map_or(1, |track| track.encodings.len()))
     }
 
-    /// The encoding a keyframe of which it needs, when it needs one.
-    pub fn awaited(&self) -> EncodingIndex {
-        EncodingIndex::LOWEST
+    /// A packet came of an encoding that does not go out at present: changes over to that, if it is waited for and this
+    /// is a keyframe, or goes on with it after a pause.
+    #[cold]
+    pub fn enter(&mut self, now: Instant, track: &Track, packet: &Incoming) -> Entry {
+        let to = packet.encoding.index;
+        let (entry, after) = match self.reception {
+            Reception::Waiting { to: awaited } | Reception::Switching { to: awaited, .. }
+                if awaited == to =>
+            {
+                (Entry::Switched, Reception::Steady { on: to })
+            }
+            Reception::Steady { on: present } | Reception::Switching { from: present, .. }
+                if present == to =>
+            {
+                (Entry::Resumed, self.reception)
+            }
+            _ => return Entry::NotReceived,
+        };
+        // With one encoding, who has the picture decides: a late joiner may take what it can get.
+        if track.encodings.len() > 1 && !packet.starts_keyframe {
+            return Entry::NoKeyframe;
+        }
+        self.reception = after;
+        let end = self.end(track);
+        let clock = track.encoding(to).and_then(|encoding| encoding.clock);
+        let timestamp = packet.timestamp;
+        let time_offset = self
+            .timeline
+            .start(now, to, timestamp, clock.as_ref(), end.as_ref());
+        self.rewriter.begin(to, packet.seq, time_offset);
+        self.is_report_due = true;
+        entry
+    }
+
+    /// It has no track any more.
+    pub fn leave(&mut self, track: &Track) {
+        self.pause();
+        let end = self.end(track);
+        self.timeline.leave(end.as_ref());
+        (self.track, self.reception) = (None, Reception::Off);
+    }
+
+    /// How far the encoding that goes out has got.
+    fn end(&self, track: &Track) -> Option<End> {
+        track.encoding(self.timeline.encoding()?)?.end()
     }
 
     /// A packet was sent for the first time.
@@ -194,7 +270,7 @@ impl Subscription {
 
     /// Nothing goes out until the next packet that can: it will follow without a gap.
     pub fn pause(&mut self) {
-        if self.rewriter.is_running() {
+        if self.rewriter.encoding().is_some() {
             self.rewriter.stop();
         }
     }

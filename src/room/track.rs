@@ -1,6 +1,10 @@
 //! A track: what one peer publishes in one section, here or on another shard.
 
-use crate::base::ids::{ClockRate, ENCODINGS_MAX, EncodingIndex, MediaKind};
+use std::time::Instant;
+
+use crate::base::ids::{
+    ClockRate, ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, PayloadType,
+};
 use crate::control::{EncodingConfig, TrackConfig};
 use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
@@ -23,6 +27,10 @@ pub struct Track {
     pub kinds: PayloadKinds,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
+    /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
+    pub flow_check_at: Option<Instant>,
+    /// When the first of them flowed again, after all were silent.
+    pub flows_since: Option<Instant>,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
 }
@@ -40,6 +48,8 @@ impl Track {
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
+            flow_check_at: None,
+            flows_since: None,
             subscriptions: Vec::new(),
             config,
         }
@@ -48,6 +58,23 @@ impl Track {
     /// Ticks per second of its timestamps.
     pub fn clock_rate(&self) -> ClockRate {
         clock_rate(self.config.kind)
+    }
+
+    /// The codec of a payload type.
+    pub fn codec(&self, payload_type: PayloadType) -> Option<Codec> {
+        let mapping = (self.config.codecs.iter()).find(|m| m.payload_type == payload_type)?;
+        Some(mapping.codec)
+    }
+
+    /// Those of its encodings that its publisher sends at present.
+    pub fn flowing(&self) -> EncodingSet {
+        let mut flowing = EncodingSet::NONE;
+        for (index, encoding) in (0..).map(EncodingIndex).zip(&self.encodings) {
+            if encoding.is_flowing {
+                flowing.insert(index);
+            }
+        }
+        flowing
     }
 
     /// One of its encodings, if it has so many.
@@ -95,7 +122,7 @@ fn limit(config: &mut TrackConfig) {
 }
 
 /// All codecs of one kind share a clock rate.
-fn clock_rate(kind: MediaKind) -> ClockRate {
+pub fn clock_rate(kind: MediaKind) -> ClockRate {
     match kind {
         MediaKind::Audio => Codec::Opus.clock_rate(),
         MediaKind::Video => Codec::Vp8.clock_rate(),

@@ -78,6 +78,7 @@ impl Relays {
             RelayMessage::Started { .. }
             | RelayMessage::Ended { .. }
             | RelayMessage::Refused { .. }
+            | RelayMessage::Flow { .. }
             | RelayMessage::Clock { .. } => self.handle_served(now, message, rooms, output),
             // Goes into its room's batch: see `Relays::room_of`.
             RelayMessage::Packet(_) => {}
@@ -155,6 +156,7 @@ impl Relays {
             RelayMessage::Started { want, .. }
             | RelayMessage::Ended { want }
             | RelayMessage::Refused { want }
+            | RelayMessage::Flow { want, .. }
             | RelayMessage::Clock { want, .. } => *want,
             _ => return,
         };
@@ -168,6 +170,7 @@ impl Relays {
                 room.handle_started(now, want, *track, output);
             }
             RelayMessage::Ended { .. } => room.handle_ended(want, output),
+            RelayMessage::Flow { flowing, .. } => room.handle_flow(now, want, flowing, output),
             RelayMessage::Clock {
                 encoding, clock, ..
             } => {

@@ -6,6 +6,7 @@
 pub mod audio_level;
 pub mod codec;
 pub mod extension;
+pub mod payload;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;

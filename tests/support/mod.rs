@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod flavor;
+pub mod layered;
 pub mod media;
 pub mod negotiation;
 pub mod sdp;

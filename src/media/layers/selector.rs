@@ -1,0 +1,361 @@
+//! Which packets of one encoding go to one subscriber, frame by frame.
+//!
+//! Up only where a decoder can follow: at keyframes, at what the publisher marks as a point for that, and only if
+//! what the frame builds on went out. Down at once, from the next picture on: all that lower layers
+//! build on is always sent. A packet shares the fate of its frame however late it comes, and what was decided for it can
+//! be asked again for a retransmission.
+
+use crate::base::ids::RtpTime;
+use crate::media::layers::history::{Fate, History, Place};
+use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
+use crate::media::layers::munger::{Edit, Munger};
+use crate::media::layers::reader::{LayerReader, Position};
+use crate::media::layers::structures::{Limit, Structure};
+
+/// Decides for one subscription, and numbers what it lets through.
+#[derive(Debug)]
+pub struct Selector {
+    wish: Limit,
+    current: Limit,
+    run: u32,
+    /// What is below the history's beginning went out as it came.
+    took_all_before: bool,
+    history: History,
+    changes: Changes,
+    munger: Munger,
+    /// The picture of the highest frame.
+    picture: Option<RtpTime>,
+    /// The highest spatial layer of it that went out.
+    picture_top: Option<u8>,
+    /// Whether a frame of it was left out. Then what is left out of a lower layer might be missed later, after
+    /// going down: up with the next picture.
+    has_left_out: bool,
+}
+
+/// The last changes of what goes out, oldest first.
+#[derive(Debug)]
+struct Changes {
+    entries: [Change; CHANGES_MAX],
+    len: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    /// The first frame it holds for.
+    from: u64,
+    limit: Limit,
+    /// The frame that tells the subscriber, and what: the mask of active decode targets.
+    announced: Option<(u64, u32)>,
+}
+
+impl Selector {
+    /// A subscription that took everything so far, as it came, up to `position`.
+    #[must_use]
+    pub fn new(wish: Limit, position: &Position) -> Self {
+        Self {
+            wish,
+            current: Limit::ALL,
+            run: position.run,
+            took_all_before: true,
+            history: History::new(position.frame.map_or(0, |frame| frame + 1)),
+            changes: Changes::new(Limit::ALL),
+            munger: Munger::new(position.last),
+            picture: position.picture,
+            picture_top: None,
+            has_left_out: false,
+        }
+    }
+
+    /// What the subscriber is to get. It takes hold where a decoder can follow.
+    pub fn set_wish(&mut self, wish: Limit) {
+        self.wish = wish;
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub fn wish(&self) -> Limit {
+        self.wish
+    }
+
+    /// What goes out at present.
+    #[must_use]
+    pub fn current(&self) -> Limit {
+        self.current
+    }
+
+    /// Whether a higher spatial layer is asked for than goes out, of `spatial_max` that there are (the highest). It may
+    /// come by itself (VP9, AV1), but surely comes with a keyframe.
+    #[must_use]
+    pub fn needs_keyframe(&self, spatial_max: u8) -> bool {
+        self.wish.spatial.min(spatial_max) > self.current.spatial
+    }
+
+    /// Decides for a packet that comes for the first time. `None`: it does not go out.
+    pub fn handle(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
+        if info.run != self.run {
+            self.start(info);
+        }
+        if info.layering == Layering::Single {
+            let edit = self.munger.edit(info, 0, false, None);
+            self.munger.on_sent(&edit);
+            return Some(edit);
+        }
+        if info.layering == Layering::Unknown {
+            // Only who takes everything can take what is not known.
+            return (self.current == Limit::ALL && self.wish == Limit::ALL)
+                .then(|| self.munger.edit(info, 0, false, None));
+        }
+        match self.history.place(info.frame) {
+            Place::New => self.handle_new(info, reader),
+            Place::Late => {
+                let limit = self.changes.at(info.frame)?.limit;
+                let is_needed = needs(limit, info, reader);
+                let fate = match is_needed {
+                    true => Fate::Forwarded,
+                    false => Fate::DroppedLate,
+                };
+                self.history.record(info.frame, fate);
+                self.edit(info, reader).filter(|_| is_needed)
+            }
+            Place::Known(_) | Place::Before | Place::TooOld => self.edit_of(info, reader),
+        }
+    }
+
+    /// What a packet that went out looked like, for sending it again. `None` if it did not go out, or it is not
+    /// known any more how it looked.
+    #[must_use]
+    pub fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
+        if info.run != self.run {
+            return None;
+        }
+        match info.layering {
+            Layering::Single => return Some(self.munger.edit(info, 0, false, None)),
+            Layering::Unknown => return None,
+            Layering::Vp8 { .. } | Layering::Vp9 { .. } | Layering::Described { .. } => {}
+        }
+        match self.history.place(info.frame) {
+            Place::Known(Fate::Forwarded) => self.edit(info, reader),
+            Place::Before if self.took_all_before => Some(self.munger.edit(info, 0, false, None)),
+            _ => None,
+        }
+    }
+
+    /// Another source or encoding: it begins with this packet.
+    fn start(&mut self, first: &LayerInfo) {
+        self.run = first.run;
+        self.took_all_before = false;
+        self.history = History::new(first.frame);
+        // A decoder starts at a keyframe, where everything is allowed.
+        self.current = Limit::ALL;
+        self.changes = Changes::new(Limit::ALL);
+        (self.picture, self.picture_top) = (None, None);
+        self.munger.start(first);
+    }
+
+    fn handle_new(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
+        let before = self.current;
+        if self.picture != Some(info.picture) {
+            (self.picture, self.picture_top) = (Some(info.picture), None);
+            self.has_left_out = false;
+            self.current = before.min(self.wish);
+        }
+        self.go_up(info, reader);
+        if self.current != before {
+            // For all layers of the picture that are still to come, also those that come late.
+            let lowest = info.frame.saturating_sub(u64::from(info.spatial));
+            let from = self.history.next().max(lowest);
+            self.changes.push(from, self.current);
+        }
+        if !needs(self.current, info, reader) {
+            self.history.record(info.frame, Fate::Dropped);
+            self.has_left_out = true;
+            return None;
+        }
+        self.history.record(info.frame, Fate::Forwarded);
+        self.picture_top = self.picture_top.max(Some(info.spatial));
+        if let Some(structure) = structure_of(info, reader) {
+            let mask = structure.active(self.current);
+            self.changes.announce(info.frame, mask);
+        }
+        let edit = self.edit(info, reader)?;
+        self.munger.on_sent(&edit);
+        Some(edit)
+    }
+
+    /// Takes what more is asked for, as far as this frame allows.
+    fn go_up(&mut self, info: &LayerInfo, reader: &LayerReader) {
+        let (current, wish) = (self.current, self.wish);
+        match info.layering {
+            Layering::Vp8 { is_key: true } | Layering::Vp9 { is_key: true, .. } => {
+                self.current = wish;
+            }
+            Layering::Vp8 { is_key: false } => {
+                // It builds on the lowest layer only (Y). One layer at a time: what comes later in its layer
+                // may build on those between.
+                let is_next = info.temporal == current.temporal.saturating_add(1);
+                if info.can_switch_up && is_next && wish.temporal >= info.temporal {
+                    self.current.temporal = info.temporal;
+                }
+            }
+            Layering::Vp9 {
+                is_inter_picture,
+                is_inter_layer,
+                references,
+                ..
+            } => {
+                let has_lower = !is_inter_layer || self.picture_top == info.spatial.checked_sub(1);
+                let has_all =
+                    has_lower && references.is_none_or(|known| self.went_out(&known, info.frame));
+                if info.can_switch_up && wish.temporal > current.temporal {
+                    if info.temporal <= current.temporal {
+                        self.current.temporal = wish.temporal;
+                    } else if info.temporal == current.temporal + 1 && has_all && !self.has_left_out
+                    {
+                        // libwebrtc up to 2019 marked the higher layer's frame, not the lowest's.
+                        self.current.temporal = info.temporal;
+                    }
+                }
+                // A layer that begins anew in the middle (libwebrtc, when it has bandwidth for it again).
+                if info.spatial == current.spatial.saturating_add(1)
+                    && wish.spatial >= info.spatial
+                    && info.temporal == 0
+                    && !is_inter_picture
+                    && has_lower
+                {
+                    self.current.spatial = info.spatial;
+                }
+            }
+            Layering::Described {
+                indications,
+                references,
+            } => {
+                let Some(structure) = structure_of(info, reader) else {
+                    return;
+                };
+                let spatial = (current.spatial.min(LAYER_TOP)..=wish.spatial.min(LAYER_TOP)).rev();
+                let temporal = current.temporal.min(LAYER_TOP)..=wish.temporal.min(LAYER_TOP);
+                let higher = spatial
+                    .flat_map(|spatial| {
+                        let temporal = temporal.clone().rev();
+                        temporal.map(move |temporal| Limit { spatial, temporal })
+                    })
+                    .find(|limit| structure.switches(*limit, &indications));
+                if let Some(limit) = higher
+                    && !self.has_left_out
+                    && self.went_out(&references, info.frame)
+                {
+                    // The fourth stands for all above.
+                    let open = |layer: u8, wish: u8| if layer == LAYER_TOP { wish } else { layer };
+                    self.current = Limit {
+                        spatial: open(limit.spatial, wish.spatial),
+                        temporal: open(limit.temporal, wish.temporal),
+                    };
+                }
+            }
+            Layering::Single | Layering::Unknown => {}
+        }
+    }
+
+    /// Whether all the frames that a frame builds on went out.
+    fn went_out(&self, references: &References, of: u64) -> bool {
+        let mut frames = references.of(of);
+        frames.all(|frame| match self.history.place(frame) {
+            Place::Known(fate) => fate == Fate::Forwarded,
+            Place::Before => self.took_all_before,
+            Place::New | Place::Late | Place::TooOld => false,
+        })
+    }
+
+    /// How a packet of a frame that goes out looks. Depends on nothing that changes later.
+    fn edit(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
+        let change = self.changes.at(info.frame)?;
+        let ends_picture = info.ends_frame
+            && info.spatial == change.limit.spatial
+            && !matches!(info.layering, Layering::Vp8 { .. });
+        let dropped = self.history.dropped_up_to(info.frame);
+        let mask = self.mask(change, info, reader);
+        Some(self.munger.edit(info, dropped, ends_picture, mask))
+    }
+
+    /// The mask of active decode targets that a packet tells: where it changes, where a structure would else make
+    /// all active, and where the publisher tells its own.
+    fn mask(&self, change: &Change, info: &LayerInfo, reader: &LayerReader) -> Option<u32> {
+        let structure = structure_of(info, reader)?;
+        let descriptor = info.dependency?.descriptor?;
+        let (active, all) = (structure.active(change.limit), structure.all());
+        let own = descriptor.active_targets;
+        let announced = change.announced.filter(|(frame, _)| *frame == info.frame);
+        let mask = match (own, announced) {
+            (Some(own), _) => Some(own & active),
+            (None, Some((_, mask))) => Some(mask),
+            (None, None) => descriptor.has_structure.then_some(active),
+        };
+        // No target at all would stop a decoder: then it is better not to tell. And a structure tells by
+        // itself that all are active.
+        mask.filter(|mask| {
+            *mask != 0 && !(own.is_none() && descriptor.has_structure && *mask == all)
+        })
+    }
+}
+
+impl Changes {
+    fn new(limit: Limit) -> Self {
+        let first = Change {
+            from: 0,
+            limit,
+            announced: Some((u64::MAX, 0)),
+        };
+        Self {
+            entries: [first; CHANGES_MAX],
+            len: 1,
+        }
+    }
+
+    fn push(&mut self, from: u64, limit: Limit) {
+        if self.len == CHANGES_MAX {
+            self.entries.rotate_left(1);
+            self.len -= 1;
+        }
+        self.entries[self.len] = Change {
+            from,
+            limit,
+            announced: None,
+        };
+        self.len += 1;
+    }
+
+    /// What holds for a frame, if that is still known.
+    fn at(&self, frame: u64) -> Option<&Change> {
+        let entries = &self.entries[..self.len];
+        entries.iter().rev().find(|change| change.from <= frame)
+    }
+
+    /// The highest frame goes out: if nobody has told of the last change yet, it does.
+    fn announce(&mut self, frame: u64, mask: u32) {
+        let last = &mut self.entries[self.len - 1];
+        last.announced.get_or_insert((frame, mask));
+    }
+}
+
+/// Whether a subscriber with this limit gets the frame.
+fn needs(limit: Limit, info: &LayerInfo, reader: &LayerReader) -> bool {
+    match &info.layering {
+        Layering::Described { indications, .. } => match structure_of(info, reader) {
+            Some(structure) => structure.needs(limit, indications),
+            None => limit.takes(info.spatial, info.temporal),
+        },
+        _ => limit.takes(info.spatial, info.temporal),
+    }
+}
+
+fn structure_of<'r>(info: &LayerInfo, reader: &'r LayerReader) -> Option<&'r Structure> {
+    let Dependency { number, descriptor } = info.dependency?;
+    descriptor?;
+    reader.structure(number)
+}
+
+/// Changes that are remembered: an allocator makes at most five a second, and a packet is asked for again within
+/// one.
+const CHANGES_MAX: usize = 8;
+/// The fourth layer of a kind stands for all above, as in `structures`.
+const LAYER_TOP: u8 = 3;
