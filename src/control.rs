@@ -192,8 +192,42 @@ pub enum Event {
     Replaced(PeerKey),
     /// This peer's transport changed its state.
     Transport(PeerKey, TransportEvent),
+    /// Others speak in this peer's room than before. Only the latest counts.
+    Speakers(PeerKey, Arc<ActiveSpeakers>),
     /// The server is stopping.
     Shutdown,
+}
+
+/// Who speaks in a room. Only the latest counts: it replaces what was said before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ActiveSpeakers {
+    /// Who has the floor: who spoke last, as long as nobody else does.
+    pub dominant: Option<PeerKey>,
+    /// Those who talk, the dominant one first, then as they began; at most [`ActiveSpeakers::MAX`].
+    pub speakers: Vec<Speaker>,
+}
+
+/// One who talks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaker {
+    /// Who.
+    pub peer: PeerKey,
+    /// How loud, in -dBov: 0 (the loudest) to 127 (RFC 6464).
+    pub level: u8,
+}
+
+impl ActiveSpeakers {
+    /// The most that are named: more cannot be followed by anybody.
+    pub const MAX: usize = 8;
+}
+
+/// What holds for all rooms of a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoomOptions {
+    /// How many publishers' pictures each peer gets at most, those who spoke last; `None`: all.
+    pub last_n: Option<usize>,
+    /// How many audio streams of a room are forwarded at most, the loudest; `None`: all.
+    pub audio_streams_max: Option<usize>,
 }
 
 /// What happened to a peer's transport.

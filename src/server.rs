@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use crate::base::ids::ShardId;
 use crate::config::Config;
+use crate::control::RoomOptions;
 use crate::coordinator::placement::Policy;
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
 use crate::io::crossing::{Crossing, crossings};
@@ -286,6 +287,11 @@ fn seats(
             links,
             crossing,
             is_pinned: config.pin_cores,
+            batch_window: config.batch_window,
+            rooms: RoomOptions {
+                last_n: config.last_n,
+                audio_streams_max: config.max_audio_streams,
+            },
         });
     }
     Ok(seats)

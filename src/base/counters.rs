@@ -36,6 +36,14 @@ counters! {
     keyframe_requests_sent,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
+    /// Changes of the dominant speaker, as each shard of a room sees them.
+    speaker_switches,
+    /// RTP packets of sound that went to nobody: other streams are louder.
+    audio_held_back,
+    /// Subscriptions whose pictures stopped, because others spoke later.
+    last_n_stopped,
+    /// Speakers on other shards forgotten: there are too many.
+    speakers_forgotten,
     /// Datagrams that are none of STUN, DTLS, RTP, RTCP (RFC 7983), or empty.
     datagrams_unknown_kind,
     /// Datagrams other than STUN from an address that no check has validated.

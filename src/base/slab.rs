@@ -69,6 +69,17 @@ impl<T, K> Slab<T, K> {
         self.entries.get_mut(slot.index as usize)?.as_mut()
     }
 
+    /// Every entry and its place, in the order of their places.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot<K>, &T)> {
+        (0..).zip(&self.entries).filter_map(|(index, entry)| {
+            let slot = Slot {
+                index,
+                of: PhantomData,
+            };
+            Some((slot, entry.as_ref()?))
+        })
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::base::ids::ShardId;
 use crate::base::ufrag::ICE_CHARS;
@@ -57,6 +58,12 @@ pub struct Config {
     pub max_rooms: usize,
     /// The most peers in one room.
     pub max_peers_per_room: usize,
+    /// How many publishers' pictures each peer gets at most, those who spoke last; `None`: all.
+    pub last_n: Option<usize>,
+    /// How many audio streams of a room are forwarded at most, the loudest; `None`: all.
+    pub max_audio_streams: Option<usize>,
+    /// How long a shard that has received media waits for more before it sends it on; zero: not at all.
+    pub batch_window: Duration,
     /// The STUN and TURN servers that clients are told of.
     pub ice_servers: Vec<IceServer>,
     /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
@@ -136,16 +143,11 @@ impl Config {
                 "a number from 1 to 10000",
                 number_up_to(10_000),
             )?,
+            last_n: off_or_number(values, "last-n")?,
+            max_audio_streams: off_or_number(values, "max-audio-streams")?,
+            batch_window: batch_window(values)?,
             ice_servers: values.many("ice-server", ICE_SERVER_ALLOWED, ice_server)?,
-            log: values.one(
-                "log",
-                "a tracing filter, such as info or warn,shardcast=debug",
-                |text| {
-                    tracing_subscriber::EnvFilter::try_new(text)
-                        .ok()
-                        .map(|_| text.to_owned())
-                },
-            )?,
+            log: log_filter(values)?,
         };
         config.check_together(values)?;
         Ok(config)
@@ -204,6 +206,29 @@ fn number_up_to(max: usize) -> impl Fn(&str) -> Option<usize> {
     move |text| parsed(text).filter(|n| (1..=max).contains(n))
 }
 
+fn off_or_number(values: &Values, name: &'static str) -> Result<Option<usize>, ConfigError> {
+    values.one(name, "off, or a number from 1 to 1000", |text| match text {
+        "off" => Some(None),
+        _ => number_up_to(1000)(text).map(Some),
+    })
+}
+
+fn batch_window(values: &Values) -> Result<Duration, ConfigError> {
+    let allowed = "a number of microseconds from 0 to 10000";
+    values.one("batch-window-us", allowed, |text| {
+        let window = parsed(text).filter(|us| *us <= 10_000);
+        window.map(Duration::from_micros)
+    })
+}
+
+fn log_filter(values: &Values) -> Result<String, ConfigError> {
+    let allowed = "a tracing filter, such as info or warn,shardcast=debug";
+    values.one("log", allowed, |text| {
+        let filter = tracing_subscriber::EnvFilter::try_new(text);
+        filter.ok().map(|_| text.to_owned())
+    })
+}
+
 /// An address that a client can be told: one machine, and not in need of a scope.
 fn announced(text: &str) -> Option<IpAddr> {
     let ip = parsed::<IpAddr>(text)?.to_canonical();
@@ -249,6 +274,9 @@ mod tests {
             max_connections: 4096,
             max_rooms: 10_000,
             max_peers_per_room: 1000,
+            last_n: None,
+            max_audio_streams: None,
+            batch_window: Duration::ZERO,
             ice_servers: vec![],
             log: "info".to_owned(),
         };
@@ -271,7 +299,7 @@ mod tests {
 
     #[test]
     fn every_option_has_three_ways_in() {
-        let samples: [(&str, &str); 14] = [
+        let samples: [(&str, &str); 17] = [
             ("http", "127.0.0.1:0"),
             ("udp-bind", "127.0.0.1"),
             ("udp-port", "0"),
@@ -284,6 +312,9 @@ mod tests {
             ("max-connections", "5"),
             ("max-rooms", "6"),
             ("max-peers-per-room", "7"),
+            ("last-n", "8"),
+            ("max-audio-streams", "9"),
+            ("batch-window-us", "250"),
             ("ice-server", "stun:stun.example.org"),
             ("log", "debug"),
         ];

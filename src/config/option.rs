@@ -21,7 +21,7 @@ impl OptionRow {
     }
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 14] = [
+pub(in crate::config) const OPTIONS: [OptionRow; 17] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -111,6 +111,30 @@ pub(in crate::config) const OPTIONS: [OptionRow; 14] = [
         default: "1000",
         is_list: false,
         help: "The most peers in one room",
+    },
+    OptionRow {
+        name: "last-n",
+        value_name: "N",
+        default: "off",
+        is_list: false,
+        help: "Each peer gets the pictures of the N others who spoke last, and sound of all. A client may \
+               ask for fewer. off: pictures of all",
+    },
+    OptionRow {
+        name: "max-audio-streams",
+        value_name: "N",
+        default: "off",
+        is_list: false,
+        help: "In rooms with more audio streams only the N loudest are forwarded. For very large rooms, \
+               with 5 or more. off: all",
+    },
+    OptionRow {
+        name: "batch-window-us",
+        value_name: "MICROSECONDS",
+        default: "0",
+        is_list: false,
+        help: "How long a shard that has received media waits for more, so that more goes out together: \
+               less cost for more latency under overload, at most 10000. 0: never waits",
     },
     OptionRow {
         name: "ice-server",

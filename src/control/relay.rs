@@ -91,8 +91,41 @@ pub enum RelayMessage {
         /// Of which encoding.
         encoding: EncodingIndex,
     },
+    /// Who speaks among the sender's own publishers of a room: to every shard that wants sound of them, as long as
+    /// anybody is heard.
+    Voices {
+        /// The room.
+        room: RoomId,
+        /// What is heard there.
+        voices: Box<RelayedVoices>,
+    },
     /// A packet of the track.
     Packet(RelayedPacket),
+}
+
+/// Who speaks, as one shard hears it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayedVoices {
+    /// Who has the floor, as the sender sees it.
+    pub dominant: Option<TrackKey>,
+    /// Its own publishers who spoke of late, at most [`RelayedVoices::MAX`].
+    pub voices: Vec<RelayedVoice>,
+}
+
+/// How one track was heard of late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayedVoice {
+    /// The track.
+    pub track: TrackKey,
+    /// Which of the last 32 ticks of 100 ms held speech; the latest is the lowest bit.
+    pub spoken: u32,
+    /// How loud it was, in -dBov (RFC 6464).
+    pub level: u8,
+}
+
+impl RelayedVoices {
+    /// More do not speak at once, as far as anybody can tell.
+    pub const MAX: usize = 64;
 }
 
 /// A track as the shards that want it need it.
@@ -192,7 +225,9 @@ impl RelayMessage {
                 MediaKind::Audio => RelayClass::Audio,
                 MediaKind::Video => RelayClass::Video,
             },
-            Self::Clock { .. } | Self::KeyframeWanted { .. } => RelayClass::Feedback,
+            Self::Clock { .. } | Self::KeyframeWanted { .. } | Self::Voices { .. } => {
+                RelayClass::Feedback
+            }
             Self::Reset
             | Self::Want { .. }
             | Self::Unwant { .. }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
+use parking_lot::Mutex;
 
 use crate::control::Event;
 
-/// The most events that wait for one connection. Roster changes and the end of the server do not
-/// count, so what remains are a few changes of its transport.
+/// The most events that wait for one connection. Roster changes, speakers and the end of the server do
+/// not count, so what remains are a few changes of its transport.
 const EVENTS_MAX: usize = 64;
 
 /// The posting end of one connection's events; shared by all who post.
@@ -22,6 +23,9 @@ const EVENTS_MAX: usize = 64;
 pub struct Mailbox {
     tx: Sender<Event>,
     flags: Flags,
+    /// Who speaks, as told last: what was told before and not read is of no use any more. Looked into only
+    /// while its flag is set.
+    speakers: Mutex<Option<Event>>,
     waker: Waker,
 }
 
@@ -29,6 +33,7 @@ pub struct Mailbox {
 struct Flags {
     /// Any number of changes is one event.
     room_changed: AtomicBool,
+    speakers: AtomicBool,
     /// Never lost, even if the channel is full.
     shutdown: AtomicBool,
     overflow: AtomicBool,
@@ -61,6 +66,7 @@ pub fn mailbox(registry: &Registry, token: Token) -> io::Result<(Arc<Mailbox>, M
     let mailbox = Arc::new(Mailbox {
         tx,
         flags: Flags::default(),
+        speakers: Mutex::new(None),
         waker: Waker::new(registry, token)?,
     });
     let reader = MailboxReader {
@@ -77,6 +83,10 @@ impl Mailbox {
         match event {
             Event::RoomChanged => self.flags.room_changed.store(true, Ordering::Release),
             Event::Shutdown => self.flags.shutdown.store(true, Ordering::Release),
+            Event::Speakers(..) => {
+                *self.speakers.lock() = Some(event);
+                self.flags.speakers.store(true, Ordering::Release);
+            }
             event => match self.tx.try_send(event) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => self.flags.overflow.store(true, Ordering::Release),
@@ -121,8 +131,14 @@ impl MailboxReader {
         if flags.overflow.swap(false, Ordering::Acquire) {
             return Some(Mail::Overflow);
         }
-        let is_changed = flags.room_changed.swap(false, Ordering::Acquire);
-        is_changed.then_some(Mail::Event(Event::RoomChanged))
+        if flags.room_changed.swap(false, Ordering::Acquire) {
+            return Some(Mail::Event(Event::RoomChanged));
+        }
+        // Last: the speakers' names come with the room's changes.
+        if flags.speakers.swap(false, Ordering::Acquire) {
+            return self.mailbox.speakers.lock().take().map(Mail::Event);
+        }
+        None
     }
 }
 
@@ -135,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::base::ids::PeerKey;
-    use crate::control::TransportEvent;
+    use crate::control::{ActiveSpeakers, TransportEvent};
 
     const TOKEN: Token = Token(3);
     const LOST: Event = Event::Transport(PeerKey(1), TransportEvent::ConsentLost);
@@ -171,6 +187,30 @@ mod tests {
         mailbox.post(Event::RoomChanged);
         assert!(woken(&mut poll), "a drained mailbox wakes again");
         assert_eq!(drain(&reader), [Mail::Event(Event::RoomChanged)]);
+    }
+
+    #[test]
+    fn of_speakers_only_the_latest_is_read() {
+        let mut poll = Poll::new().unwrap();
+        let (mailbox, reader) = mailbox(poll.registry(), TOKEN).unwrap();
+        let speaks = |dominant| {
+            let told = ActiveSpeakers {
+                dominant: Some(PeerKey(dominant)),
+                speakers: Vec::new(),
+            };
+            Event::Speakers(PeerKey(1), Arc::new(told))
+        };
+        for dominant in 0..10 * EVENTS_MAX as u64 {
+            mailbox.post(speaks(dominant));
+        }
+        mailbox.post(Event::RoomChanged);
+        assert!(woken(&mut poll));
+        let latest = speaks(10 * EVENTS_MAX as u64 - 1);
+        let expected = [Event::RoomChanged, latest].map(Mail::Event);
+        assert_eq!(drain(&reader), expected, "and no overflow");
+        mailbox.post(speaks(7));
+        assert!(woken(&mut poll));
+        assert_eq!(drain(&reader), [Mail::Event(speaks(7))]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
 use crate::control::relay::RelayMessage;
-use crate::control::{Command, Event};
+use crate::control::{Command, Event, RoomOptions};
 use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
@@ -57,6 +57,10 @@ pub struct ShardSeat {
     pub crossing: Option<Crossing>,
     /// Whether the thread stays on one core.
     pub is_pinned: bool,
+    /// How long it waits for more when media woke it.
+    pub batch_window: Duration,
+    /// What holds for its rooms.
+    pub rooms: RoomOptions,
 }
 
 /// What a shard's thread waits with, and what wakes it.
@@ -116,6 +120,8 @@ impl ShardHandle {
             poll: seat.poll,
             socket: seat.socket,
             batch: RecvBatch::default(),
+            batch_window: seat.batch_window,
+            rooms: seat.rooms,
             readable: true,
             rx,
             waker: seat.waker,
@@ -208,6 +214,9 @@ struct Edge {
     poll: Poll,
     socket: UdpSocket,
     batch: RecvBatch,
+    /// See [`ShardSeat::batch_window`].
+    batch_window: Duration,
+    rooms: RoomOptions,
     /// The socket may hold more: mio tells only of arrivals after the last "would block".
     readable: bool,
     rx: Receiver<Message>,
@@ -236,6 +245,7 @@ impl Edge {
         }
         while !self.stopping {
             let mut shard = Shard::new(self.id, Arc::clone(identity), rand::random());
+            shard.set_room_options(self.rooms);
             if let Some(crossing) = &self.crossing {
                 shard.share_port(crossing.shards());
             }
@@ -261,7 +271,8 @@ impl Edge {
             if !self.readable && self.batch.is_empty() {
                 let timeout = self.timeout(shard, now);
                 self.wait(&mut events, timeout);
-                if !timeout.is_zero() {
+                self.gather();
+                if !timeout.is_zero() || !self.batch_window.is_zero() {
                     now = Instant::now();
                 }
             }
@@ -280,6 +291,15 @@ impl Edge {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.readable |= events.iter().any(|event| event.token() == SOCKET);
+    }
+
+    /// Something came while there was nothing to do: waits a little for what else comes, if that is wanted.
+    /// A thread that is at work all the time never gets here, and has full batches anyway.
+    fn gather(&self) {
+        let has_media = self.readable || !self.links.is_empty();
+        if has_media && !self.batch_window.is_zero() {
+            std::thread::sleep(self.batch_window);
+        }
     }
 
     fn turn(&mut self, shard: &mut Shard, now: Instant) {
@@ -445,3 +465,69 @@ const COMMANDS_PER_TURN: usize = 64;
 const HELD_RETRY: Duration = Duration::from_millis(1);
 /// How often the counters are copied for the metrics page.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    /// A shard that waits so long for more: how many datagrams it got of a trickle, how many turns it took, and how long
+    /// all that lasted.
+    fn trickle(batch_window: Duration) -> (u64, u64, Duration) {
+        const DATAGRAMS: u64 = 60;
+        let socket = UdpSocket::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0).unwrap();
+        let to = socket.local_addr();
+        let (poll, waker) = shard_poll().unwrap();
+        let seat = ShardSeat {
+            id: ShardId(0),
+            socket,
+            addresses: vec![to],
+            poll,
+            waker,
+            links: RelayLinks::mesh(1).remove(0),
+            crossing: None,
+            is_pinned: false,
+            batch_window,
+            rooms: RoomOptions::default(),
+        };
+        let identity = Arc::new(DtlsIdentity::generate().unwrap());
+        let start = Instant::now();
+        let (handle, thread) = ShardHandle::start(seat, identity).unwrap();
+        let client = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..DATAGRAMS {
+            client.send_to(&[0x80; 100], to).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let received = |snapshot: &ShardSnapshot| {
+            let counters = &mut snapshot.counters.iter();
+            let found = counters.find(|(name, _)| *name == "datagrams_received");
+            found.map_or(0, |(_, count)| *count)
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut snapshot = handle.snapshot();
+        while received(&snapshot) < DATAGRAMS && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            snapshot = handle.snapshot();
+        }
+        handle.stop();
+        thread.join().unwrap();
+        let turns = snapshot.load.turns.count();
+        (received(&snapshot), turns, start.elapsed())
+    }
+
+    #[test]
+    fn a_batch_window_makes_fewer_turns_and_loses_nothing() {
+        let window = Duration::from_millis(10);
+        let (received, turns, lasted) = trickle(window);
+        assert_eq!(received, 60);
+        // One in each window at most, and some that no datagram caused.
+        let turns_max = lasted.as_millis() / window.as_millis() + 10;
+        assert!(
+            u128::from(turns) <= turns_max,
+            "{turns} turns in {lasted:?}"
+        );
+        let (received, ..) = trickle(Duration::ZERO);
+        assert_eq!(received, 60);
+    }
+}

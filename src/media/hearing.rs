@@ -70,12 +70,13 @@ impl Hearing {
         self.is_deaf
     }
 
-    /// The mean since the last tick, which begins anew. No packets (DTX, muted, lost) are silence.
-    pub fn take(&mut self) -> Loudness {
-        let mean = self.sum.checked_div(u32::from(self.packets)).unwrap_or(0);
+    /// The mean since the last tick, which begins anew. `None` if no packet said anything (DTX, muted, lost): that is
+    /// silence.
+    pub fn take(&mut self) -> Option<Loudness> {
+        let mean = self.sum.checked_div(u32::from(self.packets));
         (self.sum, self.packets) = (0, 0);
         // A mean of values up to 127.
-        Loudness(mean.min(u32::from(AudioLevel::SILENCE)) as u8)
+        mean.map(|mean| Loudness(mean.min(u32::from(AudioLevel::SILENCE)) as u8))
     }
 }
 
@@ -93,14 +94,14 @@ mod tests {
     #[test]
     fn a_tick_is_the_mean_of_its_packets() {
         let mut hearing = Hearing::default();
-        assert_eq!(hearing.take(), Loudness::SILENCE);
+        assert_eq!(hearing.take(), None);
         for l in [20, 30, 40] {
             hearing.on_packet(level(l));
         }
-        assert_eq!(hearing.take().level(), 30);
-        assert_eq!(hearing.take(), Loudness::SILENCE, "what was said is over");
+        assert_eq!(hearing.take(), Some(Loudness::below_overload(30)));
+        assert_eq!(hearing.take(), None, "what was said is over");
         hearing.on_packet(level(127));
-        assert_eq!(hearing.take(), Loudness::SILENCE);
+        assert_eq!(hearing.take(), Some(Loudness::SILENCE));
     }
 
     #[test]
@@ -109,7 +110,7 @@ mod tests {
         assert!(!hearing.is_deaf());
         hearing.on_packet(None);
         assert!(hearing.is_deaf());
-        assert_eq!(hearing.take(), Loudness::SILENCE);
+        assert_eq!(hearing.take(), None);
         hearing.on_packet(level(10));
         assert!(!hearing.is_deaf());
     }
@@ -120,6 +121,6 @@ mod tests {
         for _ in 0..100_000 {
             hearing.on_packet(level(0));
         }
-        assert_eq!(hearing.take().level(), 0);
+        assert_eq!(hearing.take(), Some(Loudness::below_overload(0)));
     }
 }

@@ -34,6 +34,7 @@ impl Room {
     ) {
         self.configure_tracks(now, slot, tracks, output);
         self.configure_subscriptions(now, slot, subscriptions, rng, output);
+        self.review_last_n_of(now, slot, output);
         self.review_wants(output);
     }
 
@@ -62,6 +63,7 @@ impl Room {
     ) -> Option<(Track, Vec<SubscriptionSlot>)> {
         let mut track = self.tracks.remove(slot)?;
         self.tracks_by_key.remove(&track.config.key);
+        self.floor.speakers.remove(track.config.key);
         let subscriptions = std::mem::take(&mut track.subscriptions);
         for &slot in &subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {

@@ -74,7 +74,7 @@ impl Room {
             return;
         };
         if let Some(track) = subscription.track
-            && subscription.config.active
+            && subscription.is_open()
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
@@ -18,6 +19,7 @@ use crate::room::peer::REPORT_INTERVAL;
 use crate::room::relay::relay_packet;
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
+use crate::room::speakers::hear;
 use crate::room::state::Room;
 use crate::room::subscription::{Entry, Misfit, Subscription};
 use crate::room::targets::Target;
@@ -83,6 +85,12 @@ impl Room {
         encoding.on_packet(now, header, &place, rate);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
+        if track.config.kind == MediaKind::Audio {
+            self.floor.wake(now, &self.id, output);
+            if !hear(track, header, &packet, output) {
+                return Some(place);
+            }
+        }
         let numbering = (place.seq, place.timestamp);
         if !track.sinks.is_empty() {
             relay_packet(track, slot.index, header, numbering, &packet, output);

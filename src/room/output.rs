@@ -1,11 +1,12 @@
 //! What one turn of a shard produces.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::base::counters::Counters;
-use crate::base::ids::{PeerKey, ShardId, WantKey};
-use crate::control::TransportEvent;
+use crate::base::ids::{PeerKey, RoomId, ShardId, WantKey};
 use crate::control::relay::RelayMessage;
+use crate::control::{ActiveSpeakers, TransportEvent};
 use crate::transport::outbox::Outbox;
 
 /// What comes of an input: datagrams, events, counts. Drained by the shard after every input.
@@ -19,6 +20,10 @@ pub struct Output {
     pub events: VecDeque<(PeerKey, TransportEvent)>,
     /// Peers whose next deadline may have come nearer.
     pub rescheduled: Vec<PeerKey>,
+    /// Who is to be told who speaks; at most once for each peer of a room in a tick.
+    pub speakers: VecDeque<(PeerKey, Arc<ActiveSpeakers>)>,
+    /// Rooms that began to listen.
+    pub floors: Vec<RoomId>,
     /// What other shards are to hear.
     pub relay: RelayOutput,
 }

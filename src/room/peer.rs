@@ -28,6 +28,8 @@ pub struct Peer {
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// It gets the pictures of some publishers only, or did.
+    pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -45,6 +47,7 @@ impl Peer {
             subscriptions: Vec::new(),
             routed: None,
             had_unknown: false,
+            has_last_n: false,
             report_at: None,
         }
     }

@@ -50,7 +50,7 @@ impl Room {
         let mut needed: Option<(ShardId, Selection)> = None;
         for slot in subscriptions {
             if let Some(subscription) = self.subscriptions.get(*slot)
-                && subscription.config.active
+                && subscription.is_open()
                 && subscription.config.source_shard != self.shard
             {
                 let from = subscription.config.source_shard;
@@ -298,9 +298,10 @@ impl Room {
             // What was reported of the former run says nothing of this one.
             encoding.clock = None;
         }
+        encoding.on_numbered(now, packet.seq, packet.timestamp);
+        self.close_audio_gap(slot, packet.seq);
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
-        encoding.on_numbered(now, packet.seq, packet.timestamp);
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);
         batch
             .packets

@@ -24,7 +24,7 @@ impl Room {
         };
         let peer = self.peers.get(subscriber);
         let path = peer.and_then(|peer| peer.transport.rtp_path());
-        let open = path.filter(|_| subscription.config.active);
+        let open = path.filter(|_| subscription.is_open());
         if open.is_none() {
             let reception = subscription.reception;
             subscription.reception = reception.interrupted(track.encodings.len());

@@ -11,6 +11,7 @@ use crate::base::slab::Slab;
 use crate::base::time::earliest;
 use crate::control::TransportEvent;
 use crate::room::encoding::Encoding;
+use crate::room::floor::Floor;
 use crate::room::origin::{Remote, Served};
 use crate::room::output::Output;
 use crate::room::peer::Peer;
@@ -41,6 +42,8 @@ pub struct Room {
     pub(in crate::room) wants: HashMap<TrackKey, WantKey>,
     /// Tracks of other shards whose subscriptions have changed; empty between inputs.
     pub(in crate::room) unreviewed: Vec<TrackKey>,
+    /// Who speaks.
+    pub(in crate::room) floor: Floor,
 }
 
 impl Room {
@@ -59,6 +62,7 @@ impl Room {
             remotes: HashMap::new(),
             wants: HashMap::new(),
             unreviewed: Vec::new(),
+            floor: Floor::default(),
         }
     }
 
@@ -169,5 +173,6 @@ impl Room {
         for subscription in subscriptions {
             self.want_keyframe(now, subscription, output);
         }
+        self.tell_speakers(slot, output);
     }
 }

@@ -42,6 +42,8 @@ pub struct Subscription {
     pub timeline: Timeline,
     /// Retransmissions.
     pub resends: ResendBudget,
+    /// Others spoke later, so that it gets nothing: see `last_n`.
+    pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -98,11 +100,17 @@ impl Subscription {
             routes: Routes::none(),
             rewriter: Rewriter::new(first),
             resends: ResendBudget::default(),
+            is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
             octets: 0,
             bytes: 0,
         }
+    }
+
+    /// Whether anything is to be sent at all.
+    pub fn is_open(&self) -> bool {
+        self.config.active && !self.is_outside_last_n
     }
 
     /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use crate::base::ids::{
-    ClockRate, ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, PayloadType,
+    ClockRate, ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, PayloadType, SeqNo,
 };
 use crate::control::{EncodingConfig, TrackConfig};
+use crate::media::hearing::Hearing;
 use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
@@ -33,6 +34,12 @@ pub struct Track {
     pub flows_since: Option<Instant>,
     /// Who has subscribed to it.
     pub subscriptions: Vec<SubscriptionSlot>,
+    /// How loud it is, if it is sound.
+    pub hearing: Hearing,
+    /// The number of its latest packet, if it is sound of another shard.
+    pub newest: Option<SeqNo>,
+    /// It goes to nobody at present, because other streams are louder.
+    pub is_held_back: bool,
 }
 
 impl Track {
@@ -51,6 +58,9 @@ impl Track {
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),
+            hearing: Hearing::default(),
+            newest: None,
+            is_held_back: false,
             config,
         }
     }

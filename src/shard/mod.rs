@@ -20,9 +20,13 @@ use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::slab::Slot;
 use crate::base::time::earliest;
 use crate::control::relay::{RelayMessage, RelayedPacket};
-use crate::control::{Command, Event, IceCredentials, SubscriptionConfig, TrackConfig};
+use crate::control::{
+    Command, Event, IceCredentials, RoomOptions, SubscriptionConfig, TrackConfig,
+};
+use crate::room::Room;
 use crate::room::output::Output;
 use crate::shard::batches::Batches;
 use crate::shard::relay::Relays;
@@ -47,6 +51,8 @@ pub struct Shard {
     peers: HashMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
+    /// When each room asks next who speaks; rooms without sound are not in it.
+    floor_timers: Timers<Slot<Room>>,
     /// Room for who is due; empty between inputs.
     due: Vec<PeerKey>,
     batches: Batches,
@@ -85,12 +91,18 @@ impl Shard {
             peers: HashMap::new(),
             routes: RouteTable::default(),
             timers: Timers::default(),
+            floor_timers: Timers::default(),
             due: Vec::new(),
             batches: Batches::default(),
             relays: Relays::default(),
             output,
             shared: None,
         }
+    }
+
+    /// What holds for all its rooms: before there are any.
+    pub fn set_room_options(&mut self, options: RoomOptions) {
+        self.rooms.set_options(options);
     }
 
     /// All of `shards` shards share one port: from now on [`Shard::sort`] tells what is for another,
@@ -319,19 +331,39 @@ impl Shard {
         self.due = due;
         let (rooms, output) = (&mut self.rooms, &mut self.output);
         self.relays.handle_timeout(now, rooms, output);
+        self.review_floors(now);
         self.reschedule();
+    }
+
+    /// Asks who speaks, in those rooms in which it is time.
+    fn review_floors(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        while let Some(slot) = self.floor_timers.pop_due(now) {
+            due.push(slot);
+        }
+        for slot in due {
+            if let Some(room) = self.rooms.get_mut(slot) {
+                room.handle_floor_timeout(now, &mut self.output);
+                self.floor_timers.schedule(slot, room.poll_floor_timeout());
+                self.relays.follow(slot, &mut self.output);
+            }
+        }
     }
 
     /// When [`Shard::handle_timeout`] is next needed. May be early, never late.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.timers.poll_timeout(), self.relays.poll_timeout())
+        let others = earliest(self.relays.poll_timeout(), self.floor_timers.poll_timeout());
+        earliest(self.timers.poll_timeout(), others)
     }
 
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
-        let (peer, event) = self.output.events.pop_front()?;
-        Some((peer, Event::Transport(peer, event)))
+        if let Some((peer, event)) = self.output.events.pop_front() {
+            return Some((peer, Event::Transport(peer, event)));
+        }
+        let (peer, speakers) = self.output.speakers.pop_front()?;
+        Some((peer, Event::Speakers(peer, speakers)))
     }
 
     /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
@@ -547,6 +579,13 @@ impl Shard {
                 && let Some(room) = self.rooms.get(route.room)
             {
                 self.timers.schedule(key, room.poll_timeout(route.peer));
+            }
+        }
+        for room in self.output.floors.drain(..) {
+            if let Some(slot) = self.rooms.find(&room)
+                && let Some(room) = self.rooms.get(slot)
+            {
+                self.floor_timers.schedule(slot, room.poll_floor_timeout());
             }
         }
         if !self.output.relay.rescheduled.is_empty() {

@@ -54,6 +54,13 @@ impl Relays {
                     None => output.counters.relay_stale += 1,
                 }
             }
+            RelayMessage::Voices { room, voices } => {
+                // Of a room that has ended here, or not begun.
+                match rooms.find(&room).and_then(|slot| rooms.get_mut(slot)) {
+                    Some(room) => room.handle_voices(now, from, &voices, output),
+                    None => output.counters.relay_stale += 1,
+                }
+            }
             RelayMessage::Select { want, selection } => {
                 let sink = Sink { shard: from, want };
                 match self.served.get(&sink) {

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use crate::base::ids::{RoomId, ShardId};
 use crate::base::slab::{Slab, Slot};
+use crate::control::RoomOptions;
 use crate::room::Room;
 
 /// Every room that a shard holds, or holds a part of.
 pub struct Rooms {
     shard: ShardId,
+    options: RoomOptions,
     slab: Slab<Room>,
     by_id: HashMap<RoomId, Slot<Room>>,
 }
@@ -19,9 +21,21 @@ impl Rooms {
     pub fn new(shard: ShardId) -> Self {
         Self {
             shard,
+            options: RoomOptions::default(),
             slab: Slab::new(),
             by_id: HashMap::new(),
         }
+    }
+
+    /// What holds for rooms that come into being from now on.
+    pub fn set_options(&mut self, options: RoomOptions) {
+        self.options = options;
+    }
+
+    /// The place of the room of that name, if there is one.
+    #[must_use]
+    pub fn find(&self, id: &RoomId) -> Option<Slot<Room>> {
+        self.by_id.get(id).copied()
     }
 
     /// Where the room of that name is; it comes into being if need be.
@@ -29,7 +43,9 @@ impl Rooms {
         if let Some(slot) = self.by_id.get(id) {
             return *slot;
         }
-        let slot = self.slab.insert(Room::new(id.clone(), self.shard));
+        let mut room = Room::new(id.clone(), self.shard);
+        room.set_options(self.options);
+        let slot = self.slab.insert(room);
         self.by_id.insert(id.clone(), slot);
         slot
     }

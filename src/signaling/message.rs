@@ -28,6 +28,7 @@
 //! | `peer-left` | `{peer_id}` |
 //! | `track-published` | `{track: {peer_id, track_id, kind, stream_id, msid_track}}` |
 //! | `track-unpublished` | `{peer_id, track_id, kind, stream_id, msid_track}` of the track that ended |
+//! | `active-speakers` | `{dominant: peer id or null, speakers: [{peer_id, level}]}`, `level` in -dBov (RFC 6464) |
 //! | `error` | `{code, message, event?}`: [`ErrorCode`] |
 //!
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
@@ -512,6 +513,13 @@ pub enum Outbound<'a> {
     TrackPublished(&'a TrackInfo),
     /// `track-unpublished`
     TrackUnpublished(&'a TrackInfo),
+    /// `active-speakers`
+    ActiveSpeakers {
+        /// Who has the floor.
+        dominant: Option<&'a PeerId>,
+        /// Who talks and how loud, in -dBov.
+        speakers: &'a [(&'a PeerId, u8)],
+    },
     /// `error`
     Error {
         /// Why.
@@ -568,6 +576,14 @@ impl Outbound<'_> {
             Self::PeerLeft(peer) => ("peer-left", json!({"peer_id": peer.as_str()})),
             Self::TrackPublished(track) => ("track-published", json!({"track": track_json(track)})),
             Self::TrackUnpublished(track) => ("track-unpublished", track_json(track)),
+            Self::ActiveSpeakers { dominant, speakers } => {
+                let speaker = |(peer, level): &(&PeerId, u8)| json!({"peer_id": peer.as_str(), "level": level});
+                let data = json!({
+                    "dominant": dominant.map(PeerId::as_str),
+                    "speakers": speakers.iter().map(speaker).collect::<Vec<_>>(),
+                });
+                ("active-speakers", data)
+            }
             Self::Error { refusal, event } => {
                 let mut data = json!({
                     "code": refusal.code.as_str(),
@@ -809,6 +825,23 @@ mod tests {
             (
                 Outbound::TrackUnpublished(&track),
                 json!({"event": "track-unpublished", "data": track_data}),
+            ),
+            (
+                Outbound::ActiveSpeakers {
+                    dominant: Some(&track.peer),
+                    speakers: &[(&track.peer, 34)],
+                },
+                json!({"event": "active-speakers", "data": {
+                    "dominant": track.peer.as_str(),
+                    "speakers": [{"peer_id": track.peer.as_str(), "level": 34}],
+                }}),
+            ),
+            (
+                Outbound::ActiveSpeakers {
+                    dominant: None,
+                    speakers: &[],
+                },
+                json!({"event": "active-speakers", "data": {"dominant": null, "speakers": []}}),
             ),
             (
                 Outbound::Error {

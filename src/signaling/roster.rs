@@ -47,6 +47,13 @@ impl KnownRoster {
             .collect()
     }
 
+    /// What a peer is called, if it is one of the others.
+    #[must_use]
+    pub fn peer_id(&self, key: PeerKey) -> Option<&PeerId> {
+        let mut peers = self.roster.peers.iter();
+        peers.find(|(k, _)| *k == key).map(|(_, info)| &info.id)
+    }
+
     /// Their tracks.
     #[must_use]
     pub fn tracks(&self) -> &[TrackInfo] {

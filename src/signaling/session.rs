@@ -12,8 +12,8 @@ use rand::rngs::StdRng;
 use crate::base::ids::PeerKey;
 use crate::base::time::{Interval, earliest};
 use crate::control::{
-    Changes, Command, Event, Fingerprint, JoinRefused, JoinRequest, Joined, Revision, TrackInfo,
-    TransportEvent, TransportFailure,
+    ActiveSpeakers, Changes, Command, Event, Fingerprint, JoinRefused, JoinRequest, Joined,
+    Revision, TrackInfo, TransportEvent, TransportFailure,
 };
 use crate::signaling::bucket::Bucket;
 use crate::signaling::message::{
@@ -392,7 +392,10 @@ impl Session {
             Event::Transport(peer, event) if self.peer() == Some(peer) => {
                 self.handle_transport(now, event);
             }
-            Event::Transport(..) => {}
+            Event::Speakers(peer, speakers) if self.peer() == Some(peer) => {
+                self.tell_speakers(&speakers);
+            }
+            Event::Transport(..) | Event::Speakers(..) => {}
         }
         self.drain_negotiation();
     }
@@ -431,6 +434,26 @@ impl Session {
                 self.close(CloseReason::TransportFailed(failure));
             }
         }
+    }
+
+    /// Who is not known (yet, or any more) is left out.
+    fn tell_speakers(&mut self, told: &ActiveSpeakers) {
+        let State::InRoom(stay) = &self.state else {
+            return;
+        };
+        let id = |key: PeerKey| match key == stay.key {
+            true => Some(&stay.join.info.id),
+            false => stay.roster.peer_id(key),
+        };
+        let speakers = told.speakers.iter();
+        let speakers: Vec<_> = speakers
+            .filter_map(|speaker| Some((id(speaker.peer)?, speaker.level)))
+            .collect();
+        let frame = Outbound::ActiveSpeakers {
+            dominant: told.dominant.and_then(id),
+            speakers: &speakers,
+        };
+        self.outputs.push_back(Output::Send(frame.to_text()));
     }
 
     fn on_activity(&mut self, now: Instant) {
@@ -626,8 +649,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::ids::{MediaKind, ShardId};
-    use crate::control::{Roster, SrtpProfile};
+    use crate::base::ids::{MediaKind, PeerId, ShardId};
+    use crate::control::{Change, PeerInfo, Roster, Speaker, SrtpProfile};
     use crate::signaling::fake_client::{CHROMIUM, Client};
     use crate::signaling::harness::{Room, config};
 
@@ -974,6 +997,55 @@ mod tests {
     }
 
     #[test]
+    fn speakers_are_told_by_the_ids_that_the_client_knows() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        let told = |session: &mut Session, stay, keys: &[u64]| {
+            let speaker = |key: &u64| Speaker {
+                peer: PeerKey(*key),
+                level: 40,
+            };
+            let speakers = ActiveSpeakers {
+                dominant: keys.first().map(|key| PeerKey(*key)),
+                speakers: keys.iter().map(speaker).collect(),
+            };
+            session.handle_event(now, Event::Speakers(PeerKey(stay), Arc::new(speakers)));
+            let outputs = drain(session);
+            let mut frames = outputs.iter().map(|output| match output {
+                Output::Send(text) => serde_json::from_str::<Value>(text).unwrap(),
+                other => panic!("{other:?}"),
+            });
+            frames.next().map(|frame| {
+                assert_eq!(frame["event"], "active-speakers");
+                frame["data"].clone()
+            })
+        };
+        assert_eq!(told(&mut session, 9, &[1]), None, "of a former stay");
+        let own = json!({"dominant": "a", "speakers": [{"peer_id": "a", "level": 40}]});
+        assert_eq!(
+            told(&mut session, 1, &[1, 2]),
+            Some(own),
+            "2 is not known yet"
+        );
+        let info = PeerInfo {
+            id: PeerId::new("b").unwrap(),
+            name: None,
+            metadata: None,
+        };
+        let joined = Change::PeerJoined(PeerKey(2), info);
+        session.handle_event(now, Event::RoomChanged);
+        session.handle_changes(now, Some(Changes::Log(Revision(2), vec![joined])));
+        drain(&mut session);
+        let both = json!({"dominant": "b", "speakers": [
+            {"peer_id": "b", "level": 40},
+            {"peer_id": "a", "level": 40},
+        ]});
+        assert_eq!(told(&mut session, 1, &[2, 1]), Some(both));
+        let none = json!({"dominant": null, "speakers": []});
+        assert_eq!(told(&mut session, 1, &[]), Some(none));
+    }
+
+    #[test]
     fn large_frames_count_for_more_but_asked_for_answers_for_nothing() {
         let now = Instant::now();
         let mut session = in_room(now);
@@ -1023,6 +1095,7 @@ mod tests {
                 Event::Transport(PeerKey(1), TransportEvent::Connected { profile }),
                 Event::Transport(PeerKey(1), TransportEvent::ConsentLost),
                 Event::Transport(PeerKey(1), TransportEvent::ConsentRegained),
+                Event::Speakers(PeerKey(1), Arc::default()),
                 failure(TransportFailure::DtlsClosed),
                 failure(TransportFailure::DtlsHandshake),
             ]).prop_map(Op::Event),

@@ -33,16 +33,16 @@ mod tests {
 
     #[test]
     fn one_byte_holds_voice_and_level() {
-        let cases: [(&[u8], Option<(bool, u8)>); 5] = [
+        let level = |is_voice, level| Some(AudioLevel { is_voice, level });
+        let cases: [(&[u8], _); 5] = [
             (&[], None),
-            (&[0x00], Some((false, 0))),
-            (&[0x80 | 30], Some((true, 30))),
-            (&[0x7f], Some((false, AudioLevel::SILENCE))),
-            (&[0xff, 0], Some((true, AudioLevel::SILENCE))),
+            (&[0x00], level(false, 0)),
+            (&[0x80 | 30], level(true, 30)),
+            (&[0x7f], level(false, AudioLevel::SILENCE)),
+            (&[0xff, 0], level(true, AudioLevel::SILENCE)),
         ];
         for (value, expected) in cases {
-            let parsed = AudioLevel::parse(value).map(|l| (l.is_voice, l.level));
-            assert_eq!(parsed, expected, "{value:?}");
+            assert_eq!(AudioLevel::parse(value), expected, "{value:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ mod network;
 mod relay;
 #[path = "../support/relay_mesh.rs"]
 mod relay_mesh;
+mod speakers;
 mod world;
 
 use std::net::SocketAddr;

@@ -216,6 +216,8 @@ pub struct Sender {
     next_at: Option<Instant>,
     next_report_at: Option<Instant>,
     keyframe_due: bool,
+    /// How loud it is, in -dBov; `None`: anything in turn.
+    pub level: Option<u8>,
     pub format: Option<SendFormat>,
     /// Sealed packets by sequence number, to be sent again when asked for.
     sent: VecDeque<(u16, Vec<u8>)>,
@@ -246,6 +248,7 @@ impl Sender {
             next_at: None,
             next_report_at: None,
             keyframe_due: true,
+            level: None,
             format: None,
             sent: VecDeque::new(),
             nacks_answered: 0,
@@ -352,7 +355,8 @@ impl Sender {
             body.extend_from_slice(format.mid.as_bytes());
         }
         if let Some(id) = format.level_extension {
-            body.extend_from_slice(&[id << 4, 0x80 | (self.counter % 127) as u8]);
+            let level = self.level.unwrap_or((self.counter % 127) as u8);
+            body.extend_from_slice(&[id << 4, 0x80 | level]);
         }
         body.resize(body.len().next_multiple_of(4), 0);
         packet.extend_from_slice(&[0xbe, 0xde]);

@@ -1,0 +1,96 @@
+//! Last-n: of all the pictures that a peer has subscribed to, it gets those of the publishers who spoke last. The
+//! others wait, and come with a keyframe when they speak.
+//!
+//! Who spoke last changes only when somebody begins or stops to talk (see `media::speakers`), so a picture neither
+//! comes with a cough nor goes with a pause. Publishers who never spoke follow in the order in which they joined,
+//! so that there are always n.
+
+use std::time::Instant;
+
+use crate::base::ids::{MediaKind, PeerKey};
+use crate::room::output::Output;
+use crate::room::peer::Peer;
+use crate::room::slots::{PeerSlot, SubscriptionSlot};
+use crate::room::state::Room;
+
+impl Room {
+    /// The order of the speakers has changed.
+    pub(in crate::room) fn review_last_n(&mut self, now: Instant, output: &mut Output) {
+        let peers: Vec<PeerSlot> = self.peers.iter().map(|(slot, _)| slot).collect();
+        for peer in peers {
+            self.review_last_n_of(now, peer, output);
+        }
+        self.review_wants(output);
+    }
+
+    /// Something that decides whose pictures a peer gets has changed: what it has subscribed to, how many it wants,
+    /// who spoke. Wants are to be reviewed after it.
+    pub(in crate::room) fn review_last_n_of(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get(slot) else {
+            return;
+        };
+        let limit = self.last_n_of(peer);
+        if limit.is_none() && !peer.has_last_n {
+            return;
+        }
+        let subscriptions = peer.subscriptions.iter().map(|(_, slot)| *slot);
+        let mut videos: Vec<(u32, PeerKey, SubscriptionSlot)> = subscriptions
+            .filter_map(|slot| {
+                let subscription = self.subscriptions.get(slot)?;
+                let publisher = subscription.config.source.peer;
+                let is_video = subscription.config.kind == MediaKind::Video;
+                is_video.then(|| (self.floor.rank_of(publisher), publisher, slot))
+            })
+            .collect();
+        // By publisher last: who joined first comes first.
+        videos.sort_unstable();
+        let (mut publishers, mut latest) = (0, None);
+        for (_, publisher, slot) in videos {
+            let takes_place = self.takes_place(slot);
+            if takes_place && latest != Some(publisher) {
+                (publishers, latest) = (publishers + 1, Some(publisher));
+            }
+            let is_outside = takes_place && limit.is_some_and(|limit| publishers > limit);
+            self.set_outside_last_n(now, slot, is_outside, output);
+        }
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.has_last_n = limit.is_some();
+        }
+    }
+
+    /// How many publishers' pictures a peer gets at most.
+    fn last_n_of(&self, _peer: &Peer) -> Option<usize> {
+        self.floor.options.last_n
+    }
+
+    /// Whether a picture counts: not one that its client does not take.
+    fn takes_place(&self, slot: SubscriptionSlot) -> bool {
+        let subscription = self.subscriptions.get(slot);
+        subscription.is_some_and(|subscription| subscription.config.active)
+    }
+
+    fn set_outside_last_n(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        is_outside: bool,
+        output: &mut Output,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        if std::mem::replace(&mut subscription.is_outside_last_n, is_outside) == is_outside {
+            return;
+        }
+        output.counters.last_n_stopped += u64::from(is_outside);
+        let (source, shard) = (subscription.config.source, subscription.config.source_shard);
+        self.note_source(source, shard);
+        self.route(slot, output);
+        self.want_keyframe(now, slot, output);
+    }
+}

@@ -1,0 +1,84 @@
+// Who speaks, as real browsers' audio levels (RFC 6464) tell it.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { launchChromium, launchFirefox } from "./lib/browsers.js";
+import { startServer } from "./lib/server.js";
+import { until } from "./lib/wait.js";
+
+/** Joins with a tone for a voice and no picture; notes every `active-speakers`. */
+async function prepare(/** @type {string} */ peer) {
+  globalThis.told = [];
+  const Native = globalThis.WebSocket;
+  globalThis.WebSocket = class extends Native {
+    /** @param {ConstructorParameters<typeof WebSocket>} args */
+    constructor(...args) {
+      super(...args);
+      this.addEventListener("message", ({ data }) => {
+        const frame = JSON.parse(data);
+        if (frame.event === "active-speakers") globalThis.told.push(frame.data);
+      });
+    }
+  };
+  const context = new AudioContext();
+  await context.resume();
+  const tone = new OscillatorNode(context, { frequency: 300 });
+  globalThis.volume = new GainNode(context, { gain: 0 });
+  const out = new MediaStreamAudioDestinationNode(context);
+  tone.connect(globalThis.volume).connect(out);
+  tone.start();
+  const { Room } = await import("/sdk/room.js");
+  const [track] = out.stream.getAudioTracks();
+  globalThis.room = new Room({ room: "speakers", peer, name: peer, tracks: [{ track, source: "microphone" }] });
+}
+
+describe("who speaks", () => {
+  let server;
+  const browsers = [];
+  const pages = new Map();
+
+  before(async () => {
+    server = await startServer({ args: ["--shards", "2", "--spill-peers", "1"] });
+    for (const [name, launch] of [["ada", launchChromium], ["bob", launchChromium], ["fox", launchFirefox]]) {
+      const browser = await launch();
+      browsers.push(browser);
+      const page = await browser.page();
+      await page.goto(server.url);
+      await page.evaluate(prepare, name);
+      pages.set(name, page);
+    }
+    for (const page of pages.values()) {
+      await until("media flows", () => page.evaluate(() => globalThis.room.connection === "connected"), 20_000);
+    }
+  });
+  after(async () => {
+    await Promise.all(browsers.map((browser) => browser.close()));
+    await server?.stop();
+  });
+
+  const speak = (name, gain) =>
+    pages.get(name).evaluate((gain) => void (globalThis.volume.gain.value = gain), gain);
+  const latest = (name) => pages.get(name).evaluate(() => globalThis.told.at(-1) ?? null);
+
+  test("everybody is told of each speaker in turn, on two shards", async () => {
+    for (const speaker of ["ada", "fox", "bob", "ada"]) {
+      await speak(speaker, 0.5);
+      for (const name of pages.keys()) {
+        const isTold = async () => {
+          const told = await latest(name);
+          return told?.dominant === speaker && told.speakers[0].peer_id === speaker;
+        };
+        await until(`${name} is told of ${speaker}`, isTold, 15_000);
+      }
+      const { speakers } = await latest("bob");
+      assert.ok(speakers[0].level > 0 && speakers[0].level < 40, `level ${speakers[0].level}`);
+      await speak(speaker, 0);
+    }
+  });
+
+  test("silence is told of, and leaves the last speaker with the floor", async () => {
+    const isSilent = async () => (await latest("fox")).speakers.length === 0;
+    await until("nobody talks", isSilent, 15_000);
+    assert.equal((await latest("fox")).dominant, "ada");
+  });
+});
