@@ -8,11 +8,14 @@ use crate::base::ids::{ClockRate, MediaKind, RtpTime, SeqNo};
 use crate::control::EncodingConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
+use crate::media::layer_rates::{LayerRates, SPATIAL_MAX};
+use crate::media::nack::{Arrival, NackGenerator};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::media::timeline::End;
 use crate::room::origin::Origin;
+use crate::room::redundancy::Repeats;
 use crate::room::targets::Targets;
 use crate::wire::rtp::RtpHeader;
 
@@ -27,6 +30,14 @@ pub struct Encoding {
     pub stream: Stream,
     /// How its present run of packets is received.
     pub stats: Option<ReceiveStats>,
+    /// What each of its layers takes.
+    pub rates: LayerRates,
+    /// Width and height of each spatial layer's pictures, where a packet told.
+    sizes: [Option<(u16, u16)>; SPATIAL_MAX],
+    /// What is missing of it.
+    pub nack: NackGenerator,
+    /// What its packets repeat, where redundant audio is made of them.
+    pub repeats: Repeats,
     /// The last sender report of its present run.
     pub last_sr: Option<LastSenderReport>,
     /// How its timestamps stand to the publisher's clock.
@@ -75,6 +86,10 @@ impl Encoding {
             run: 0,
             stream: Stream::new(rate),
             stats: None,
+            rates: LayerRates::new(),
+            sizes: [None; SPATIAL_MAX],
+            nack: NackGenerator::new(kind),
+            repeats: Repeats::default(),
             last_sr: None,
             clock: None,
             cache: PacketCache::new(kind),
@@ -87,23 +102,50 @@ impl Encoding {
         }
     }
 
-    /// A packet of its publisher was taken.
+    /// A packet of its publisher was taken. `asks`: whether what is missing before it may be asked for.
     pub fn on_packet(
         &mut self,
         now: Instant,
         header: &RtpHeader,
         place: &Normalised,
         rate: ClockRate,
-    ) {
+        asks: bool,
+    ) -> Arrival {
         if place.restarted {
             self.run += 1;
             // What was reported of the former run says nothing of this one.
             (self.stats, self.last_sr, self.clock) = (None, None, None);
+            self.nack.restart();
         }
         let stats = self
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+        self.nack.on_packet(now, place.source_seq, asks)
+    }
+
+    /// A packet of one of its layers, `bytes` long, is forwarded; `ends_frame` if it is the last of its picture there.
+    #[inline]
+    pub fn on_layer(
+        &mut self,
+        now: Instant,
+        (spatial, temporal): (u8, u8),
+        bytes: usize,
+        ends_frame: bool,
+        size: Option<(u16, u16)>,
+    ) {
+        self.rates
+            .on_packet(now, (spatial, temporal), bytes, ends_frame);
+        if size.is_some()
+            && let Some(known) = self.sizes.get_mut(usize::from(spatial))
+        {
+            *known = size;
+        }
+    }
+
+    /// Width and height of a spatial layer's pictures, where known.
+    pub fn size(&self, spatial: u8) -> Option<(u16, u16)> {
+        *self.sizes.get(usize::from(spatial))?
     }
 
     /// A packet has got its number, here or on its publisher's shard: called once for each.

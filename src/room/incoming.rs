@@ -6,6 +6,7 @@ use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
 use crate::media::keyframe_start::is_keyframe_start;
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
+use crate::room::redundancy::{Redundancy, Repeating};
 use crate::room::slots::EncodingSlot;
 use crate::wire::codec::Codec;
 use crate::wire::extension::{Extension, ExtensionMap};
@@ -30,6 +31,8 @@ pub struct Incoming {
     /// How many bytes of padding its copies get (RFC 3550 §5.1). Decided once, before the first copy,
     /// and kept with the packet: a copy sent again must be the same.
     pub padding: u8,
+    /// Earlier frames of sound that copies repeat where redundant audio is made. Decided once, too.
+    pub redundancy: Redundancy,
     /// Whether the publisher padded it. That padding is not passed on.
     pub was_padded: bool,
     /// Whether a decoder can start with it; told only where there are several encodings to choose from.
@@ -89,6 +92,7 @@ impl Incoming {
             payload_type: header.payload_type,
             marker: header.marker,
             padding: 0,
+            redundancy: Redundancy::default(),
             was_padded: header.padding,
             starts_keyframe: false,
             red,
@@ -115,6 +119,16 @@ impl Incoming {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.part(self.payload)
+    }
+
+    /// What decides which frames it repeats.
+    pub fn repeating(&self) -> Repeating {
+        Repeating {
+            seq: self.seq,
+            timestamp: self.timestamp,
+            payload_type: self.payload_type,
+            payload_len: self.payload().len(),
+        }
     }
 
     /// The header extensions that subscribers get.

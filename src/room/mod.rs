@@ -3,8 +3,11 @@
 //! Everything a packet needs is laid out when a peer is configured; per packet nothing is looked up
 //! by name, hashed per subscriber or allocated per subscriber.
 
+mod allocate;
+mod allotment;
 pub mod batch;
 mod configure;
+mod describe;
 mod encoding;
 mod feedback;
 mod floor;
@@ -12,12 +15,16 @@ mod forward;
 mod incoming;
 mod last_n;
 mod learn;
+mod loss;
+mod measure;
 pub mod origin;
 pub mod output;
 mod padding;
+pub mod path;
 mod payload;
 mod peer;
 mod reception;
+mod redundancy;
 mod relay;
 mod remote;
 mod routing;
@@ -26,9 +33,11 @@ mod source;
 mod speakers;
 mod state;
 mod subscription;
+mod supply;
 mod switching;
 mod targets;
 mod track;
+mod wanted;
 
 pub use reception::Wish;
 pub use state::Room;

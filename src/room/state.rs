@@ -140,9 +140,17 @@ impl Room {
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
         let encodings = tracks.clone().flat_map(|track| &track.encodings);
         encodings
-            .map(|encoding| encoding.keyframes.poll_timeout())
+            .map(|encoding| {
+                let keyframes = encoding.keyframes.poll_timeout();
+                earliest(keyframes, encoding.nack.poll_timeout())
+            })
             .chain(tracks.map(Track::poll_encodings))
-            .chain([peer.transport.poll_timeout(), peer.report_at])
+            .chain([
+                peer.transport.poll_timeout(),
+                peer.report_at,
+                peer.measure_at,
+                peer.division.due,
+            ])
             .fold(None, earliest)
     }
 
@@ -161,7 +169,10 @@ impl Room {
             self.handle_encodings_timeout(now, track, output);
         }
         self.send_due_keyframe_requests(now, slot, output);
+        self.send_due_nacks(now, slot, output);
         self.send_due_report(now, slot, output);
+        self.measure_if_due(now, slot, output);
+        self.allocate_if_due(now, slot, output);
     }
 
     /// The peer can be sent to: the pictures it waits for start with a keyframe.
@@ -173,6 +184,7 @@ impl Room {
         for subscription in subscriptions {
             self.want_keyframe(now, subscription, output);
         }
+        self.allocate_soon(now, slot, output);
         self.tell_speakers(slot, output);
     }
 }

@@ -1,15 +1,23 @@
 //! A subscription: one peer's copy of a track.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingSet, PayloadType, RtpTime, SeqNo, ShardId, TrackKey};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::base::ids::{
+    EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
+};
 use crate::control::SubscriptionConfig;
-use crate::media::red::RedLayout;
-use crate::media::resend::ResendBudget;
+use crate::media::red::{RedLayout, write_red};
+use crate::media::resend::{NotResent, ResendBudget};
 use crate::media::rewrite::Rewriter;
+use crate::media::rtt::ReceiverReports;
+use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
+use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
@@ -17,6 +25,7 @@ use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::outbox::Outbox;
 use crate::transport::{RtpSealer, Transport};
+use crate::wire::codec::CodecMapping;
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
 use crate::wire::rtp::{OutgoingHeader, write_header};
@@ -40,8 +49,14 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Its timestamps.
     pub timeline: Timeline,
-    /// Retransmissions.
-    pub resends: ResendBudget,
+    /// What it was given, if it is a video.
+    pub allotment: Option<Box<Allotment>>,
+    /// How much is sent again.
+    resends: ResendBudget,
+    /// The numbers of its retransmission stream.
+    rtx: RtxNumbers,
+    /// What its subscriber reports of it.
+    pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
@@ -56,8 +71,28 @@ pub struct Subscription {
 pub struct Shape<'p> {
     payload_type: PayloadType,
     payload: &'p [u8],
-    /// The payload type that the blocks of redundant audio get.
-    blocks: Option<(RedLayout, PayloadType)>,
+    red: Red,
+}
+
+/// What becomes of redundant audio.
+#[derive(Debug, Clone, Copy)]
+enum Red {
+    /// The payload goes out as it is.
+    None,
+    /// It is redundant; its blocks get this payload type.
+    Rename(RedLayout, PayloadType),
+    /// It is made redundant; the blocks have this payload type.
+    Make(PayloadType),
+}
+
+/// Under which names a packet goes out.
+struct Names {
+    ssrc: Ssrc,
+    payload_type: PayloadType,
+    seq: SeqNo,
+    timestamp: RtpTime,
+    /// Of a retransmission: the number it first had (RFC 4588 §4).
+    original: Option<SeqNo16>,
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -83,23 +118,21 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. `first` and `time_offset` are chosen at random.
-    pub fn new(
-        config: SubscriptionConfig,
-        subscriber: PeerSlot,
-        first: u16,
-        time_offset: u32,
-    ) -> Self {
+    /// A subscription that waits for its track. Its numbers start at random.
+    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
-            timeline: Timeline::new(clock_rate(config.kind), time_offset),
+            timeline: Timeline::new(clock_rate(config.kind), rng.random()),
             config,
             subscriber,
             track: None,
             wish: Wish::default(),
             reception: Reception::default(),
             routes: Routes::none(),
-            rewriter: Rewriter::new(first),
+            rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
+            allotment: None,
+            rtx: RtxNumbers::new(rng.random()),
+            reports: ReceiverReports::default(),
             is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
@@ -121,19 +154,26 @@ impl Subscription {
         let whole = |payload_type| Shape {
             payload_type,
             payload,
-            blocks: None,
+            red: Red::None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
+            Route::MakeRed { plain, .. } if packet.redundancy.set().is_empty() => Ok(whole(plain)),
+            Route::MakeRed { red, plain } => Ok(Shape {
+                red: Red::Make(plain),
+                ..whole(red)
+            }),
             Route::None => Err(Misfit::NoCodec),
             Route::Red(red) => {
                 let layout = packet.red.ok_or(Misfit::MalformedRed)?;
-                let Route::As(primary) = self.routes.get(layout.primary) else {
+                let (Route::As(primary) | Route::MakeRed { plain: primary, .. }) =
+                    self.routes.get(layout.primary)
+                else {
                     return Err(Misfit::NoCodec);
                 };
                 match red {
                     Some(payload_type) if layout.is_uniform => Ok(Shape {
-                        blocks: Some((layout, primary)),
+                        red: Red::Rename(layout, primary),
                         ..whole(payload_type)
                     }),
                     _ => Ok(Shape {
@@ -155,14 +195,67 @@ impl Subscription {
         (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
-        let config = &self.config;
-        let header = OutgoingHeader {
+        let names = Names {
+            ssrc: self.config.ssrc,
             payload_type: shape.payload_type,
-            marker: packet.marker,
-            seq: seq.on_wire(),
+            seq,
             timestamp,
-            ssrc: config.ssrc,
-            padding: packet.padding > 0,
+            original: None,
+        };
+        self.write(packet, shape, &names, (to, sealer), outbox);
+    }
+
+    /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
+    /// negotiated (RFC 4588), else the identical datagram. True if on its own stream.
+    pub fn send_again(
+        &mut self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        (seq, timestamp): (SeqNo, RtpTime),
+        path: (SocketAddr, &RtpSealer),
+        outbox: &mut Outbox,
+    ) -> bool {
+        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
+        let mapping = self.config.codecs.iter().find(is_original);
+        let rtx = mapping.and_then(|mapping| mapping.rtx);
+        let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
+            self.send(packet, shape, (seq, timestamp), path, outbox);
+            return false;
+        };
+        let names = Names {
+            ssrc,
+            payload_type,
+            seq: self.rtx.take(),
+            timestamp,
+            original: Some(seq.on_wire()),
+        };
+        self.write(packet, shape, &names, path, outbox);
+        true
+    }
+
+    /// The one place where packets are made: everything that each of them must have, retransmissions too, is added here.
+    #[inline]
+    fn write(
+        &self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        names: &Names,
+        (to, sealer): (SocketAddr, &RtpSealer),
+        outbox: &mut Outbox,
+    ) {
+        let config = &self.config;
+        // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
+        let padding = match names.original {
+            Some(_) => 0,
+            None => packet.padding,
+        };
+        let header = OutgoingHeader {
+            payload_type: names.payload_type,
+            marker: packet.marker,
+            seq: names.seq.on_wire(),
+            timestamp: names.timestamp,
+            ssrc: names.ssrc,
+            padding: padding > 0,
         };
         let mid = config.extensions.id(Extension::Mid);
         let forwarded = packet.extensions();
@@ -174,19 +267,30 @@ impl Subscription {
                 }));
         outbox.push_with(to, |arena| {
             let start = arena.len();
-            let padding = usize::from(packet.padding);
-            arena.reserve(HEADER_ROOM + shape.payload.len() + padding + sealer.overhead());
+            let len = shape.payload.len() + usize::from(padding);
+            arena.reserve(HEADER_ROOM + len + sealer.overhead());
             let header_len = write_header(arena, &header, extensions);
-            arena.extend_from_slice(shape.payload);
-            if let Some((layout, payload_type)) = &shape.blocks {
-                layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
+            if let Some(original) = names.original {
+                arena.extend_from_slice(&original.0.to_be_bytes());
+            }
+            let payload_start = arena.len();
+            match &shape.red {
+                Red::None => arena.extend_from_slice(shape.payload),
+                Red::Rename(layout, payload_type) => {
+                    arena.extend_from_slice(shape.payload);
+                    layout.set_payload_type(&mut arena[payload_start..], *payload_type);
+                }
+                Red::Make(payload_type) => {
+                    let blocks = packet.redundancy.blocks(packet.timestamp);
+                    write_red(arena, *payload_type, blocks, shape.payload);
+                }
             }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
-                arena.resize(arena.len() + padding - 1, 0);
-                arena.push(packet.padding);
+                arena.resize(arena.len() + usize::from(padding) - 1, 0);
+                arena.push(padding);
             }
-            sealer.seal(arena, start, header_len, seq.roc());
+            sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
     }
@@ -200,14 +304,18 @@ impl Subscription {
     pub fn received(&self) -> EncodingSet {
         match self.track {
             Some(_) => self.reception.encodings(),
-            None => self.wished(None),
+            None => self.wish.encodings(1),
         }
     }
 
-    /// The encodings it would like to get of its track, if that is known.
+    /// The encodings it would like to get of its track, if its subscriber's network carried them: all, until that is
+    /// known.
     pub fn wished(&self, track: Option<&Track>) -> EncodingSet {
-        self.wish
-            .encodings(track.map_or(1, |track| track.encodings.len()))
+        match self.allotment.as_deref() {
+            Some(allotment) if allotment.share.is_some() => allotment.wished,
+            _ if self.wish == Wish::Paused => EncodingSet::NONE,
+            _ => EncodingSet::lowest(track.map_or(1, |track| track.encodings.len())),
+        }
     }
 
     /// A packet came of an encoding that does not go out at present: changes over to that, if it is waited for and this
@@ -265,9 +373,19 @@ impl Subscription {
         self.bytes += shape.payload.len() as u64;
     }
 
-    /// Whether a packet sent before may be sent again.
-    pub fn take_resend(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
-        self.resends.take(seq, shape.payload.len(), self.bytes)
+    /// Takes a packet sent before for sent again. `rtt`: the shortest round trip to the subscriber.
+    ///
+    /// # Errors
+    /// [`NotResent`] says why it may not be.
+    pub fn take_resend(
+        &mut self,
+        now: Instant,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        shape: &Shape<'_>,
+    ) -> Result<(), NotResent> {
+        let bytes = shape.payload.len();
+        self.resends.take(now, rtt, seq, bytes, self.bytes)
     }
 
     /// The descriptions have changed what packets look like here.
@@ -307,7 +425,10 @@ impl Subscription {
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
         write_sender_report(&mut compound, &report, &self.config.cname);
         let sent = transport.seal_rtcp(&compound, outbox);
-        self.is_report_due &= !sent;
+        if sent {
+            self.is_report_due = false;
+            self.reports.on_report_sent(now, ntp);
+        }
         sent
     }
 }

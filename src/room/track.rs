@@ -11,6 +11,8 @@ use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
+use crate::room::supply::Supply;
+use crate::room::wanted::Wanted;
 use crate::wire::codec::Codec;
 
 /// A published track and everything that its encodings share.
@@ -28,6 +30,15 @@ pub struct Track {
     pub kinds: PayloadKinds,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
+    /// What of that flows, and what it takes: of videos only.
+    pub supply: Supply,
+    /// What of it is wanted, if it is a video of this shard.
+    pub wanted: Wanted,
+    /// Whether redundant audio is made of it for anybody, or was.
+    pub makes_red: bool,
+    /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
+    /// loses much.
+    pub red_deeper_until: Option<Instant>,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
     pub flow_check_at: Option<Instant>,
     /// When the first of them flowed again, after all were silent.
@@ -55,6 +66,10 @@ impl Track {
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
+            supply: Supply::default(),
+            wanted: Wanted::default(),
+            makes_red: false,
+            red_deeper_until: None,
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),
