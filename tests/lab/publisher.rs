@@ -61,7 +61,7 @@ pub const SIMULCAST: [EncodingSpec; 3] = [
     },
     EncodingSpec {
         rid: "f",
-        bits_per_s: 1_500_000,
+        bits_per_s: 2_500_000,
         size: (1280, 720),
     },
 ];

@@ -64,6 +64,8 @@ pub struct Video {
     /// The timestamp of the last picture decoded, extended.
     newest_decoded: Option<u64>,
     newest_timestamp: Option<u64>,
+    /// Where the last picture decoded begins.
+    decoded_seq: u64,
     has_begun: bool,
     waits_since: Option<Instant>,
     is_keyframe_wanted: bool,
@@ -75,6 +77,7 @@ pub struct Video {
 
 struct Frame {
     parts: BTreeSet<u16>,
+    first_seq: u64,
     stamp: Stamp,
 }
 
@@ -291,10 +294,14 @@ impl Reception {
         }
         let frame = self.video.frames.entry(key).or_insert_with(|| Frame {
             parts: BTreeSet::new(),
+            first_seq: seq,
             stamp,
         });
         frame.parts.insert(stamp.part);
+        frame.first_seq = frame.first_seq.min(seq);
         self.video.decode(now);
+        // As libwebrtc does: what is older than what was decoded is of no use.
+        self.missing = self.missing.split_off(&self.video.decoded_seq);
         if let Some(oldest) = self.video.frames.len().checked_sub(600) {
             for _ in 0..oldest {
                 self.video.frames.pop_first();
@@ -436,6 +443,7 @@ impl Video {
             let stamp = frame.stamp;
             self.decoded.insert((stamp.encoding, stamp.frame));
             self.newest_decoded = Some(key.0);
+            self.decoded_seq = frame.first_seq;
             self.has_begun = true;
             self.is_keyframe_wanted = false;
             self.shown.push((now, stamp.encoding, stamp.temporal));

@@ -406,6 +406,6 @@ impl Lab {
 }
 
 /// What the server thinks that it can send to a peer.
-fn estimate(_shard: &shardcast::shard::Shard, _peer: PeerKey) -> Option<f64> {
-    None
+fn estimate(shard: &shardcast::shard::Shard, peer: PeerKey) -> Option<f64> {
+    shard.estimate(peer).map(|estimate| estimate.0 as f64)
 }
