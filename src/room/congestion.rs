@@ -128,7 +128,10 @@ impl Room {
                 output.counters.paced_dropped += 1;
                 continue;
             };
-            let Some(shape) = subscription.shape_again(track, &packet) else {
+            // What came before a switch has been replaced by its keyframe: it would only delay that.
+            let is_current = subscription.rewriter.encoding() == Some(packet.encoding.index);
+            let shape = is_current.then(|| subscription.shape_again(track, &packet));
+            let Some(shape) = shape.flatten() else {
                 output.counters.paced_dropped += 1;
                 continue;
             };

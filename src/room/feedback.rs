@@ -347,12 +347,19 @@ fn resend(
     let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
         return Resend::NotHeld;
     };
+    // What came before a switch has been replaced by its keyframe.
+    if subscription.rewriter.encoding() != Some(asked.encoding) {
+        return Resend::NotHeld;
+    }
     let Some(path) = peer.transport.rtp_path() else {
         return Resend::NotHeld;
     };
     let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
+    if !peer.congestion.admits_repair(now, incoming.packet().len()) {
+        return Resend::Refused(NotResent::OverBudget);
+    }
     let rtt = peer.path.rtt.lowest();
     if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return Resend::Refused(refused);

@@ -23,6 +23,8 @@ pub struct Congestion {
     pub sender: SendSide,
     /// How much may go out at once.
     pub budget: Budget,
+    /// What of that may be sent again.
+    pub repairs: Budget,
     /// Pictures that are to go out when that allows.
     pub waiting: PacingQueue<Waiting>,
     /// When that is.
@@ -167,6 +169,17 @@ impl Congestion {
         self.waiting.is_empty() && self.budget.take(bytes)
     }
 
+    /// Whether a datagram of `bytes` may be sent again now.
+    pub fn admits_repair(&mut self, now: Instant, bytes: usize) -> bool {
+        self.repairs.fill(now);
+        let admitted = self.repairs.take(bytes + PATH_OVERHEAD);
+        if admitted {
+            self.budget.fill(now);
+            self.budget.charge(bytes + PATH_OVERHEAD);
+        }
+        admitted
+    }
+
     /// A packet that was not admitted waits, under the number it has got. Returns how many had to go for it.
     #[cold]
     pub fn delay(
@@ -220,9 +233,10 @@ impl Congestion {
 
     /// The estimate may have changed.
     pub fn refresh(&mut self) {
-        let estimate = self.sender.estimate().map(|bitrate| bitrate.0 as f64);
+        let rate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
         let is_loose = self.sender.is_app_limited();
-        self.budget.set_rate(estimate, is_loose);
+        self.budget.set_rate(rate, is_loose);
+        self.repairs.set_repair_rate(rate);
     }
 }
 

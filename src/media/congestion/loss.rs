@@ -85,6 +85,14 @@ impl LossControl {
         }
     }
 
+    /// What was counted so far says nothing of what is sent now.
+    pub fn restart(&mut self, now_us: i64) {
+        self.window = Window {
+            from_us: now_us,
+            ..Window::default()
+        };
+    }
+
     /// A probe got this much through, with few losses.
     pub fn on_probe(&mut self, rate: f64) {
         if let Some(limit) = &mut self.limit {

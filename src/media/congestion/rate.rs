@@ -48,6 +48,8 @@ pub struct Observation {
     pub arriving: Option<f64>,
     /// The same, over a longer time.
     pub arriving_smooth: Option<f64>,
+    /// The same, over a very short time.
+    pub arriving_latest: Option<f64>,
     /// From the sending of a packet to its feedback.
     pub rtt_us: i64,
     /// Less is sent than could be.
@@ -75,6 +77,15 @@ impl DelayControl {
     /// What may be sent.
     pub fn rate(&self) -> f64 {
         self.rate
+    }
+
+    /// What may be sent when the queue has drained that drains at present: what to choose qualities by, which must not
+    /// be given up for a moment.
+    pub fn lasting_rate(&self) -> f64 {
+        match (self.phase, self.capacity) {
+            (Phase::Drain { .. }, Some(capacity)) => self.rate.max(capacity * LASTING),
+            _ => self.rate,
+        }
     }
 
     /// Whether a queue drains at present: nothing is to be probed.
@@ -170,8 +181,13 @@ impl DelayControl {
     }
 
     fn may_decrease_again(&self, seen: &Observation) -> bool {
-        // What a decrease does is seen a round trip later.
-        let wait_us = seen.rtt_us + DECREASE_WAIT_US;
+        // What a decrease does is seen a round trip later. But where far less arrives than was thought, the rate was that
+        // of a moment ago: nothing needs to be waited for.
+        let is_far_off = seen.arriving.is_some_and(|a| a < self.rate * FAR_OFF);
+        let wait_us = match is_far_off {
+            true => DECREASE_WAIT_US,
+            false => seen.rtt_us + DECREASE_WAIT_US,
+        };
         let waited = self
             .decreased_us
             .is_none_or(|at| seen.now_us - at >= wait_us);
@@ -197,7 +213,12 @@ impl DelayControl {
 
     fn decrease(&mut self, seen: &Observation) {
         let factor = 1.0 - (seen.queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
-        let rate = match seen.arriving {
+        // A path that has become far slower shows in the latest moments first.
+        let arriving = match (seen.arriving, seen.arriving_latest) {
+            (Some(usual), Some(latest)) if latest < usual * FAR_OFF => Some(latest),
+            (usual, _) => usual,
+        };
+        let rate = match arriving {
             // What arrives is what the path carries: a queue was there all the time.
             Some(arriving) if !seen.is_app_limited || seen.queue_us >= QUEUE_US_STANDING => {
                 self.observe_capacity(arriving);
@@ -281,8 +302,11 @@ const DEPTH_MIN: f64 = 0.07;
 const DEPTH_MAX: f64 = 0.5;
 const DRAIN_US_MAX: i64 = 1_500_000;
 const RESUME: f64 = 0.93;
+/// A little less than that, as the capacity was only just seen.
+const LASTING: f64 = 0.88;
 const SATURATED_STEP: f64 = 0.3;
 /// libwebrtc: a decrease is followed by another one after a round trip and this.
+const FAR_OFF: f64 = 0.7;
 const DECREASE_WAIT_US: i64 = 100_000;
 const APP_LIMITED_FACTOR: f64 = 0.85;
 /// libwebrtc's BitrateDropThreshold.

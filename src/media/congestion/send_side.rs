@@ -130,15 +130,27 @@ impl SendSide {
         self.remb = Some(bitrate);
     }
 
-    /// What may be sent in all. `None`: nothing is known, and nothing is limited.
+    /// What may be sent in all, once a queue that drains at present is gone. `None`: nothing is known, and nothing is
+    /// limited.
     #[must_use]
     pub fn estimate(&self) -> Option<Bitrate> {
+        self.known(self.limited(self.delay.lasting_rate()))
+    }
+
+    /// What may be sent in all at this moment.
+    #[must_use]
+    pub fn present_rate(&self) -> Option<Bitrate> {
+        self.known(self.rate())
+    }
+
+    /// `rate` if feedback tells, what else is known if not.
+    fn known(&self, rate: f64) -> Option<Bitrate> {
         let latest_us = self.latest.map_or(0, |(_, us)| us);
         let is_young = self
             .unanswered_us
             .is_some_and(|since| latest_us - since < GRACE_US);
         if self.feedback_us.is_some() || (self.remb.is_none() && is_young) {
-            return Some(Bitrate(self.rate() as u64));
+            return Some(Bitrate(rate as u64));
         }
         self.remb
     }
@@ -256,6 +268,7 @@ impl SendSide {
             queue_us,
             arriving: self.throughput.rate(),
             arriving_smooth: self.throughput.smooth_rate(),
+            arriving_latest: self.throughput.latest_rate(),
             rtt_us: self.rtt_us.unwrap_or(0),
             is_app_limited,
         });
@@ -274,8 +287,13 @@ impl SendSide {
             .demand
             .map_or(RATE_MAX, |demand| (demand * CEILING).max(CEILING_MIN));
         self.delay.limit(ceiling);
-        self.loss
-            .on_feedback(now_us, self.rate(), self.rtt_us.unwrap_or(0));
+        if self.delay.is_draining() {
+            // What the full queue has dropped was sent before, and has been answered.
+            self.loss.restart(now_us);
+        } else {
+            self.loss
+                .on_feedback(now_us, self.rate(), self.rtt_us.unwrap_or(0));
+        }
         let decreased_us = self.delay.decreased_us();
         let former = decreased_us.map(|at| (self.delay.former_rate(), at));
         let since_us = decreased_us.map(|at| now_us - at);
@@ -306,7 +324,10 @@ impl SendSide {
     }
 
     fn rate(&self) -> f64 {
-        let rate = self.delay.rate();
+        self.limited(self.delay.rate())
+    }
+
+    fn limited(&self, rate: f64) -> f64 {
         self.loss.limit().map_or(rate, |limit| limit.min(rate))
     }
 

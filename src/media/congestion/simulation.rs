@@ -114,7 +114,7 @@ impl Flow {
                 padding = padding.saturating_sub(280);
             }
         }
-        let estimate = self.sender.estimate().map(|bitrate| bitrate.0 as f64);
+        let estimate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
         self.estimates.push((now, estimate.unwrap_or(0.0)));
         self.budget.set_rate(estimate, self.sender.is_app_limited());
         self.budget.fill(now);

@@ -43,6 +43,11 @@ impl Throughput {
         self.rate_over(SHORT_SLOTS)
     }
 
+    /// As [`Throughput::rate`], over the last 120 ms only: for what has just changed greatly.
+    pub fn latest_rate(&self) -> Option<f64> {
+        self.rate_over(LATEST_SLOTS)
+    }
+
     /// As [`Throughput::rate`], over half a second: bursts weigh less.
     pub fn smooth_rate(&self) -> Option<f64> {
         self.rate_over(SLOTS as i64).or_else(|| self.rate())
@@ -68,6 +73,7 @@ fn index(slot: i64) -> usize {
 const SLOT_US: i64 = 10_000;
 const SLOTS: usize = 50;
 const SHORT_SLOTS: i64 = 25;
+const LATEST_SLOTS: i64 = 12;
 /// After two seconds without a packet what was before says nothing.
 const GAP_SLOTS: i64 = 200;
 
