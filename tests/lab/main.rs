@@ -525,21 +525,3 @@ fn sound_comes_first() {
     ];
     pair.conclude("sound-first", "130 kbit/s: too little for pictures", checks);
 }
-
-#[test]
-fn debug_layers() {
-    let mut pair = Pair::new(1, &SIMULCAST, path(50, None), path(50, Some(1_000_000)));
-    for at in 1..16 {
-        pair.lab.run_to(s(at));
-        let key = pair.lab.world.clients[pair.subscriber].key;
-        let now = pair.lab.world.now;
-        let d = pair.lab.world.shard.describe(now, key).unwrap();
-        println!("XX {at} {:?} {:?}", d.estimate, d.subscriptions.iter().map(|s| (s.change.layer, s.change.reason, s.change.available, s.change.bitrate, s.change.next)).collect::<Vec<_>>());
-    }
-    for s in pair.samples().iter().step_by(5) {
-        println!("XX {:.1} est {:.0} sent {:.0} queue {:.0} layer {:?}", s.at_s, s.estimate_bps.unwrap_or(0.0)/1e3, s.sent_bps/1e3, s.queue_ms, s.layer);
-    }
-    for (at, encoding) in &pair.lab.publisher(0).keyframe_requests {
-        println!("XX request {:?} {encoding}", *at - pair.lab.zero);
-    }
-}
