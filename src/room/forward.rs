@@ -119,13 +119,15 @@ impl Room {
         output: &mut Output,
     ) -> Option<()> {
         let track = self.tracks.get_mut(slot.track)?;
+        let is_sound = track.config.kind == MediaKind::Audio;
         let kind = track.kinds.get(header.payload_type);
         let encoding = track.encoding_mut(slot.index)?;
-        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         let misses = !encoding.nack.is_complete();
-        if track.config.kind == MediaKind::Audio {
+        let bytes = packet.len();
+        if is_sound {
+            encoding.on_layer(now, (0, 0), bytes, header.marker, None);
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
                 return Some(());
@@ -141,6 +143,11 @@ impl Room {
         let codec = track.codec(header.payload_type);
         self.read_layers(&mut incoming, codec, place.restarted);
         let track = self.tracks.get_mut(slot.track)?;
+        if let Some(info) = &incoming.layers {
+            let layer = (info.spatial, info.temporal);
+            let encoding = track.encoding_mut(slot.index)?;
+            encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
+        }
         let has_others = track.encodings.len() > 1;
         if !has_others && !misses {
             batch.packets.push(incoming);
