@@ -442,7 +442,9 @@ impl Pace {
             if self.rose_at.take().is_some() {
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
             }
-            self.rise_at = Some(now + self.backoff);
+            // Who gets nothing at all waits shorter: a black picture is worse than a step that is taken back.
+            let is_first = share.layer.is_none() && self.backoff == BACKOFF_MIN;
+            self.rise_at = Some(now + if is_first { RESUME_AFTER } else { self.backoff });
         }
     }
 
@@ -469,6 +471,8 @@ const RISE_INTERVAL: Duration = Duration::from_secs(1);
 const PROVED_AFTER: Duration = Duration::from_secs(8);
 /// After a fall: the queue has drained and the estimate says something again.
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
+/// After everything had to be given up for the first time: a round trip or two.
+const RESUME_AFTER: Duration = Duration::from_millis(400);
 /// However often a step up was too much, it is tried again after this long.
 const BACKOFF_MAX: Duration = Duration::from_secs(16);
 

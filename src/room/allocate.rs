@@ -126,29 +126,10 @@ impl Room {
         }
         self.review_wants(output);
         if let Some(peer) = self.peers.get_mut(slot) {
-            peer.demand = demand;
+            peer.congestion.sender.set_demand(demand);
             peer.division.on_done(now, next);
             output.rescheduled.push(peer.key);
         }
-    }
-
-    /// What a peer's network carries has become known, or not known.
-    pub fn on_estimate(
-        &mut self,
-        now: Instant,
-        slot: PeerSlot,
-        estimate: Option<Bitrate>,
-        output: &mut Output,
-    ) {
-        if let Some(peer) = self.peers.get_mut(slot) {
-            peer.estimate = estimate;
-        }
-        self.allocate_soon(now, slot, output);
-    }
-
-    /// What a peer's network carries; `None` while nothing tells.
-    pub(in crate::room) fn estimate(&self, slot: PeerSlot) -> Option<Bitrate> {
-        self.peers.get(slot)?.estimate
     }
 
     /// The videos that a peer receives, in the order of their keys, and what its sound takes.

@@ -7,9 +7,7 @@ use crate::base::ids::{
 };
 use crate::control::{EncodingConfig, TrackConfig};
 use crate::media::hearing::Hearing;
-use crate::media::keyframe_start::is_keyframe_start;
 use crate::room::encoding::Encoding;
-use crate::room::incoming::Incoming;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
@@ -32,15 +30,15 @@ pub struct Track {
     pub kinds: PayloadKinds,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
-    /// What of that flows, and what it takes: of videos only.
-    pub supply: Supply,
-    /// What of it is wanted, if it is a video of this shard.
-    pub wanted: Wanted,
     /// Whether redundant audio is made of it for anybody, or was.
     pub makes_red: bool,
     /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
     /// loses much.
     pub red_deeper_until: Option<Instant>,
+    /// What of that flows, and what it takes: of videos only.
+    pub supply: Supply,
+    /// What of it is wanted, if it is a video of this shard.
+    pub wanted: Wanted,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
     pub flow_check_at: Option<Instant>,
     /// When the first of them flowed again, after all were silent.
@@ -66,10 +64,10 @@ impl Track {
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
             encodings: config.encodings.iter().map(encoding).collect(),
-            supply: Supply::default(),
-            wanted: Wanted::default(),
             makes_red: false,
             red_deeper_until: None,
+            supply: Supply::default(),
+            wanted: Wanted::default(),
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),
@@ -82,13 +80,6 @@ impl Track {
     /// Ticks per second of its timestamps.
     pub fn clock_rate(&self) -> ClockRate {
         clock_rate(self.config.kind)
-    }
-
-    /// Whether a packet begins a picture that needs no other; where that cannot be told, it is taken for one.
-    pub fn starts_keyframe(&self, packet: &Incoming) -> bool {
-        let codec = self.codec(packet.payload_type);
-        packet.starts_keyframe
-            || codec.is_none_or(|codec| is_keyframe_start(codec, packet.payload()))
     }
 
     /// The codec of a payload type.
