@@ -314,6 +314,7 @@ fn forward(
         counters.forward_late += 1;
         return has_switched;
     };
+    subscription.note_edit(seq, &shape);
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     let path = (target.to, &target.sealer);
     subscription.send(packet, &shape, (seq, timestamp), path, &mut output.outbox);

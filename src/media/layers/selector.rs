@@ -10,6 +10,7 @@ use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::munger::{Edit, Munger};
 use crate::media::layers::reader::{LayerReader, Position};
+use crate::media::layers::sent::SentEdits;
 use crate::media::layers::structures::{Limit, Structure};
 
 /// Decides for one subscription, and numbers what it lets through.
@@ -24,6 +25,8 @@ pub struct Selector {
     history: History,
     changes: Changes,
     munger: Munger,
+    /// What copies looked like; the caller, who numbers them, keeps it.
+    pub sent: SentEdits,
     /// The picture of the highest frame.
     picture: Option<RtpTime>,
     /// The highest spatial layer of it that went out.
@@ -61,6 +64,7 @@ impl Selector {
             history: History::new(position.frame.map_or(0, |frame| frame + 1)),
             changes: Changes::new(Limit::ALL),
             munger: Munger::new(position.last),
+            sent: SentEdits::default(),
             picture: position.picture,
             picture_top: None,
             has_left_out: false,
