@@ -98,7 +98,7 @@ impl Room {
         let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;
         let incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             batch.packets.push(incoming);
             return Some(place);
         }

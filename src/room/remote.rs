@@ -284,7 +284,7 @@ impl Room {
             track.kinds.get(packet.header.payload_type),
         );
         let ids = track.config.extensions;
-        let is_choice = track.encodings.len() > 1;
+        let is_choice = track.is_simulcast;
         let codec = track
             .codec(packet.header.payload_type)
             .filter(|_| is_choice);

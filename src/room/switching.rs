@@ -88,7 +88,7 @@ impl Room {
         let before = subscription.reception;
         let flows = |index| track.encoding(index).is_some_and(|e| e.is_flowing);
         let aim = subscription.wish.aim(count, before.present(), flows);
-        let after = before.towards(aim, count);
+        let after = before.towards(aim, count, track.is_simulcast);
         if after == before {
             return false;
         }
@@ -127,7 +127,7 @@ impl Room {
         let Some(track) = self.tracks.get(slot) else {
             return;
         };
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             return;
         }
         relay_flow(track, &mut output.relay);
@@ -179,7 +179,7 @@ impl Room {
             return;
         };
         let origin = track.origin;
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             return;
         }
         if let Some(encoding) = track.encoding_mut(slot.index)
@@ -215,7 +215,7 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             return;
         }
         let is_due = track.flow_check_at.is_some_and(|at| at <= now);
@@ -268,6 +268,9 @@ impl Room {
 impl Track {
     /// When [`Room::handle_encodings_timeout`] is next due for it.
     pub(in crate::room) fn poll_encodings(&self) -> Option<Instant> {
+        if !self.is_simulcast {
+            return None;
+        }
         let retries = self.encodings.iter().map(|e| e.retry.map(|retry| retry.at));
         retries.fold(self.flow_check_at, earliest)
     }
@@ -275,7 +278,7 @@ impl Track {
     /// A packet of one of its encodings has come from its publisher. True if the deadline has come nearer.
     #[inline]
     pub(in crate::room) fn watch_flow(&mut self, now: Instant) -> bool {
-        if self.encodings.len() == 1 || self.flow_check_at.is_some() {
+        if self.flow_check_at.is_some() {
             return false;
         }
         self.flows_since = Some(now);
