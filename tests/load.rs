@@ -112,12 +112,16 @@ fn idle_clients_connect_and_send_nothing() {
 }
 
 #[test]
-fn a_server_without_simulcast_or_without_a_server_is_told() {
-    let (report, _) = load("--simulcast --duration 1s --ramp 0s");
-    match report {
-        Err(LoadError::NoSimulcast) => {}
-        other => panic!("{other:?}"),
-    }
+fn the_server_takes_simulcast() {
+    let options = "--subscribers 2 --video-bitrate 900k --simulcast --duration 1s --ramp 0s";
+    let (report, progress) = load(options);
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    assert_eq!(report.packets.silent_tracks, 0, "{report}");
+}
+
+#[test]
+fn a_missing_server_is_told() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let target = format!("ws://{}", free.local_addr().expect("it has an address"));
     drop(free);

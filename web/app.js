@@ -2,7 +2,7 @@
 // The page: reads the address, wires the controls to the state, and the room to both.
 
 import { renderCall } from "./call-view.js";
-import { acquire, chooseDevice, releaseAll, setPicture, toggleCamera, toggleMicrophone, toggleScreen } from "./devices.js";
+import { acquire, chooseDevice, publishOptions, releaseAll, setPicture, setPublishing, toggleCamera, toggleMicrophone, toggleScreen } from "./devices.js";
 import { byId } from "./dom.js";
 import { inviteLink, parseFlags } from "./flags.js";
 import { renderJoin } from "./join-view.js";
@@ -35,6 +35,7 @@ Object.assign(globalThis, { shardcast: exposed });
 
 function main() {
   setPicture(flags);
+  setPublishing(flags);
   update({ name: flags.name ?? remembered(), roomId: flags.room ?? suggestRoom() });
   addView(renderPage);
   addView(renderJoin);
@@ -68,14 +69,16 @@ async function join() {
     peer: flags.peer ?? undefined,
     tracks: (/** @type {DeviceKind[]} */ (["microphone", "camera"])).flatMap((source) => {
       const track = state[source];
-      return track === null ? [] : [{ track, source, muted: source === "microphone" && state.muted }];
+      const muted = source === "microphone" && state.muted;
+      return track === null ? [] : [{ track, source, muted, ...publishOptions(source) }];
     }),
   });
   exposed.room = room;
   room.addEventListener("state", () => onRoomState(room));
-  for (const event of ["peers", "local", "connection"]) {
+  for (const event of ["peers", "local", "connection", "layer-changed"]) {
     room.addEventListener(event, () => update());
   }
+  room.addEventListener("active-speakers", () => void refreshSpeaking());
   room.addEventListener("peer-joined", (event) => announce(event, "joined"));
   room.addEventListener("peer-left", (event) => announce(event, "left"));
   room.addEventListener("server-error", (event) => onServerError(event));
@@ -93,6 +96,7 @@ function onRoomState(room) {
       room: null,
       ended: room.reason?.code === "left" ? null : room.reason,
       panel: false,
+      pinned: null,
       speaking: new Set(),
       diagnosis: null,
       soundBlocked: false,
@@ -269,12 +273,16 @@ async function refreshSpeaking() {
   const { room } = state;
   if (room?.state !== "joined") return;
   const now = Date.now();
+  // The server hears everybody, also those whose sound it holds back; one that does not say so leaves
+  // it to what arrives here.
+  const heard = room.speakers;
   for (const [peer, level] of await room.audioLevels()) {
-    if (level > SPEAKING_LEVEL) lastLoud.set(peer, now);
+    if (level > SPEAKING_LEVEL && (heard === null || peer === room.self)) lastLoud.set(peer, now);
   }
   for (const [peer, at] of lastLoud) if (now - at > SPEAKING_HOLD_MS) lastLoud.delete(peer);
-  const same = lastLoud.size === state.speaking.size && [...lastLoud.keys()].every((peer) => state.speaking.has(peer));
-  if (!same) update({ speaking: new Set(lastLoud.keys()) });
+  const speaking = new Set([...lastLoud.keys(), ...(heard?.active ?? []).map(({ peer }) => peer)]);
+  const same = speaking.size === state.speaking.size && [...speaking].every((peer) => state.speaking.has(peer));
+  if (!same) update({ speaking });
 }
 
 async function refreshDiagnosis() {

@@ -45,7 +45,7 @@ export function renderCall(state) {
 
   setText(roomName, state.roomId);
   setText(roomStatus, statusOf(state));
-  setText(peopleCount, String(people.length));
+  setText(peopleCount, String((room?.peers.size ?? 0) + 1));
   const micOn = state.microphone !== null && !state.muted;
   setControl(buttons.microphone, micOn, micOn ? "mic" : "mic-off", micOn ? "Mute" : "Unmute");
   const cameraOn = state.camera !== null;

@@ -8,15 +8,37 @@ import { toast } from "./notices.js";
 import { state, update } from "./store.js";
 
 /** @import { DeviceKind } from "./media.js" */
+/** @import { Flags } from "./flags.js" */
+/** @import { PublishOptions } from "./sdk/types.js" */
 
 /** @type {{ width: number, height: number, fps: number }} */
 const picture = { width: 1280, height: 720, fps: 30 };
 /** @type {Partial<Record<DeviceKind, string>>} */
 const deviceIds = {};
+/** @type {PublishOptions} */
+const publishing = {};
 
 /** @param {{ width: number, height: number, fps: number }} wanted */
 export function setPicture({ width, height, fps }) {
   Object.assign(picture, { width, height, fps });
+}
+
+/** @param {Flags} flags */
+export function setPublishing({ codec, layers, simulcast }) {
+  if (codec !== null) publishing.codec = /** @type {PublishOptions["codec"]} */ (codec);
+  if (layers !== null) publishing.scalabilityMode = layers;
+  publishing.simulcast = simulcast;
+}
+
+/**
+ * How a device's track is published.
+ * @param {DeviceKind | "screen"} kind
+ * @returns {PublishOptions}
+ */
+export function publishOptions(kind) {
+  // Layers of time are enough for a screen: its pictures are few and have to be sharp.
+  const { scalabilityMode: _, ...screen } = publishing;
+  return kind === "screen" ? screen : publishing;
 }
 
 /**
@@ -120,7 +142,7 @@ function adopt(kind, track) {
     }
   });
   const muted = kind === "microphone" && state.muted;
-  void state.room?.publish(track, { source: kind, muted });
+  void state.room?.publish(track, { source: kind, muted, ...publishOptions(kind) });
 }
 
 /**

@@ -7,6 +7,9 @@
  * @property {string | null} name
  * @property {string | null} peer The id to join under.
  * @property {boolean} join Join without waiting for the button.
+ * @property {string | null} codec Of the pictures that are sent.
+ * @property {string | null} layers Inside each stream, as `L3T3_KEY`.
+ * @property {boolean} simulcast
  * @property {number} width Of the camera, in pixels.
  * @property {number} height
  * @property {number} fps
@@ -23,6 +26,9 @@ export function parseFlags(search) {
     name: params.get("name"),
     peer: params.get("peer"),
     join: params.get("join") === "1",
+    codec: params.get("codec"),
+    layers: params.get("layers"),
+    simulcast: params.get("simulcast") !== "0",
     width: number(params.get("width"), 1280),
     height: number(params.get("height"), 720),
     fps: number(params.get("fps"), 30),

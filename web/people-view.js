@@ -3,6 +3,7 @@
 
 import { byId, icon, make, setText, syncChildren } from "./dom.js";
 import { hue, initials } from "./names.js";
+import { bits } from "./quality.js";
 import { displayName, published } from "./tiles.js";
 
 /** @import { State } from "./store.js" */
@@ -139,10 +140,4 @@ function rowsOf(diagnosis) {
     ["Server", remoteAddress ?? "–"],
     ["Encryption", (srtpCipher ?? "–").replaceAll("_", " ")],
   ];
-}
-
-/** @param {number} perSecond */
-function bits(perSecond) {
-  if (perSecond >= 1e6) return `${(perSecond / 1e6).toFixed(1)} Mbit/s`;
-  return `${(perSecond / 1e3).toFixed(0)} kbit/s`;
 }

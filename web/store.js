@@ -24,6 +24,7 @@
  * @property {Room | null} room
  * @property {Reason | null} ended Why the last room was closed on us.
  * @property {ReadonlySet<string>} speaking Peer ids.
+ * @property {string | null} pinned The key of the tile that was put on the stage.
  * @property {boolean} panel The list of people is open.
  * @property {boolean} soundBlocked The browser wants a tap before it plays sound.
  * @property {Diagnosis | null} diagnosis
@@ -46,6 +47,7 @@ export const state = {
   room: null,
   ended: null,
   speaking: new Set(),
+  pinned: null,
   panel: false,
   soundBlocked: false,
   diagnosis: null,

@@ -1,8 +1,11 @@
 // @ts-check
 // One tile: a picture, or initials while there is none, and whose it is.
 
-import { icon, make, setText } from "./dom.js";
+import { Badge } from "./badge.js";
+import { icon, make, setIcon, setText } from "./dom.js";
 import { hue, initials } from "./names.js";
+import { state, update } from "./store.js";
+import { watchTile } from "./wishes.js";
 
 /** @import { Tile } from "./tiles.js" */
 
@@ -11,6 +14,8 @@ export class TileView {
   #video = make("video", { playsinline: "" });
   #avatar = make("div", { class: "avatar", "aria-hidden": "true" });
   #name = make("span");
+  #badge = new Badge();
+  #pin = make("button", { type: "button", class: "tile-pin" }, icon("pin"));
   #silent = make("span", { class: "tile-silent", role: "img", "aria-label": "microphone off" });
   /** @type {MediaStreamTrack | null} */
   #shown = null;
@@ -30,7 +35,10 @@ export class TileView {
       make("div", { class: "tile-back" }, this.#avatar),
       this.#video,
       make("figcaption", {}, this.#silent, this.#name),
+      make("div", { class: "tile-tools" }, this.#pin, this.#badge.element),
     );
+    this.#pin.hidden = tile.self || tile.source === "screen";
+    this.#pin.addEventListener("click", () => update({ pinned: state.pinned === tile.key ? null : tile.key }));
   }
 
   /** @param {Tile} tile */
@@ -40,6 +48,13 @@ export class TileView {
     setText(this.#name, tile.self && tile.source === "camera" ? `${tile.name} (you)` : tile.name);
     this.#video.setAttribute("aria-label", tile.name);
     this.#silent.hidden = !tile.silent;
+    const pinLabel = tile.pinned ? `Unpin ${tile.name}` : `Pin ${tile.name}`;
+    this.#pin.setAttribute("aria-label", pinLabel);
+    this.#pin.title = pinLabel;
+    setIcon(this.#pin, tile.pinned ? "unpin" : "pin");
+    this.#badge.update(tile.name, tile.quality);
+    const priority = tile.source === "screen" ? SCREEN_PRIORITY : tile.pinned ? PINNED_PRIORITY : PRIORITY;
+    watchTile(this.element, tile.track === null ? null : { peer: tile.peer, track: tile.track, priority });
     const classes = this.element.classList;
     classes.toggle("speaking", tile.speaking && !tile.silent);
     classes.toggle("waiting", tile.waiting && !classes.contains("picture"));
@@ -47,6 +62,8 @@ export class TileView {
 
   remove() {
     this.#video.srcObject = null;
+    this.#badge.remove();
+    watchTile(this.element, null);
   }
 
   /** @param {MediaStreamTrack | null} track */
@@ -67,3 +84,8 @@ export class TileView {
     this.#video.play().catch(() => {}); // interrupted by the next track: that one plays
   }
 }
+
+/** Who is served first when bandwidth is short: a screen is there to be read. */
+const SCREEN_PRIORITY = 90;
+const PINNED_PRIORITY = 80;
+const PRIORITY = 50;

@@ -2,7 +2,7 @@
 // Which tiles a call has: a function of the state and nothing else.
 
 /** @import { State } from "./store.js" */
-/** @import { RemotePeer, RemoteTrack, Source } from "./sdk/types.js" */
+/** @import { Quality, RemotePeer, RemoteTrack, Source } from "./sdk/types.js" */
 
 /**
  * @typedef {object} Tile
@@ -12,6 +12,9 @@
  * @property {boolean} self
  * @property {"camera" | "screen"} source
  * @property {MediaStreamTrack | null} video
+ * @property {string | null} track The id of what it shows; null for one's own.
+ * @property {Quality | null} quality What comes of it, and why.
+ * @property {boolean} pinned It was put on the stage.
  * @property {boolean} waiting A picture is to come and is not here yet.
  * @property {boolean} silent Nobody hears this peer.
  * @property {boolean} speaking
@@ -32,6 +35,8 @@ export function tilesOf(state) {
     people.push(personTile(peer, state.speaking.has(peer.id)));
     for (const track of published(peer, "screen")) screens.push(screenTile(peer, track));
   }
+  const at = people.findIndex(({ key }) => key === state.pinned);
+  for (const tile of at === -1 ? [] : people.splice(at, 1)) screens.push({ ...tile, pinned: true });
   people.push({
     key: "self/camera",
     peer: room.self,
@@ -39,6 +44,9 @@ export function tilesOf(state) {
     self: true,
     source: "camera",
     video: state.camera,
+    track: null,
+    quality: null,
+    pinned: false,
     waiting: false,
     silent: state.microphone === null || state.muted,
     speaking: state.speaking.has(room.self),
@@ -51,6 +59,9 @@ export function tilesOf(state) {
       self: true,
       source: "screen",
       video: state.screen,
+      track: null,
+      quality: null,
+      pinned: false,
       waiting: false,
       silent: false,
       speaking: false,
@@ -91,6 +102,9 @@ function personTile(peer, speaking) {
     self: false,
     source: "camera",
     video: camera?.media ?? null,
+    track: camera?.id ?? null,
+    quality: camera?.quality ?? null,
+    pinned: false,
     waiting: camera !== undefined,
     silent: published(peer, "microphone").length === 0,
     speaking,
@@ -110,6 +124,9 @@ function screenTile(peer, track) {
     self: false,
     source: "screen",
     video: track.media,
+    track: track.id,
+    quality: track.quality,
+    pinned: false,
     waiting: true,
     silent: false,
     speaking: false,

@@ -48,6 +48,7 @@ const SVG: &str = "image/svg+xml";
 
 static ASSETS: &[Asset] = assets! {
     "/app.js" JS,
+    "/badge.js" JS,
     "/call-view.js" JS,
     "/devices.js" JS,
     "/dom.js" JS,
@@ -62,7 +63,9 @@ static ASSETS: &[Asset] = assets! {
     "/names.js" JS,
     "/notices.js" JS,
     "/people-view.js" JS,
+    "/quality.js" JS,
     "/sdk/backoff.js" JS,
+    "/sdk/encodings.js" JS,
     "/sdk/negotiation.js" JS,
     "/sdk/room.js" JS,
     "/sdk/sdp.js" JS,
@@ -75,6 +78,7 @@ static ASSETS: &[Asset] = assets! {
     "/style.css" CSS,
     "/tile-view.js" JS,
     "/tiles.js" JS,
+    "/wishes.js" JS,
 };
 
 #[cfg(test)]

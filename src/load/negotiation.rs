@@ -3,13 +3,14 @@
 //!
 //! Descriptions in, descriptions out; knows no socket.
 
-use crate::base::ids::{MediaKind, Mid, PayloadType, Ssrc};
+use crate::base::ids::{MediaKind, Mid, PayloadType, Rid, Ssrc};
 use crate::control::{Fingerprint, FingerprintAlgorithm};
 use crate::load::media::SendFormat;
 use crate::wire::codec::{Codec, CodecMapping};
 use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
 use crate::wire::sdp::{
-    CodecLine, Description, Direction, FingerprintLine, IceLines, Media, Msid, Section, Setup,
+    CodecLine, Description, Direction, FingerprintLine, IceLines, Media, Msid, RidStream, Section,
+    Setup, Simulcast,
 };
 
 /// A track to publish.
@@ -24,6 +25,12 @@ pub struct OwnTrack {
 impl OwnTrack {
     fn is_simulcast(&self) -> bool {
         self.ssrcs.len() > 1
+    }
+
+    /// The names of its streams, smallest first; none without simulcast.
+    fn rids(&self) -> impl Iterator<Item = Rid> {
+        let names = RIDS.iter().filter(|_| self.is_simulcast());
+        names.map(|name| Rid::new(name).expect("a rid is a letter"))
     }
 
     fn mid(&self) -> Mid {
@@ -167,8 +174,8 @@ impl Negotiation {
             if section.is_none_or(|s| s.rejected || !s.direction.receives()) {
                 return Err(NegotiationError::TrackRefused);
             }
-            // The only section with simulcast is the video's, so any line will do.
-            if track.is_simulcast() && !sdp.contains("\na=simulcast:recv ") {
+            let taken = section.map_or(0, |s| s.simulcast.recv.len());
+            if track.is_simulcast() && taken < track.ssrcs.len() {
                 return Err(NegotiationError::NoSimulcast);
             }
         }
@@ -256,6 +263,7 @@ impl Negotiation {
             setup: None,
             rtcp_mux: true,
             rtcp_rsize: true,
+            rtcp_xr_rtt: false,
             msid: Some(Msid {
                 stream: self.cname.clone(),
                 track: Some(track.kind.as_str().to_owned()),
@@ -271,6 +279,11 @@ impl Negotiation {
                 track.ssrcs.clone()
             },
             rtx_ssrcs: Vec::new(),
+            simulcast_ssrcs: Vec::new(),
+            simulcast: Simulcast {
+                send: track.rids().map(RidStream::new).collect(),
+                recv: Vec::new(),
+            },
             cname: Some(self.cname.clone()),
         }
     }
@@ -282,6 +295,7 @@ impl Negotiation {
         let mut section = Section {
             ssrcs: Vec::new(),
             rtx_ssrcs: Vec::new(),
+            simulcast: Simulcast::default(),
             msid: None,
             cname: None,
             ..offered.clone()
@@ -290,6 +304,8 @@ impl Negotiation {
         section.codecs.retain(|line| is_used(line.mapping.codec));
         for line in &mut section.codecs {
             line.mapping.rtx = None;
+            // No header extension numbers the packets here.
+            (line.mapping.transport_cc, line.mapping.remb) = (false, false);
         }
         section.payload_types = section
             .codecs
@@ -311,6 +327,9 @@ impl Negotiation {
             section.msid.clone_from(&was.msid);
             section.ssrcs.clone_from(&was.ssrcs);
             section.cname.clone_from(&was.cname);
+            let is_taken = |stream: &RidStream| offered.simulcast.recv.contains(stream);
+            let streams = was.simulcast.send.iter().copied();
+            section.simulcast.send = streams.filter(is_taken).collect();
         }
         section.direction = Direction::new(sends, offered.direction.sends());
         section
@@ -331,28 +350,8 @@ impl Negotiation {
             bundle: Some(used.map(|s| s.mid).collect()),
             sections: self.sections.clone(),
         };
-        let text = description.to_string();
-        match self.tracks.iter().find(|track| track.is_simulcast()) {
-            Some(track) => with_simulcast(&text, track.mid()),
-            None => text,
-        }
+        description.to_string()
     }
-}
-
-/// Adds `a=rid` and `a=simulcast` (RFC 8853 §5) to a section that sends.
-fn with_simulcast(sdp: &str, mid: Mid) -> String {
-    let mark = format!("\r\na=mid:{mid}\r\n");
-    let Some((before, after)) = sdp.split_once(&mark) else {
-        return sdp.to_owned();
-    };
-    let rids: String = RIDS
-        .iter()
-        .map(|rid| format!("a=rid:{rid} send\r\n"))
-        .collect();
-    format!(
-        "{before}{mark}{rids}a=simulcast:send {}\r\n{after}",
-        RIDS.join(";")
-    )
 }
 
 fn remote(sections: &[Section]) -> Result<Remote, NegotiationError> {
@@ -412,6 +411,7 @@ fn codec_line(kind: MediaKind) -> CodecLine {
         },
         pli: is_video,
         fir: is_video,
+        rrtr: false,
     }
 }
 
@@ -548,12 +548,14 @@ mod tests {
             assert!(offered.contains(&format!("\r\n{line}\r\n")), "{offered}");
         }
         assert!(!offered.contains("a=ssrc"), "{offered}");
-        let plain = answer(&offered, |_| {});
+        let plain = answer(&offered, |section| section.simulcast = Simulcast::default());
         let error = client.handle_answer(&plain).unwrap_err();
         assert_eq!(error, NegotiationError::NoSimulcast);
         assert!(error.to_string().contains("--simulcast"));
         client.offered_from = Some(0);
-        let accepted = format!("{plain}a=simulcast:recv q;h;f\r\n");
+        let accepted = answer(&offered, |section| {
+            section.simulcast.recv = std::mem::take(&mut section.simulcast.send);
+        });
         client.handle_answer(&accepted).unwrap();
         let video = client.tracks[0].clone();
         let formats = client.send_formats(&video).unwrap();

@@ -102,7 +102,7 @@ impl Room {
         let codec = track.codec(header.payload_type);
         self.read_layers(&mut incoming, codec, place.restarted);
         let track = self.tracks.get_mut(slot.track)?;
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             batch.packets.push(incoming);
             return Some(place);
         }

@@ -264,8 +264,8 @@ impl Subscription {
             }
             _ => return Entry::NotReceived,
         };
-        // With one encoding, who has the picture decides: a late joiner may take what it can get.
-        if track.encodings.len() > 1 && !packet.starts_keyframe {
+        // A track that never had several encodings is joined anywhere.
+        if track.is_simulcast && !packet.starts_keyframe {
             return Entry::NoKeyframe;
         }
         self.reception = after;

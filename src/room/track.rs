@@ -26,6 +26,8 @@ pub struct Track {
     pub version: u32,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
+    /// It has several encodings, or once had.
+    pub is_simulcast: bool,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
@@ -54,6 +56,7 @@ impl Track {
             sinks: Vec::new(),
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
+            is_simulcast: config.encodings.len() > 1,
             encodings: config.encodings.iter().map(encoding).collect(),
             flow_check_at: None,
             flows_since: None,
@@ -118,6 +121,7 @@ impl Track {
                 }
             }
         }
+        self.is_simulcast |= config.encodings.len() > 1;
         self.config = config;
         changed
     }

@@ -34,6 +34,8 @@ pub struct Member {
     pub pings: usize,
     /// Answers offers and repeats rolled-back offers by itself.
     pub auto: bool,
+    /// What comes is only kept: the test speaks for the client.
+    pub by_hand: bool,
     connected: bool,
     changed: bool,
 }
@@ -110,6 +112,7 @@ impl Room {
             closed: None,
             pings: 0,
             auto: true,
+            by_hand: false,
             connected: false,
             changed: false,
         });
@@ -284,6 +287,9 @@ impl Room {
             serde_json::from_str(frame["data"].as_str().expect("a JSON string")).unwrap()
         };
         member.frames.push(frame.clone());
+        if member.by_hand {
+            return;
+        }
         match frame["event"].as_str().unwrap() {
             "offer" if member.auto => {
                 let description = held(&frame);

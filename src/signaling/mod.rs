@@ -12,4 +12,6 @@ mod fake_client;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod quality_tests;
+#[cfg(test)]
 mod room_tests;

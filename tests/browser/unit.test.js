@@ -6,7 +6,9 @@ import { inviteLink, parseFlags } from "../../web/flags.js";
 import { bestGrid } from "../../web/layout.js";
 import { captureMessages, roomMessage } from "../../web/messages.js";
 import { hue, initials, suggestRoom } from "../../web/names.js";
+import { explain } from "../../web/quality.js";
 import { backoffMs } from "../../web/sdk/backoff.js";
+import { adjusted, encodingsOf, preferring } from "../../web/sdk/encodings.js";
 import { receivedSections, renameTracks } from "../../web/sdk/sdp.js";
 import { diagnose } from "../../web/sdk/stats.js";
 import { tilesOf } from "../../web/tiles.js";
@@ -91,11 +93,75 @@ test("names", () => {
 
 test("the address", () => {
   assert.deepEqual(parseFlags("?room=a%20b&name=%C3%89&join=1&width=320&height=x&fps=-1"), {
-    room: "a b", name: "É", peer: null, join: true, width: 320, height: 720, fps: 30,
+    room: "a b", name: "É", peer: null, join: true, codec: null, layers: null, simulcast: true, width: 320, height: 720, fps: 30,
   });
   globalThis.location = new URL("https://example.org/?peer=x&join=1");
   assert.equal(inviteLink("a b&c"), "https://example.org/?room=a+b%26c");
   delete globalThis.location;
+});
+
+test("a camera is sent in three sizes, a screen in two, and never more than they are worth", () => {
+  const of = (source, width, height, options, frameRate = 30) =>
+    encodingsOf(source, { width, height, frameRate }, options).map(({ rid = "-", active, maxBitrate, scalabilityMode, maxFramerate }) =>
+      [rid, active ? Math.round(maxBitrate / 1000) : "off", scalabilityMode, maxFramerate].filter((each) => each !== undefined).join(" "),
+    );
+  assert.deepEqual(of("camera", 1280, 720), ["q 160 L1T3", "h 500 L1T3", "f 1700 L1T3"]);
+  assert.deepEqual(of("camera", 640, 360, {}, 15), ["q 49 L1T3", "h 113 L1T3", "f 354 L1T3"]);
+  assert.deepEqual(of("camera", 320, 240), ["q off L1T3", "h 80 L1T3", "f 198 L1T3"]);
+  assert.deepEqual(of("camera", 320, 240).length, 3, "their number never changes");
+  assert.deepEqual(of("screen", 1920, 1080), ["h 367 L1T3 5", "f 3200 L1T3"]);
+  assert.deepEqual(of("camera", 1280, 720, { codec: "vp9", scalabilityMode: "L3T3_KEY" }), ["- 1275 L3T3_KEY"]);
+  assert.deepEqual(of("camera", 1280, 720, { simulcast: false, scalabilityMode: "L1T2" }), ["- 1700 L1T2"]);
+  assert.deepEqual(of("camera", 1280, 720, { maxBitrate: 300_000 }), ["q 160 L1T3", "h 300 L1T3", "f 300 L1T3"]);
+  const rates = [[8, 8], [160, 90], [1920, 1080], [7680, 4320]].map(([width, height]) => encodingsOf("camera", { width, height, frameRate: 60 }).at(-1).maxBitrate);
+  assert.ok(rates.every((rate, index) => rate >= (rates[index - 1] ?? 30_000)), `more for more: ${rates}`);
+});
+
+test("what nobody wants is not encoded", () => {
+  const planned = [{ rid: "q", active: false, maxBitrate: 1 }, { rid: "h", active: true, maxBitrate: 2 }, { rid: "f", active: true }];
+  const current = [{ rid: "q", active: true, priority: "low" }, { rid: "h", active: true }, { rid: "f", active: false, maxBitrate: 9 }];
+  const active = (wanted) => adjusted(current, planned, wanted).map((each) => each.active);
+  assert.deepEqual(active([]), [false, true, true]);
+  assert.deepEqual(active([{ index: 2, rid: "f", wanted: false }]), [false, true, false]);
+  assert.deepEqual(active([{ index: 0, rid: "q", wanted: true }, { index: 1, wanted: false }]), [false, false, true]);
+  assert.deepEqual(adjusted(current, planned, []).map(({ maxBitrate }) => maxBitrate), [1, 2, 9]);
+  assert.equal(adjusted(current, planned, [])[0].priority, "low", "the rest stays");
+  assert.deepEqual(adjusted([{ active: true }], [{ active: true, maxBitrate: 5 }], [{ index: 0, wanted: false }]), [{ active: false, maxBitrate: 5 }]);
+});
+
+test("where simulcast is refused, the one stream is the best one", () => {
+  const planned = encodingsOf("camera", { width: 320, height: 240, frameRate: 30 });
+  const [only] = adjusted([{ rid: "q", active: false, scaleResolutionDownBy: 4, maxBitrate: 1 }], planned, []);
+  assert.deepEqual([only.active, only.scaleResolutionDownBy, only.maxBitrate], [true, 1, planned[2].maxBitrate]);
+});
+
+test("the preferred codec comes first and no other is lost", () => {
+  const codecs = ["video/VP8", "video/rtx", "video/VP9", "video/H264", "video/VP9"].map((mimeType) => ({ mimeType }));
+  const order = preferring(codecs, "vp9").map(({ mimeType }) => mimeType.slice(6));
+  assert.deepEqual(order, ["VP9", "VP9", "VP8", "rtx", "H264"]);
+  assert.deepEqual(preferring(codecs, "none"), codecs);
+});
+
+test("every quality has its words", () => {
+  const quality = { layer: { encoding: 0, spatial: 0, temporal: 2 }, reason: "bandwidth", availableBps: 180_000, layerBps: 150_000, nextLayerBps: 500_000, width: 320, height: 180 };
+  const say = (changes) => {
+    const { bars, tone, text } = explain({ ...quality, ...changes });
+    return `${bars} ${tone}: ${text}`;
+  };
+  assert.equal(say({}), "1 limited: Low: 180 kbit/s available, the next layer needs 500.");
+  assert.equal(say({ availableBps: 940_000, nextLayerBps: 1_700_000, layer: { encoding: 1, spatial: 0, temporal: 0 } }), "2 limited: Medium: 0.9 Mbit/s available, the next layer needs 1.7.");
+  assert.equal(say({ layer: null, nextLayerBps: 150_000, availableBps: 40_000 }), "0 limited: No picture: 40 kbit/s available, the lowest layer needs 150.");
+  assert.equal(say({ reason: "best", nextLayerBps: null }), "3 good: The best that is sent.");
+  assert.equal(say({ reason: "wanted" }), "1 good: 320×180 is enough for the size it is shown in.");
+  assert.equal(say({ reason: "paused", layer: null }), "0 waiting: Paused while it is not on the screen.");
+  for (const reason of ["cpu", "no-keyframe-yet", "publisher-muted", "last-n", "not-sent", "some-new-reason"]) {
+    for (const layer of [null, quality.layer]) {
+      const { text, numbers } = explain({ ...quality, reason, layer, availableBps: null, nextLayerBps: null, width: null });
+      assert.match(text, /^[A-Z].*\.$/, reason);
+      assert.equal(numbers.length, layer === null ? 0 : 1);
+    }
+  }
+  assert.deepEqual(explain(quality).numbers, [["Picture", "320×180"], ["Now", "150 kbit/s"], ["Available", "180 kbit/s"], ["Next layer", "500 kbit/s"]]);
 });
 
 test("one message for what failed alike", () => {
@@ -134,4 +200,7 @@ test("tiles follow what is published, not what is negotiated", () => {
   assert.equal(withdrawn.video, null, "negotiated, but taken back");
   assert.equal(of(track("screen", true, null)).screens.length, 1, "a screen has its place before its picture");
   assert.deepEqual(of().people.map(({ self }) => self), [false, true], "oneself comes last");
+  const pinned = tilesOf({ ...state(track("camera", true)), pinned: "ada/camera" });
+  assert.deepEqual([pinned.screens.length, pinned.people.length, pinned.screens[0].pinned], [1, 1, true]);
+  assert.deepEqual(tilesOf({ ...state(), pinned: "gone/camera" }).screens, []);
 });

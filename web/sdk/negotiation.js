@@ -3,9 +3,11 @@
 // (https://www.w3.org/TR/webrtc/#perfect-negotiation-example). Knows mids and transceivers; who
 // the peers are is the room's business.
 
+import { adjusted, encodingsOf, preferring } from "./encodings.js";
 import { receivedSections, renameTracks } from "./sdp.js";
 
 /** @import { LocalTrack, ReceivedSection } from "./types.js" */
+/** @import { Encoding, WantedEncoding } from "./encodings.js" */
 
 /**
  * @typedef {object} NegotiationHandlers
@@ -33,6 +35,10 @@ export class Negotiation {
   #trackIds = new Map();
   /** @type {Map<string, MediaStream>} */
   #streams = new Map();
+  /** @type {Map<string, WantedEncoding[]>} by source: what the server said somebody wants */
+  #wanted = new Map();
+  /** @type {Map<string, Encoding[]>} by source: what the present picture is worth */
+  #planned = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #answerTimer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -66,14 +72,81 @@ export class Negotiation {
     this.#trackIds.set(local.source, local.id);
     if (transceiver === undefined || transceiver.currentDirection === "stopped") {
       if (!sends || local.track === null) return;
-      const options = { direction: SENDONLY, streams: [this.#stream(local.source)] };
-      this.#senders.set(local.source, this.pc.addTransceiver(local.track, options));
+      this.#senders.set(local.source, this.#add(local, local.track));
       return;
     }
+    // What starts to be sent is a new track for the server, of which everything is wanted.
+    if (!sends) this.#wanted.delete(local.source);
     transceiver.direction = direction(sends, receives(transceiver));
     if (transceiver.sender.track !== local.track) {
       await transceiver.sender.replaceTrack(local.track);
     }
+    if (local.kind === "video" && local.track !== null) {
+      this.#planned.set(local.source, encodingsOf(local.source, pictureOf(local.track), local.options));
+      this.#adjust(local.source);
+    }
+  }
+
+  /**
+   * Which encodings of a source somebody wants; the others are not encoded until they are.
+   * @param {string} source
+   * @param {WantedEncoding[]} wanted
+   */
+  setWanted(source, wanted) {
+    this.#wanted.set(source, wanted);
+    this.#adjust(source);
+  }
+
+  /**
+   * Before the first offer: a browser takes encodings only now.
+   * @param {LocalTrack} local
+   * @param {MediaStreamTrack} track
+   */
+  #add(local, track) {
+    /** @type {RTCRtpTransceiverInit} */
+    const init = { direction: SENDONLY, streams: [this.#stream(local.source)] };
+    if (local.kind !== "video") return this.pc.addTransceiver(track, init);
+    const encodings = encodingsOf(local.source, pictureOf(track), local.options);
+    this.#planned.set(local.source, encodings);
+    const transceiver = this.#addWith(track, init, encodings);
+    const { codec } = local.options;
+    const known = RTCRtpReceiver.getCapabilities("video");
+    if (codec !== undefined && known !== null) {
+      transceiver.setCodecPreferences?.(preferring(known.codecs, codec));
+    }
+    return transceiver;
+  }
+
+  /**
+   * @param {MediaStreamTrack} track
+   * @param {RTCRtpTransceiverInit} init
+   * @param {Encoding[]} encodings
+   */
+  #addWith(track, init, encodings) {
+    try {
+      return this.pc.addTransceiver(track, { ...init, sendEncodings: encodings });
+    } catch {
+      // Not every browser has every mode of layering; all have simulcast.
+      const plain = encodings.map(({ scalabilityMode: _, ...encoding }) => encoding);
+      return this.pc.addTransceiver(track, { ...init, sendEncodings: plain });
+    }
+  }
+
+  /**
+   * Brings what is encoded into line with the picture and with what is wanted of it. In line with the
+   * descriptions: each of them makes the parameters that were read before it void.
+   * @param {string} source
+   */
+  #adjust(source) {
+    this.#enqueue(async () => {
+      const sender = this.#senders.get(source)?.sender;
+      const planned = this.#planned.get(source);
+      const parameters = sender?.getParameters();
+      if (sender === undefined || planned === undefined || !parameters?.encodings?.length) return;
+      const encodings = adjusted(parameters.encodings, planned, this.#wanted.get(source) ?? []);
+      if (JSON.stringify(encodings) === JSON.stringify(parameters.encodings)) return;
+      await sender.setParameters({ ...parameters, encodings });
+    });
   }
 
   /** @param {RTCSessionDescriptionInit} offer */
@@ -170,6 +243,8 @@ export class Negotiation {
       received.set(section, transceiver.receiver.track);
     }
     this.#handlers.onReceived(received);
+    // The server may not have taken all encodings.
+    for (const source of this.#planned.keys()) this.#adjust(source);
   }
 
   #onConnectionState() {
@@ -230,4 +305,13 @@ function receives({ direction }) {
 function direction(send, receive) {
   if (send) return receive ? "sendrecv" : "sendonly";
   return receive ? "recvonly" : "inactive";
+}
+
+/**
+ * @param {MediaStreamTrack} track
+ * @returns {import("./encodings.js").Picture}
+ */
+function pictureOf(track) {
+  const { width = 640, height = 360, frameRate = 30 } = track.getSettings();
+  return { width, height, frameRate };
 }

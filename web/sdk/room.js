@@ -8,8 +8,10 @@ import { Signaling } from "./signaling.js";
 import { diagnose } from "./stats.js";
 
 /**
- * @import { Kind, LocalTrack, LocalTrackInit, Reason, ReceivedSection, RemotePeer, RemoteTrack,
- *   Retry, RoomOptions, RoomState, Source, WireJoined, WirePeer, WireTrack } from "./types.js"
+ * @import { Kind, LocalTrack, LocalTrackInit, PublishOptions, Reason, ReceivedSection, RemotePeer,
+ *   RemoteTrack, Retry, RoomOptions, RoomState, Source, Speakers, SubscriptionWish,
+ *   WireActiveSpeakers, WireJoined, WireLayerChanged, WireLayersWanted, WirePeer,
+ *   WireTrack } from "./types.js"
  * @import { Diagnosis } from "./stats.js"
  */
 
@@ -20,6 +22,10 @@ import { diagnose } from "./stats.js";
  * - `local`: `room.local` changed;
  * - `peer-joined`, `peer-left`: detail is the {@link RemotePeer};
  * - `connection`: `room.connection` changed;
+ * - `layer-changed`: detail is the {@link RemoteTrack} whose `quality` changed;
+ * - `active-speakers`: `room.speakers` changed;
+ * - `layers-wanted`: detail is `{ source, encodings }`; encodings of ours that nobody wants stop being
+ *   encoded, unless a listener calls `preventDefault`;
  * - `server-error`: detail is `{code, message, event}`; the session goes on.
  */
 export class Room extends EventTarget {
@@ -44,6 +50,11 @@ export class Room extends EventTarget {
   peers = new Map();
   /** @type {Map<Source, LocalTrack>} */
   local = new Map();
+  /**
+   * Who speaks, as the server hears it.
+   * @type {Speakers | null} Null until it says so; older servers never do.
+   */
+  speakers = null;
 
   #options;
   #url;
@@ -60,6 +71,12 @@ export class Room extends EventTarget {
   #stableTimer;
   /** @type {RTCStatsReport | null} */
   #lastStats = null;
+  /** @type {Map<string, SubscriptionWish>} by peer and track: what was last asked for */
+  #wishes = new Map();
+  /** @type {number | null | undefined} */
+  #lastN;
+  /** False once the server has said that it does not know `subscribe`. */
+  #takesWishes = true;
   #onOnline = () => this.retryNow();
 
   /** @param {RoomOptions} options */
@@ -96,7 +113,7 @@ export class Room extends EventTarget {
   /**
    * Publishes a track, in place of what was published from the same source before.
    * @param {MediaStreamTrack} track Stays the caller's: the room never stops it.
-   * @param {{ source?: Source, muted?: boolean }} [options]
+   * @param {{ source?: Source, muted?: boolean } & PublishOptions} [options]
    * @returns {Promise<void>}
    */
   async publish(track, options = {}) {
@@ -125,6 +142,19 @@ export class Room extends EventTarget {
     local.muted = muted;
     if (local.track) local.track.enabled = !muted;
     await this.#apply(local);
+  }
+
+  /**
+   * Says what this peer wants of others' tracks: each wish replaces the former one for its track, and
+   * holds until the peer leaves, across reconnects and mutes.
+   * @param {readonly SubscriptionWish[]} wishes
+   * @param {{ lastN?: number | null }} [options] `lastN`: receive the video of that many recent speakers
+   *   at most; null for all.
+   */
+  subscribe(wishes, { lastN } = {}) {
+    for (const wish of wishes) this.#wishes.set(wishKey(wish.peer, wish.track), { ...wish });
+    if (lastN !== undefined) this.#lastN = lastN;
+    this.#sendWishes(wishes, lastN);
   }
 
   /** While waiting to reconnect: do not wait. */
@@ -245,9 +275,16 @@ export class Room extends EventTarget {
         return this.#onPeerLeft(data.peer_id);
       case "track-published":
         this.#onTrackPublished(data.track);
+        this.#repeatWish(data.track);
         return this.#emit("peers");
       case "track-unpublished":
         return this.#onTrackUnpublished(data.peer_id, data.track_id);
+      case "layer-changed":
+        return this.#onLayerChanged(data);
+      case "active-speakers":
+        return this.#onActiveSpeakers(data);
+      case "layers-wanted":
+        return this.#onLayersWanted(data);
       case "error":
         return this.#onError(data);
       default: // a newer server's: not for us
@@ -263,6 +300,7 @@ export class Room extends EventTarget {
     this.peers = new Map(joined.peers.map((peer) => [peer.id, remotePeer(peer)]));
     for (const track of joined.tracks) this.#onTrackPublished(track);
     this.#startMedia(joined.ice_servers ?? []);
+    this.#repeatWishes();
     this.state = "joined";
     this.reason = null;
     this.#emit("state");
@@ -303,6 +341,10 @@ export class Room extends EventTarget {
   /** @param {{ code: string, message: string, event?: string }} error */
   #onError(error) {
     const reason = { code: String(error.code), message: String(error.message ?? "") };
+    if (reason.code === "unknown-event" && error.event === "subscribe") {
+      this.#takesWishes = false; // an older server: it sends everything
+      return;
+    }
     if (REJOIN.has(reason.code)) return this.#reconnect(reason);
     if (FINAL.has(reason.code) || (this.state !== "joined" && error.event === "joinRoom")) {
       return this.#close(reason);
@@ -342,8 +384,12 @@ export class Room extends EventTarget {
     this.#negotiation?.close();
     this.#negotiation = null;
     this.connection = "new";
+    this.speakers = null;
     for (const peer of this.peers.values()) {
-      for (const track of peer.tracks.values()) track.media = null;
+      for (const track of peer.tracks.values()) {
+        track.media = null;
+        track.quality = null;
+      }
     }
   }
 
@@ -362,6 +408,7 @@ export class Room extends EventTarget {
     const peer = this.peers.get(id);
     if (!peer) return;
     this.peers.delete(id);
+    for (const [key, wish] of this.#wishes) if (wish.peer === id) this.#wishes.delete(key);
     this.#emit("peer-left", peer);
     this.#emit("peers");
   }
@@ -411,14 +458,80 @@ export class Room extends EventTarget {
     this.#emit("peers");
   }
 
+  // --- quality -------------------------------------------------------------------------------
+
+  /** @param {WireLayerChanged} wire */
+  #onLayerChanged(wire) {
+    const track = this.peers.get(wire.peer_id)?.tracks.get(wire.track_id);
+    if (!track) return; // its end has overtaken this
+    track.quality = {
+      layer: wire.layer,
+      reason: wire.reason,
+      availableBps: wire.available_bps ?? null,
+      layerBps: wire.layer_bps ?? null,
+      nextLayerBps: wire.next_layer_bps ?? null,
+      width: wire.width ?? null,
+      height: wire.height ?? null,
+    };
+    this.#emit("layer-changed", track);
+  }
+
+  /** @param {WireActiveSpeakers} wire */
+  #onActiveSpeakers({ dominant, speakers }) {
+    this.speakers = {
+      dominant: dominant ?? null,
+      active: speakers.map(({ peer_id, level }) => ({ peer: peer_id, level: 10 ** (-level / 20) })),
+    };
+    this.#emit("active-speakers", this.speakers);
+  }
+
+  /** @param {WireLayersWanted} wire */
+  #onLayersWanted({ track_id, encodings }) {
+    const local = [...this.local.values()].find(({ id }) => id === track_id);
+    if (!local) return;
+    const detail = { source: local.source, encodings };
+    const event = new CustomEvent("layers-wanted", { detail, cancelable: true });
+    if (this.dispatchEvent(event)) this.#negotiation?.setWanted(local.source, encodings);
+  }
+
+  /**
+   * @param {readonly SubscriptionWish[]} wishes
+   * @param {number | null} [lastN]
+   */
+  #sendWishes(wishes, lastN) {
+    if (!this.#takesWishes || (wishes.length === 0 && lastN === undefined)) return;
+    for (let from = 0; from === 0 || from < wishes.length; from += WISHES_PER_FRAME) {
+      const subscriptions = wishes.slice(from, from + WISHES_PER_FRAME).map(wireWish);
+      const last_n = from === 0 ? lastN : undefined;
+      this.#signaling?.send("subscribe", { subscriptions, last_n });
+    }
+  }
+
+  /** The server of a new session knows nothing of what the former one was told. */
+  #repeatWishes() {
+    this.#takesWishes = true;
+    for (const [key, { peer }] of this.#wishes) if (!this.peers.has(peer)) this.#wishes.delete(key);
+    this.#sendWishes([...this.#wishes.values()], this.#lastN);
+  }
+
+  /**
+   * A track that comes back is a new one for the server.
+   * @param {WireTrack} wire
+   */
+  #repeatWish({ peer_id, track_id }) {
+    const wish = this.#wishes.get(wishKey(peer_id, track_id));
+    if (wish) this.#sendWishes([wish]);
+  }
+
   // --- our own -------------------------------------------------------------------------------
 
   /** @param {LocalTrackInit} init */
-  #setLocal({ track, source = track.kind === "audio" ? "microphone" : "camera", muted = false }) {
+  #setLocal({ track, source = track.kind === "audio" ? "microphone" : "camera", muted = false, ...options }) {
     if (!/^[a-z]{1,32}$/.test(source)) throw new TypeError(`not a source's name: ${source}`);
-    const id = this.local.get(source)?.id ?? `${source}-${randomId()}`;
+    const former = this.local.get(source);
+    const id = former?.id ?? `${source}-${randomId()}`;
     /** @type {LocalTrack} */
-    const local = { source, kind: /** @type {Kind} */ (track.kind), id, track, muted };
+    const local = { source, kind: /** @type {Kind} */ (track.kind), id, track, muted, options: { ...former?.options, ...options } };
     if (muted) track.enabled = false;
     this.local.set(source, local);
     return local;
@@ -448,6 +561,9 @@ const PROTOCOL = 1;
 const JOIN_TIMEOUT_MS = 10_000;
 /** A connection that lasted this long was a good one: the next loss begins with a short wait. */
 const STABLE_AFTER_MS = 5_000;
+
+/** A frame has its bounds at the server. */
+const WISHES_PER_FRAME = 64;
 
 /** The server wants this participant gone: coming back would start a fight. */
 const FINAL = new Set(["replaced", "removed"]);
@@ -486,7 +602,7 @@ function remotePeer({ id, name, metadata }) {
  * @returns {RemoteTrack}
  */
 function remoteTrack(peer, id, kind, publisher) {
-  return { id, peer, kind, source: sourceOf(id, kind, publisher), published: true, media: null };
+  return { id, peer, kind, source: sourceOf(id, kind, publisher), published: true, media: null, quality: null };
 }
 
 /**
@@ -503,6 +619,32 @@ function sourceOf(id, kind, publisher) {
   if (kind === "audio") return "microphone";
   const hasVideo = [...publisher.tracks.values()].some((track) => track.kind === "video");
   return hasVideo ? "screen" : "camera";
+}
+
+/**
+ * @param {string} peer
+ * @param {string} track
+ */
+function wishKey(peer, track) {
+  return JSON.stringify([peer, track]);
+}
+
+/** @param {number | undefined} number */
+function whole(number) {
+  return number === undefined ? undefined : Math.ceil(number);
+}
+
+/** @param {SubscriptionWish} wish */
+function wireWish({ peer, track, width, height, maxFramerate, priority, paused }) {
+  return {
+    peer_id: peer,
+    track_id: track,
+    width: whole(width),
+    height: whole(height),
+    max_framerate: whole(maxFramerate),
+    priority: whole(priority),
+    paused,
+  };
 }
 
 function defaultUrl() {

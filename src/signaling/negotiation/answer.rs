@@ -19,6 +19,7 @@ pub fn take_offer(
     offer: &Description,
 ) -> Result<usize, Refusal> {
     check(&sections.slots, offer)?;
+    sections.numbers.learn_order(offer.sections.iter());
     let mut sent: Vec<Option<&sdp::Section>> = Vec::with_capacity(offer.sections.len());
     for (index, described) in offer.sections.iter().enumerate() {
         let slot = next_slot(

@@ -7,10 +7,14 @@
 use crate::base::ids::{MediaKind, PayloadType};
 use crate::wire::codec::{Codec, CodecMapping, H264Profile};
 use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
-use crate::wire::sdp::{CodecLine, Section};
+use crate::wire::sdp::{CodecLine, Media, Section};
 
 /// Codecs negotiated in one section at most; there are not more distinct ones.
 pub const CODECS_MAX: usize = 32;
+
+/// Whether feedback on each packet is negotiated (draft-holmer-rmcat-transport-wide-cc-extensions-01). Only while the
+/// media plane gives it: Chromium takes its absence for a path that carries nothing, and falls to 90 kbit/s.
+pub const TRANSPORT_WIDE: bool = false;
 
 /// The codecs of a client's section that the server forwards, in the client's order, each once.
 /// RED stays only beside the Opus it holds.
@@ -23,7 +27,9 @@ pub fn supported(section: &Section) -> Vec<CodecLine> {
             && lines.len() < CODECS_MAX
             && lines.iter().all(|known| known.mapping.codec != codec)
         {
-            lines.push(*line);
+            let mut line = *line;
+            line.mapping.transport_cc &= TRANSPORT_WIDE;
+            lines.push(line);
         }
     }
     if lines.iter().all(|line| line.mapping.codec == Codec::Red) {
@@ -32,14 +38,16 @@ pub fn supported(section: &Section) -> Vec<CodecLine> {
     lines
 }
 
-/// The header extensions of a client's section that the server negotiates. Those that name
-/// simulcast layers are not among them: one layer is taken.
+/// The header extensions of a client's section that the server negotiates; those that name simulcast
+/// streams only where it has such streams (`has_rids`).
 #[must_use]
-pub fn supported_extensions(kind: MediaKind, section: &Section) -> ExtensionMap {
+pub fn supported_extensions(kind: MediaKind, section: &Section, has_rids: bool) -> ExtensionMap {
     let mut map = ExtensionMap::default();
-    for extension in extensions_of(kind) {
-        if let Some(id) = section.extensions.id(*extension) {
-            map.insert(*extension, id);
+    let rids = [Extension::RtpStreamId, Extension::RepairedRtpStreamId];
+    let rids = rids.into_iter().filter(|_| has_rids);
+    for extension in extensions_of(kind).chain(rids) {
+        if let Some(id) = section.extensions.id(extension) {
+            map.insert(extension, id);
         }
     }
     map
@@ -54,21 +62,27 @@ fn is_supported(codec: Codec) -> bool {
     }
 }
 
-fn extensions_of(kind: MediaKind) -> &'static [Extension] {
-    match kind {
+fn extensions_of(kind: MediaKind) -> impl Iterator<Item = Extension> {
+    let all: &[Extension] = match kind {
         MediaKind::Audio => &[
             Extension::Mid,
+            Extension::TransportSequenceNumber,
             Extension::AudioLevel,
+            Extension::AbsSendTime,
             Extension::AbsCaptureTime,
         ],
         MediaKind::Video => &[
             Extension::Mid,
+            Extension::TransportSequenceNumber,
+            Extension::DependencyDescriptor,
+            Extension::AbsSendTime,
             Extension::VideoOrientation,
             Extension::AbsCaptureTime,
             Extension::PlayoutDelay,
-            Extension::DependencyDescriptor,
         ],
-    }
+    };
+    let is_used = |e: &Extension| TRANSPORT_WIDE || *e != Extension::TransportSequenceNumber;
+    all.iter().copied().filter(is_used)
 }
 
 /// The numbers one client uses, as far as its descriptions told.
@@ -79,6 +93,8 @@ pub struct Numbers {
     payload_types_taken: u128,
     extensions: ExtensionMap,
     extension_ids_taken: [u128; 2],
+    /// The codecs of each kind in the client's order of preference.
+    order: [Vec<Codec>; 2],
 }
 
 impl Numbers {
@@ -109,6 +125,19 @@ impl Numbers {
         }
     }
 
+    /// Learns which codecs the client prefers, from an offer of its own: the first section of a kind in which
+    /// it sends says so. Chromium sends the first codec of what it is offered, so an order of the server's
+    /// own would overrule the page's.
+    pub fn learn_order<'a>(&mut self, sections: impl Iterator<Item = &'a Section> + Clone) {
+        for kind in [MediaKind::Audio, MediaKind::Video] {
+            let of_kind = sections.clone().filter(|s| s.media == Media::Rtp(kind));
+            if let Some(section) = of_kind.clone().find(|s| s.direction.sends()) {
+                let lines = supported(section).into_iter();
+                self.order[kind as usize] = lines.map(|line| line.mapping.codec).collect();
+            }
+        }
+    }
+
     /// What the server offers for a new section of `kind`.
     #[must_use]
     pub fn offer(&self, kind: MediaKind) -> (Vec<CodecLine>, ExtensionMap) {
@@ -131,7 +160,7 @@ impl Numbers {
         };
         let video = kind == MediaKind::Video;
         // Both kinds are numbered, so that a number is the same whichever kind is offered first.
-        DEFAULTS
+        let mut lines: Vec<CodecLine> = DEFAULTS
             .iter()
             .filter_map(|&(codec, pt, rtx)| {
                 let known = self.codecs.iter().find(|(known, ..)| *known == codec);
@@ -145,15 +174,23 @@ impl Numbers {
                         codec,
                         rtx,
                         nack: video,
-                        transport_cc: false,
-                        remb: false,
+                        // As Chromium has it: of RED's packets the feedback is Opus's.
+                        transport_cc: TRANSPORT_WIDE && codec != Codec::Red,
+                        remb: video,
                     },
                     pli: video,
                     fir: video,
+                    rrtr: false,
                 })
             })
             .filter(|line| line.mapping.codec.kind() == kind)
-            .collect()
+            .collect();
+        lines.sort_by_key(|line| {
+            let order = &self.order[kind as usize];
+            let place = order.iter().position(|codec| *codec == line.mapping.codec);
+            place.unwrap_or(order.len())
+        });
+        lines
     }
 
     fn offer_extensions(&self, kind: MediaKind) -> ExtensionMap {
@@ -162,7 +199,7 @@ impl Numbers {
         let mut all = self.extensions;
         for kind in [MediaKind::Audio, MediaKind::Video] {
             for extension in extensions_of(kind) {
-                if all.id(*extension).is_some() {
+                if all.id(extension).is_some() {
                     continue;
                 }
                 let free = (1..=ONE_BYTE_ID_MAX)
@@ -170,14 +207,14 @@ impl Numbers {
                     .and_then(ExtensionId::new);
                 if let Some(id) = free {
                     taken[0] |= 1 << id.value();
-                    all.insert(*extension, id);
+                    all.insert(extension, id);
                 }
             }
         }
         let mut map = ExtensionMap::default();
         for extension in extensions_of(kind) {
-            if let Some(id) = all.id(*extension) {
-                map.insert(*extension, id);
+            if let Some(id) = all.id(extension) {
+                map.insert(extension, id);
             }
         }
         map
@@ -235,16 +272,23 @@ mod tests {
         };
         assert_eq!(numbers(0), [111, 63]);
         assert_eq!(numbers(1), [96, 102, 104, 108, 114, 116, 39, 45, 98, 100]);
-        let map = supported_extensions(MediaKind::Video, &description.sections[1]);
-        let ids: Vec<_> = map.iter().map(|(e, id)| (e, id.value())).collect();
-        assert_eq!(
-            ids,
-            [
-                (Extension::Mid, 4),
-                (Extension::VideoOrientation, 13),
-                (Extension::PlayoutDelay, 5)
-            ]
-        );
+        let ids = |has_rids| -> Vec<_> {
+            let map = supported_extensions(MediaKind::Video, &description.sections[1], has_rids);
+            map.iter().map(|(e, id)| (e, id.value())).collect()
+        };
+        let mut alone = vec![
+            (Extension::Mid, 4),
+            (Extension::VideoOrientation, 13),
+            (Extension::PlayoutDelay, 5),
+            (Extension::TransportSequenceNumber, 3),
+            (Extension::AbsSendTime, 2),
+        ];
+        alone.retain(|(e, _)| TRANSPORT_WIDE || *e != Extension::TransportSequenceNumber);
+        assert_eq!(ids(false), alone);
+        let with_rids = ids(true);
+        assert!(with_rids.contains(&(Extension::RtpStreamId, 10)));
+        assert!(with_rids.contains(&(Extension::RepairedRtpStreamId, 11)));
+        assert_eq!(with_rids.len(), alone.len() + 2);
     }
 
     #[test]

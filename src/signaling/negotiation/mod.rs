@@ -26,6 +26,7 @@
 
 pub mod answer;
 pub mod codecs;
+pub mod encodings;
 pub mod ice;
 pub mod offer;
 pub mod remote;

@@ -12,10 +12,11 @@ use crate::base::ids::{
 use crate::control::{EncodingConfig, SubscriptionConfig, TrackConfig, TrackInfo};
 use crate::signaling::msid;
 use crate::signaling::negotiation::codecs::{self, Numbers};
+use crate::signaling::negotiation::encodings;
 use crate::signaling::negotiation::tracks::RoomTracks;
-use crate::wire::codec::CodecMapping;
-use crate::wire::extension::ExtensionMap;
-use crate::wire::sdp::{self, CodecLine, Direction, Media, Msid};
+use crate::wire::codec::{Codec, CodecMapping};
+use crate::wire::extension::{Extension, ExtensionMap};
+use crate::wire::sdp::{self, CodecLine, Direction, Media, Msid, RidStream, Simulcast};
 
 /// Sections of one description at most: a client's answer to an offer of that many stays within the
 /// frame limit (`the_largest_offer_fits_a_frame` checks it).
@@ -78,6 +79,11 @@ pub struct Section {
     pub extensions: ExtensionMap,
     /// Reduced-size RTCP (RFC 5506).
     pub rtcp_rsize: bool,
+    /// The client may ask for its round trip (RFC 3611).
+    pub rtcp_xr_rtt: bool,
+    /// The simulcast streams that are taken, in the client's order. They outlast the client's sending: a
+    /// browser that is offered a section without them sends only one stream from then on.
+    pub simulcast: Vec<RidStream>,
     /// Whether the client takes media here when the server has some.
     pub client_receives: bool,
     /// What the client sends.
@@ -95,28 +101,18 @@ pub struct Published {
     pub id: TrackId,
     /// As the section says: when it changes, this is another track.
     pub msid: Option<Msid>,
-    /// Primary SSRCs.
-    pub ssrcs: Vec<Ssrc>,
-    /// Pairs of (primary, RTX) SSRC.
-    pub rtx_ssrcs: Vec<(Ssrc, Ssrc)>,
+    /// What it sends of it, lowest quality first; never empty.
+    pub encodings: Vec<EncodingConfig>,
+    /// Every SSRC that the section declares, for media or repair.
+    pub declared_ssrcs: Vec<Ssrc>,
 }
 
 impl Published {
-    /// Its only encoding. Of several SSRCs without a role none is declared: header extensions and payload types
-    /// tell that they are the track's, one after another.
-    fn encoding(&self) -> EncodingConfig {
-        match self.ssrcs[..] {
-            [ssrc] => EncodingConfig {
-                rid: None,
-                ssrc: Some(ssrc),
-                rtx_ssrc: self
-                    .rtx_ssrcs
-                    .iter()
-                    .find(|(primary, _)| *primary == ssrc)
-                    .map(|(_, rtx)| *rtx),
-            },
-            _ => EncodingConfig::default(),
-        }
+    /// Takes over what the client's description says of its streams.
+    fn read(&mut self, sent: &sdp::Section) {
+        self.encodings = encodings::of(sent);
+        let repairs = sent.rtx_ssrcs.iter().map(|(_, rtx)| *rtx);
+        self.declared_ssrcs = sent.ssrcs.iter().copied().chain(repairs).collect();
     }
 }
 
@@ -145,6 +141,8 @@ impl Section {
             codecs: Vec::new(),
             extensions: ExtensionMap::default(),
             rtcp_rsize: true,
+            rtcp_xr_rtt: false,
+            simulcast: Vec::new(),
             client_receives: true,
             receive: None,
             send: None,
@@ -163,8 +161,39 @@ impl Section {
         self.send.is_some() && self.client_receives
     }
 
-    fn mappings(&self) -> Vec<CodecMapping> {
-        self.codecs.iter().map(|line| line.mapping).collect()
+    /// What the client may send here, for the shard. RED is Opus, and shares its feedback; feedback on
+    /// packets needs the number that tells them apart.
+    fn received_mappings(&self) -> Vec<CodecMapping> {
+        let mut mappings: Vec<CodecMapping> = self.codecs.iter().map(|line| line.mapping).collect();
+        let is_numbered = self
+            .extensions
+            .id(Extension::TransportSequenceNumber)
+            .is_some();
+        let opus = mappings
+            .iter()
+            .any(|m| m.codec == Codec::Opus && m.transport_cc);
+        for mapping in &mut mappings {
+            mapping.transport_cc |= opus && mapping.codec == Codec::Red;
+            mapping.transport_cc &= is_numbered;
+        }
+        mappings
+    }
+
+    /// What the server may send here, for the shard. Without RTX, a packet that is asked for again is the
+    /// identical datagram, with an outdated transport-wide number: such codecs get none.
+    fn sent_mappings(&self) -> (Vec<CodecMapping>, ExtensionMap) {
+        let mut mappings = self.received_mappings();
+        for mapping in &mut mappings {
+            mapping.transport_cc &= mapping.rtx.is_some() || !mapping.nack;
+        }
+        let is_numbered = mappings.iter().any(|mapping| mapping.transport_cc);
+        let mut extensions = ExtensionMap::default();
+        for (extension, id) in self.extensions.iter() {
+            if is_numbered || extension != Extension::TransportSequenceNumber {
+                extensions.insert(extension, id);
+            }
+        }
+        (mappings, extensions)
     }
 
     fn has_rtx(&self) -> bool {
@@ -178,6 +207,15 @@ impl Section {
         described.direction = direction;
         described.rtcp_mux = true;
         described.rtcp_rsize = self.rtcp_rsize;
+        described.rtcp_xr_rtt = self.rtcp_xr_rtt;
+        if direction.receives() {
+            // Without the client's restrictions: what it may send within them is taken anyway.
+            let streams = self.simulcast.iter().map(|stream| RidStream {
+                pixels_max: None,
+                ..*stream
+            });
+            described.simulcast.recv = streams.collect();
+        }
         described.codecs.clone_from(&self.codecs);
         described.payload_types = self
             .codecs
@@ -213,6 +251,7 @@ fn blank(media: Media, mid: Mid) -> sdp::Section {
         setup: None,
         rtcp_mux: false,
         rtcp_rsize: false,
+        rtcp_xr_rtt: false,
         msid: None,
         codecs: Vec::new(),
         payload_types: Vec::new(),
@@ -220,6 +259,8 @@ fn blank(media: Media, mid: Mid) -> sdp::Section {
         extension_ids: Vec::new(),
         ssrcs: Vec::new(),
         rtx_ssrcs: Vec::new(),
+        simulcast_ssrcs: Vec::new(),
+        simulcast: Simulcast::default(),
         cname: None,
     }
 }
@@ -341,10 +382,7 @@ impl Sections {
             let declared = self
                 .live()
                 .filter_map(|section| section.receive.as_ref())
-                .any(|published| {
-                    published.ssrcs.contains(&ssrc)
-                        || published.rtx_ssrcs.iter().any(|(_, rtx)| *rtx == ssrc)
-                });
+                .any(|published| published.declared_ssrcs.contains(&ssrc));
             if number != 0 && !declared {
                 return ssrc;
             }
@@ -371,8 +409,13 @@ impl Sections {
             return false;
         };
         section.codecs = codecs::supported(described);
-        section.extensions = codecs::supported_extensions(section.kind, described);
         section.rtcp_rsize = described.rtcp_rsize;
+        section.rtcp_xr_rtt = described.rtcp_xr_rtt;
+        if described.direction.sends() {
+            section.simulcast = encodings::accepted(described);
+        }
+        let has_rids = !section.simulcast.is_empty();
+        section.extensions = codecs::supported_extensions(section.kind, described, has_rids);
         described.direction.sends() && !section.codecs.is_empty()
     }
 
@@ -386,8 +429,7 @@ impl Sections {
                     .receive
                     .take_if(|published| sent.is_none_or(|sent| sent.msid != published.msid));
                 if let (Some(published), Some(sent)) = (&mut section.receive, sent) {
-                    published.ssrcs.clone_from(&sent.ssrcs);
-                    published.rtx_ssrcs.clone_from(&sent.rtx_ssrcs);
+                    published.read(sent);
                 }
             }
         }
@@ -401,16 +443,17 @@ impl Sections {
                 refused += 1;
                 continue;
             }
-            let published = Published {
+            let mut published = Published {
                 key: TrackKey {
                     peer: self.peer,
                     index: self.next_track,
                 },
                 id: self.track_id(sent),
                 msid: sent.msid.clone(),
-                ssrcs: sent.ssrcs.clone(),
-                rtx_ssrcs: sent.rtx_ssrcs.clone(),
+                encodings: Vec::new(),
+                declared_ssrcs: Vec::new(),
             };
+            published.read(sent);
             self.next_track += 1;
             if let Some(section) = self.slots[index].live_mut() {
                 section.receive = Some(published);
@@ -453,9 +496,9 @@ impl Sections {
                     key: published.key,
                     mid: section.mid,
                     kind: section.kind,
-                    codecs: section.mappings(),
+                    codecs: section.received_mappings(),
                     extensions: section.extensions,
-                    encodings: vec![published.encoding()],
+                    encodings: published.encodings.clone(),
                 })
             })
             .collect()
@@ -484,6 +527,7 @@ impl Sections {
         self.live()
             .filter_map(|section| {
                 let subscription = section.send.as_ref()?;
+                let (codecs, extensions) = section.sent_mappings();
                 Some(SubscriptionConfig {
                     key: subscription.key,
                     source: subscription.source.key,
@@ -492,8 +536,8 @@ impl Sections {
                     kind: section.kind,
                     ssrc: subscription.ssrc,
                     rtx_ssrc: section.has_rtx().then_some(subscription.rtx_ssrc),
-                    codecs: section.mappings(),
-                    extensions: section.extensions,
+                    codecs,
+                    extensions,
                     cname: cname(subscription.source.key.peer).into(),
                     active: subscription.agreed && section.client_receives,
                 })

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::base::ids::{MediaKind, Mid, PayloadType, Ssrc};
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::{ExtensionId, ExtensionMap};
+use crate::wire::sdp::simulcast::Simulcast;
 
 /// An offer or an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Section {
     pub rtcp_mux: bool,
     /// `a=rtcp-rsize` (RFC 5506).
     pub rtcp_rsize: bool,
+    /// `a=rtcp-xr:rcvr-rtt` (RFC 3611 §5.1): a receiver may ask for its round trip.
+    pub rtcp_xr_rtt: bool,
     /// `a=msid` (RFC 8830), the first of several.
     pub msid: Option<Msid>,
     /// The known codecs in the order of preference.
@@ -56,6 +59,11 @@ pub struct Section {
     pub ssrcs: Vec<Ssrc>,
     /// Pairs of (primary, RTX) SSRC (`a=ssrc-group:FID`).
     pub rtx_ssrcs: Vec<(Ssrc, Ssrc)>,
+    /// The primary SSRCs of one source in several qualities, lowest first (`a=ssrc-group:SIM`, as libwebrtc has it);
+    /// empty without such a group.
+    pub simulcast_ssrcs: Vec<Ssrc>,
+    /// `a=simulcast` with its `a=rid` lines.
+    pub simulcast: Simulcast,
     /// The CNAME of the SSRCs.
     pub cname: Option<String>,
 }
@@ -201,12 +209,14 @@ pub struct Msid {
 /// A codec of a section with the feedback that may be sent for it (RFC 4585 §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodecLine {
-    /// Payload types and generic NACK.
+    /// Payload types, and the feedback that the media plane acts on.
     pub mapping: CodecMapping,
     /// `nack pli`.
     pub pli: bool,
     /// `ccm fir` (RFC 5104).
     pub fir: bool,
+    /// `rrtr`: as [`Section::rtcp_xr_rtt`], the way libwebrtc said it at first.
+    pub rrtr: bool,
 }
 
 /// Why a description cannot be read.

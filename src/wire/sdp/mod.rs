@@ -7,6 +7,7 @@
 mod description;
 mod parse;
 mod print;
+mod simulcast;
 
 pub use description::{
     CodecLine, Description, Direction, FingerprintLine, IceLines, Media, Msid, SdpError, Section,
@@ -16,6 +17,7 @@ pub use parse::{
     EXTMAPS_MAX, FEEDBACK_LINES_MAX, FINGERPRINTS_MAX, FORMAT_LINES_MAX, FORMATS_ECHOED_MAX,
     LINE_BYTES_MAX, LINES_MAX, SECTIONS_PARSED_MAX, SSRCS_MAX,
 };
+pub use simulcast::{RIDS_MAX, RidStream, STREAMS_MAX, Simulcast};
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use crate::wire::sdp::description::{
     CodecLine, Description, Direction, FingerprintLine, IceLines, Media, Msid, RTP_PROTO, SdpError,
     Section, Setup,
 };
+use crate::wire::sdp::simulcast::{RIDS_MAX, RidLine, Simulcast};
 
 /// Lines read at most. Chromium writes about 110 for a video section.
 pub const LINES_MAX: usize = 32_768;
@@ -103,6 +104,10 @@ struct Attributes<'a> {
     ssrcs: Vec<Ssrc>,
     cname: Option<String>,
     groups: Vec<(&'a str, Ssrc, Ssrc)>,
+    simulcast_group: Vec<Ssrc>,
+    rids: Vec<RidLine<'a>>,
+    simulcast: Option<&'a str>,
+    rtcp_xr_rtt: bool,
 }
 
 impl<'a> Attributes<'a> {
@@ -147,13 +152,11 @@ impl<'a> Attributes<'a> {
             }
             "extmap" => push_bounded(&mut self.extmaps, EXTMAPS_MAX, parse_extmap(value)),
             "ssrc" => self.read_ssrc(value),
-            "ssrc-group" => {
-                let mut words = value.split_whitespace();
-                let semantics = words.next().unwrap_or("");
-                let mut ssrc = || words.next().and_then(|w| w.parse().ok()).map(Ssrc);
-                if let (Some(primary), Some(other)) = (ssrc(), ssrc()) {
-                    push_bounded(&mut self.groups, SSRCS_MAX, [(semantics, primary, other)]);
-                }
+            "ssrc-group" => self.read_group(value),
+            "rid" => push_bounded(&mut self.rids, RIDS_MAX, RidLine::parse(value)),
+            "simulcast" => self.simulcast = self.simulcast.or(Some(value)),
+            "rtcp-xr" => {
+                self.rtcp_xr_rtt |= value.split_whitespace().any(|w| w.starts_with("rcvr-rtt"));
             }
             _ => {
                 if let Some(direction) = Direction::parse(key) {
@@ -175,6 +178,22 @@ impl<'a> Attributes<'a> {
             && self.cname.is_none()
         {
             self.cname = Some(cname.to_owned());
+        }
+    }
+
+    /// `<semantics> <SSRC> <SSRC>…` (RFC 5576 §4.2): pairs, and the first group of a simulcast.
+    fn read_group(&mut self, value: &'a str) {
+        let mut words = value.split_whitespace();
+        let semantics = words.next().unwrap_or("");
+        let mut ssrcs = words.map_while(|w| w.parse().ok()).map(Ssrc);
+        if semantics == "SIM" {
+            let group: Vec<Ssrc> = ssrcs.take(SSRCS_MAX).collect();
+            let distinct: HashSet<Ssrc> = group.iter().copied().collect();
+            if self.simulcast_group.is_empty() && distinct.len() == group.len() {
+                self.simulcast_group = group;
+            }
+        } else if let (Some(primary), Some(other)) = (ssrcs.next(), ssrcs.next()) {
+            push_bounded(&mut self.groups, SSRCS_MAX, [(semantics, primary, other)]);
         }
     }
 
@@ -225,11 +244,12 @@ impl<'a> Attributes<'a> {
                         codec,
                         rtx: None,
                         nack: video && allows("nack"),
-                        transport_cc: false,
-                        remb: false,
+                        transport_cc: allows("transport-cc"),
+                        remb: video && allows("goog-remb"),
                     },
                     pli: video && allows("nack pli"),
                     fir: video && allows("ccm fir"),
+                    rrtr: allows("rrtr"),
                 });
             } else if rtpmap
                 .get(..4)
@@ -271,7 +291,12 @@ fn parse_section(media: &MediaDescription, session: &Attributes<'_>) -> Result<S
         }),
         _ => None,
     };
-    let secondary = |ssrc: &Ssrc| own.groups.iter().any(|g| g.0 != "SIM" && g.2 == *ssrc);
+    let codecs = kind.map_or_else(Vec::new, |kind| own.codecs(kind, &payload_types));
+    let is_known = |pt| codecs.iter().any(|line| line.mapping.payload_type == pt);
+    let simulcast = own.simulcast.map_or_else(Simulcast::default, |value| {
+        Simulcast::parse(value, &own.rids, &is_known)
+    });
+    let secondary = |ssrc: &Ssrc| own.groups.iter().any(|g| g.2 == *ssrc);
     let fid = own.groups.iter().filter(|g| g.0 == "FID");
     Ok(Section {
         media: media_kind,
@@ -285,7 +310,9 @@ fn parse_section(media: &MediaDescription, session: &Attributes<'_>) -> Result<S
         setup: own.setup.or(session.setup),
         rtcp_mux: own.rtcp_mux,
         rtcp_rsize: own.rtcp_rsize,
-        codecs: kind.map_or_else(Vec::new, |kind| own.codecs(kind, &payload_types)),
+        rtcp_xr_rtt: own.rtcp_xr_rtt || session.rtcp_xr_rtt,
+        simulcast,
+        codecs,
         payload_types,
         extensions,
         extension_ids,
@@ -296,6 +323,7 @@ fn parse_section(media: &MediaDescription, session: &Attributes<'_>) -> Result<S
             .copied()
             .filter(|ssrc| !secondary(ssrc))
             .collect(),
+        simulcast_ssrcs: own.simulcast_group,
         fingerprints: if own.fingerprints.is_empty() {
             session.fingerprints.clone()
         } else {

@@ -9,6 +9,7 @@ use rtc_sdp::description::session::{Origin, SessionDescription, TimeDescription,
 use crate::base::ids::PayloadType;
 use crate::wire::codec::{Codec, CodecMapping};
 use crate::wire::sdp::description::{CodecLine, Description, Media, Msid, RTP_PROTO, Section};
+use crate::wire::sdp::simulcast::Simulcast;
 
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,6 +162,9 @@ impl Printer<'_> {
         if section.rtcp_rsize {
             self.flag("rtcp-rsize");
         }
+        if section.rtcp_xr_rtt {
+            self.value("rtcp-xr", "rcvr-rtt=all");
+        }
         let opus = section
             .codecs
             .iter()
@@ -169,7 +173,19 @@ impl Printer<'_> {
         for line in &section.codecs {
             self.codec(line, opus);
         }
+        self.simulcast(&section.simulcast);
         self.sources(section);
+    }
+
+    fn simulcast(&mut self, simulcast: &Simulcast) {
+        for (direction, streams) in [("send", &simulcast.send), ("recv", &simulcast.recv)] {
+            for stream in streams {
+                self.value("rid", format_args!("{} {direction}", stream.rid));
+            }
+        }
+        if !simulcast.is_empty() {
+            self.value("simulcast", simulcast);
+        }
     }
 
     fn codec(&mut self, line: &CodecLine, opus: Option<PayloadType>) {
@@ -178,13 +194,17 @@ impl Printer<'_> {
             codec,
             rtx,
             nack,
-            ..
+            transport_cc,
+            remb,
         } = line.mapping;
         self.value("rtpmap", format_args!("{payload_type} {}", codec.rtpmap()));
         for (allowed, what) in [
+            (remb, "goog-remb"),
+            (transport_cc, "transport-cc"),
             (nack, "nack"),
             (line.pli, "nack pli"),
             (line.fir, "ccm fir"),
+            (line.rrtr, "rrtr"),
         ] {
             if allowed {
                 self.value("rtcp-fb", format_args!("{payload_type} {what}"));
@@ -202,6 +222,13 @@ impl Printer<'_> {
 
     /// SSRCs with CNAME and, for clients older than RFC 8830, `msid` once more.
     fn sources(&mut self, section: &Section) {
+        if !section.simulcast_ssrcs.is_empty() {
+            let mut group = "SIM".to_owned();
+            for ssrc in &section.simulcast_ssrcs {
+                group.push_str(&format!(" {ssrc}"));
+            }
+            self.value("ssrc-group", group);
+        }
         for (primary, repair) in &section.rtx_ssrcs {
             self.value("ssrc-group", format_args!("FID {primary} {repair}"));
         }

@@ -1,0 +1,171 @@
+// @ts-check
+// In which qualities a video is published: pure functions of its size and what the page asked for.
+
+/** @import { PublishOptions, Source } from "./types.js" */
+
+/**
+ * @typedef {object} Picture
+ * @property {number} width In pixels.
+ * @property {number} height
+ * @property {number} frameRate
+ */
+
+/**
+ * @typedef {RTCRtpEncodingParameters & { scalabilityMode?: string }} Encoding
+ */
+
+/**
+ * The encodings of a video track, lowest first; never fewer when the picture is small, because a
+ * browser fixes their number for good: those that are not worth their bits are inactive.
+ * @param {Source} source
+ * @param {Picture} picture
+ * @param {PublishOptions} [options]
+ * @returns {Encoding[]}
+ */
+export function encodingsOf(source, picture, options = {}) {
+  const layers = layersOf(source, options);
+  const best = options.maxBitrate ?? bitsPerSecond(picture, options.codec);
+  return layers.map(({ rid, divisor, frameRate }, index) => {
+    const small = {
+      width: picture.width / divisor,
+      height: picture.height / divisor,
+      frameRate: Math.min(picture.frameRate, frameRate ?? Infinity),
+    };
+    const isBest = index === layers.length - 1;
+    /** @type {Encoding} */
+    const encoding = {
+      active: isBest || Math.min(small.width, small.height) >= SHORT_SIDE_MIN,
+      maxBitrate: isBest ? best : Math.min(best, bitsPerSecond(small, options.codec)),
+    };
+    if (rid !== null) Object.assign(encoding, { rid, scaleResolutionDownBy: divisor });
+    if (frameRate !== undefined) encoding.maxFramerate = frameRate;
+    encoding.scalabilityMode = options.scalabilityMode ?? TEMPORAL_LAYERS;
+    return encoding;
+  });
+}
+
+/**
+ * @typedef {object} Layer
+ * @property {string | null} rid
+ * @property {number} divisor Of width and height.
+ * @property {number} [frameRate] At most.
+ */
+
+/** @type {Layer[]} */
+const CAMERA = [
+  { rid: "q", divisor: 4 },
+  { rid: "h", divisor: 2 },
+  { rid: "f", divisor: 1 },
+];
+/** @type {Layer[]} A screen is read: its small copy keeps half the size and gives up motion. */
+const SCREEN = [
+  { rid: "h", divisor: 2, frameRate: 5 },
+  { rid: "f", divisor: 1 },
+];
+/** @type {Layer[]} */
+const SINGLE = [{ rid: null, divisor: 1 }];
+
+/**
+ * @param {Source} source
+ * @param {PublishOptions} options
+ */
+function layersOf(source, { simulcast = true, scalabilityMode }) {
+  // Spatial layers inside one stream do what simulcast does with several.
+  if (!simulcast || /^[LS][23]/.test(scalabilityMode ?? "")) return SINGLE;
+  return source === "screen" ? SCREEN : CAMERA;
+}
+
+/** Three frame rates in every stream: the server thins it out frame by frame, not only by size. */
+const TEMPORAL_LAYERS = "L1T3";
+/** Below this nobody is recognised. 640×360 still has three layers. */
+const SHORT_SIDE_MIN = 90;
+
+/**
+ * What a picture needs at 30 frames/s to look good in VP8 or H.264.
+ * @type {[pixels: number, bitsPerSecond: number][]}
+ */
+const RATES = [
+  [160 * 90, 70_000],
+  [320 * 180, 160_000],
+  [640 * 360, 500_000],
+  [960 * 540, 900_000],
+  [1280 * 720, 1_700_000],
+  [1920 * 1080, 3_200_000],
+  [3840 * 2160, 9_000_000],
+];
+
+/**
+ * @param {Picture} picture
+ * @param {PublishOptions["codec"]} codec
+ */
+function bitsPerSecond({ width, height, frameRate }, codec) {
+  const pixels = width * height;
+  const above = RATES.findIndex(([size]) => size >= pixels);
+  const [sizeAbove, rateAbove] = RATES[above] ?? /** @type {[number, number]} */ (RATES.at(-1));
+  const [sizeBelow, rateBelow] = RATES[above - 1] ?? [0, 0];
+  const share = above === -1 ? 1 : (pixels - sizeBelow) / (sizeAbove - sizeBelow);
+  const full = rateBelow + share * (rateAbove - rateBelow);
+  // Half the frames are more than half the work: each differs more from the one before.
+  const slower = Math.min(1, Math.sqrt(frameRate / 30));
+  const bps = full * slower * (EFFICIENCY[codec ?? "vp8"] ?? 1);
+  return Math.max(RATE_MIN, Math.round(bps / 1000) * 1000);
+}
+
+/** Less than this, browsers do not send. */
+const RATE_MIN = 30_000;
+
+/** @type {Record<string, number>} */
+const EFFICIENCY = { vp9: 0.75, av1: 0.65 };
+
+/**
+ * Puts one codec first; the others follow in the browser's order, so that there is always one that
+ * both sides know.
+ * @param {readonly RTCRtpCodec[]} codecs
+ * @param {string} preferred `vp8`, `vp9`, `h264`, `av1`, in any case.
+ * @returns {RTCRtpCodec[]}
+ */
+export function preferring(codecs, preferred) {
+  const isFirst = (/** @type {RTCRtpCodec} */ { mimeType }) =>
+    mimeType.toLowerCase() === `video/${preferred.toLowerCase()}`;
+  return [...codecs.filter(isFirst), ...codecs.filter((codec) => !isFirst(codec))];
+}
+
+/**
+ * What the server said of one encoding of ours.
+ * @typedef {object} WantedEncoding
+ * @property {number} index
+ * @property {string} [rid]
+ * @property {boolean} wanted
+ */
+
+/**
+ * The encodings as they are to be sent: planned as `planned`, and only those that somebody wants.
+ * @template {RTCRtpEncodingParameters} T
+ * @param {readonly T[]} current As the sender has them.
+ * @param {readonly Encoding[]} planned By `encodingsOf`; one that has no plan stays.
+ * @param {readonly WantedEncoding[]} wanted What is not named is wanted.
+ * @returns {T[]}
+ */
+export function adjusted(current, planned, wanted) {
+  const [only, ...others] = current;
+  const best = planned.at(-1);
+  if (only && best && others.length === 0 && planned.length > 1) {
+    // The server takes no simulcast: what is left is the smallest, and has to be all.
+    const whole = { ...only, active: best.active ?? true, maxBitrate: best.maxBitrate };
+    return [only.scaleResolutionDownBy === undefined ? whole : { ...whole, scaleResolutionDownBy: 1 }];
+  }
+  return current.map((encoding, index) => {
+    const plan =
+      encoding.rid === undefined
+        ? planned[index]
+        : planned.find(({ rid }) => rid === encoding.rid);
+    const said = wanted.find((each) =>
+      encoding.rid === undefined || each.rid === undefined
+        ? each.index === index
+        : each.rid === encoding.rid,
+    );
+    const active = (plan?.active ?? encoding.active ?? true) && said?.wanted !== false;
+    const { maxBitrate = encoding.maxBitrate } = plan ?? {};
+    return { ...encoding, active, ...(maxBitrate === undefined ? {} : { maxBitrate }) };
+  });
+}
