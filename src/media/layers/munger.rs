@@ -11,7 +11,7 @@ use crate::wire::payload::dependency::{DependencyDescriptor, set_frame_number};
 use crate::wire::payload::numbers::{PictureId, Tl0PicIdx};
 
 /// The offsets of one subscription.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Munger {
     picture_id_offset: u16,
     tl0_pic_idx_offset: u8,
