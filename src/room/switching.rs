@@ -166,6 +166,7 @@ impl Room {
                 self.note_source(source, shard);
             }
             self.route(slot, output);
+            self.on_switched(slot, output);
         }
         self.review_wants(output);
     }
