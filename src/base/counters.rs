@@ -96,6 +96,8 @@ counters! {
     forward_other_encoding,
     /// Copies not sent: the subscriber waits for a keyframe of that encoding.
     forward_awaits_keyframe,
+    /// Copies not sent: of a spatial or temporal layer that the subscriber is not to get.
+    forward_layer_left_out,
     /// Copies not sent: redundant audio that is malformed.
     forward_malformed_red,
     /// Subscriptions that changed over to another encoding, or began with one of several.

@@ -6,7 +6,6 @@ pub mod allocation;
 pub mod cache;
 pub mod hearing;
 pub mod keyframe;
-pub mod keyframe_start;
 pub mod layer_rates;
 pub mod layers;
 pub mod loudest;

@@ -12,6 +12,7 @@ use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_clock;
+use crate::room::select::Selected;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
@@ -339,10 +340,16 @@ fn resend(
         return Resend::NotHeld;
     };
     incoming.padding = cached.padding;
-    let (Ok(shape), Some((to, sealer))) = (subscription.shape(&incoming), peer.transport.sealer())
+    let (Ok(mut shape), Some((to, sealer))) =
+        (subscription.shape(&incoming), peer.transport.sealer())
     else {
         return Resend::NotHeld;
     };
+    match subscription.select_again(track, &incoming) {
+        Selected::Whole => {}
+        Selected::Edited(edit) => shape.edit = Some(edit),
+        Selected::LeftOut => return Resend::NotHeld,
+    }
     if !subscription.take_resend(asked.out, &shape) {
         return Resend::OverBudget;
     }

@@ -17,6 +17,7 @@ use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::REPORT_INTERVAL;
 use crate::room::relay::relay_packet;
+use crate::room::select::Selected;
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::speakers::hear;
@@ -97,12 +98,14 @@ impl Room {
         }
         let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;
-        let incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
+        let mut incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
+        let codec = track.codec(header.payload_type);
+        self.read_layers(&mut incoming, codec, place.restarted);
+        let track = self.tracks.get_mut(slot.track)?;
         if !track.is_simulcast {
             batch.packets.push(incoming);
             return Some(place);
         }
-        let incoming = incoming.with_keyframe_of(track.codec(header.payload_type));
         let origin = track.origin;
         if track.watch_flow(now) {
             self.reschedule_origin(origin, output);
@@ -272,7 +275,7 @@ fn forward(
     output: &mut Output,
 ) -> bool {
     let counters = &mut output.counters;
-    let shape = match subscription.shape(packet) {
+    let mut shape = match subscription.shape(packet) {
         Ok(shape) => shape,
         Err(Misfit::NoCodec) => {
             counters.forward_no_codec += 1;
@@ -296,6 +299,15 @@ fn forward(
                 counters.forward_awaits_keyframe += 1;
                 return false;
             }
+        }
+    }
+    match subscription.select(track, packet) {
+        Selected::Whole => {}
+        Selected::Edited(edit) => shape.edit = Some(edit),
+        Selected::LeftOut => {
+            subscription.rewriter.skip(packet.seq);
+            counters.forward_layer_left_out += 1;
+            return has_switched;
         }
     }
     let Some(seq) = subscription.rewriter.forward(packet.seq) else {

@@ -21,6 +21,7 @@ mod reception;
 mod relay;
 mod remote;
 mod routing;
+mod select;
 pub mod slots;
 mod source;
 mod speakers;

@@ -284,16 +284,14 @@ impl Room {
             track.kinds.get(packet.header.payload_type),
         );
         let ids = track.config.extensions;
-        let is_choice = track.is_simulcast;
-        let codec = track
-            .codec(packet.header.payload_type)
-            .filter(|_| is_choice);
+        let codec = track.codec(packet.header.payload_type);
         let Some(encoding) = track.encoding_mut(index) else {
             output.counters.relay_stale += 1;
             return;
         };
         output.counters.relay_packets_received += 1;
-        if packet.run > encoding.run {
+        let restarted = packet.run > encoding.run;
+        if restarted {
             encoding.run = packet.run;
             // What was reported of the former run says nothing of this one.
             encoding.clock = None;
@@ -303,9 +301,11 @@ impl Room {
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);
-        batch
-            .packets
-            .extend(incoming.map(|incoming| incoming.with_keyframe_of(codec)));
+        let Some(mut incoming) = incoming else {
+            return;
+        };
+        self.read_layers(&mut incoming, codec, restarted);
+        batch.packets.push(incoming);
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use crate::base::ids::{EncodingSet, PayloadType, RtpTime, SeqNo, ShardId, TrackKey};
 use crate::control::SubscriptionConfig;
+use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
+use crate::media::layers::selector::Selector;
 use crate::media::red::RedLayout;
 use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
@@ -40,6 +42,8 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Its timestamps.
     pub timeline: Timeline,
+    /// Which layers of its encoding it gets: only where that is not all, or its numbers are not the publisher's.
+    pub layers: Option<Box<Selector>>,
     /// Retransmissions.
     pub resends: ResendBudget,
     /// Others spoke later, so that it gets nothing: see `last_n`.
@@ -58,6 +62,8 @@ pub struct Shape<'p> {
     payload: &'p [u8],
     /// The payload type that the blocks of redundant audio get.
     blocks: Option<(RedLayout, PayloadType)>,
+    /// Numbers that are changed in it.
+    pub edit: Option<Edit>,
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -99,6 +105,7 @@ impl Subscription {
             reception: Reception::default(),
             routes: Routes::none(),
             rewriter: Rewriter::new(first),
+            layers: None,
             resends: ResendBudget::default(),
             is_outside_last_n: false,
             is_report_due: false,
@@ -122,6 +129,7 @@ impl Subscription {
             payload_type,
             payload,
             blocks: None,
+            edit: None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
@@ -151,14 +159,35 @@ impl Subscription {
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
+        numbering: (SeqNo, RtpTime),
+        path: (SocketAddr, &RtpSealer),
+        outbox: &mut Outbox,
+    ) {
+        let Some(edit) = &shape.edit else {
+            return self.write(packet, shape, None, numbering, path, outbox);
+        };
+        let mut buffer = [0; DESCRIPTOR_MAX];
+        let source = packet.extension(Extension::DependencyDescriptor);
+        let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
+        self.write(packet, shape, descriptor, numbering, path, outbox);
+    }
+
+    /// As [`Subscription::send`], with `descriptor` for the dependency descriptor, if that is another one here.
+    #[inline]
+    fn write(
+        &self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        descriptor: Option<&[u8]>,
         (seq, timestamp): (SeqNo, RtpTime),
         (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
+        let edit = shape.edit.as_ref();
         let config = &self.config;
         let header = OutgoingHeader {
             payload_type: shape.payload_type,
-            marker: packet.marker,
+            marker: packet.marker || edit.is_some_and(|edit| edit.ends_picture),
             seq: seq.on_wire(),
             timestamp,
             ssrc: config.ssrc,
@@ -170,6 +199,10 @@ impl Subscription {
             mid.map(|id| (id, config.mid.as_bytes()))
                 .into_iter()
                 .chain(forwarded.filter_map(|(extension, value)| {
+                    let value = match (extension, descriptor) {
+                        (Extension::DependencyDescriptor, Some(own)) => own,
+                        _ => value,
+                    };
                     config.extensions.id(extension).map(|id| (id, value))
                 }));
         outbox.push_with(to, |arena| {
@@ -180,6 +213,9 @@ impl Subscription {
             arena.extend_from_slice(shape.payload);
             if let Some((layout, payload_type)) = &shape.blocks {
                 layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
+            }
+            if let Some(edit) = edit {
+                edit.apply(&mut arena[start + header_len..]);
             }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
@@ -233,6 +269,7 @@ impl Subscription {
             return Entry::NoKeyframe;
         }
         self.reception = after;
+        let before = self.timeline.encoding();
         let end = self.end(track);
         let clock = track.encoding(to).and_then(|encoding| encoding.clock);
         let timestamp = packet.timestamp;
@@ -240,6 +277,7 @@ impl Subscription {
             .timeline
             .start(now, to, timestamp, clock.as_ref(), end.as_ref());
         self.rewriter.begin(to, packet.seq, time_offset);
+        self.begin_layers(track, before);
         self.is_report_due = true;
         entry
     }

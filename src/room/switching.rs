@@ -32,6 +32,7 @@ impl Room {
             let (source, shard) = subscription.source();
             self.note_source(source, shard);
             self.review(now, slot, output);
+            self.review_layers(now, slot, output);
             self.review_wants(output);
         }
     }
@@ -93,6 +94,7 @@ impl Room {
             return false;
         }
         subscription.reception = after;
+        subscription.review_layers(track);
         let (source, shard) = subscription.source();
         self.note_source(source, shard);
         self.route(slot, output);
@@ -175,13 +177,23 @@ impl Room {
         slot: EncodingSlot,
         output: &mut Output,
     ) {
+        let track = self.tracks.get(slot.track);
+        if track.is_some_and(|track| track.encodings.len() > 1) {
+            self.repeat_keyframe(now, slot, output);
+        }
+    }
+
+    /// A keyframe of an encoding is asked for again while somebody waits for one.
+    pub(in crate::room) fn repeat_keyframe(
+        &mut self,
+        now: Instant,
+        slot: EncodingSlot,
+        output: &mut Output,
+    ) {
         let Some(track) = self.tracks.get_mut(slot.track) else {
             return;
         };
         let origin = track.origin;
-        if !track.is_simulcast {
-            return;
-        }
         if let Some(encoding) = track.encoding_mut(slot.index)
             && encoding.retry.is_none()
         {
@@ -215,9 +227,6 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        if !track.is_simulcast {
-            return;
-        }
         let is_due = track.flow_check_at.is_some_and(|at| at <= now);
         if is_due && check_flow(now, track) {
             self.on_flow_changed(now, slot, None, output);
@@ -257,7 +266,9 @@ impl Room {
             .iter()
             .filter_map(|slot| self.subscriptions.get(*slot));
         waiting.any(|subscription| {
-            subscription.reception.awaited() == Some(slot.index)
+            let is_waiting = subscription.reception.awaited() == Some(slot.index)
+                || subscription.awaits_layers(track, slot.index);
+            is_waiting
                 && subscription.config.active
                 && (self.peers.get(subscription.subscriber))
                     .is_some_and(|peer| peer.routed.is_some())
@@ -268,9 +279,6 @@ impl Room {
 impl Track {
     /// When [`Room::handle_encodings_timeout`] is next due for it.
     pub(in crate::room) fn poll_encodings(&self) -> Option<Instant> {
-        if !self.is_simulcast {
-            return None;
-        }
         let retries = self.encodings.iter().map(|e| e.retry.map(|retry| retry.at));
         retries.fold(self.flow_check_at, earliest)
     }

@@ -285,9 +285,13 @@ impl Checker {
         self.encodings.last().map(|index| index.at())
     }
 
-    /// The lowest number it got.
-    pub fn first_number(&self) -> u16 {
-        *self.seen.keys().min().expect("it got something") as u16
+    /// How many numbers there are since it got another encoding, or began anew with it.
+    pub fn since_switch(&self) -> u16 {
+        let numbers = self
+            .highest
+            .zip(self.stay)
+            .map(|(highest, stay)| highest + 1 - stay.first);
+        numbers.unwrap_or(0) as u16
     }
 
     /// The highest number it got.

@@ -17,7 +17,8 @@ use crate::media::layers::structures::{Limit, Structure};
 pub struct Selector {
     wish: Limit,
     current: Limit,
-    run: u32,
+    /// The run it is in; `None` before the first packet of one.
+    run: Option<u32>,
     /// What is below the history's beginning went out as it came.
     took_all_before: bool,
     history: History,
@@ -55,7 +56,7 @@ impl Selector {
         Self {
             wish,
             current: Limit::ALL,
-            run: position.run,
+            run: Some(position.run),
             took_all_before: true,
             history: History::new(position.frame.map_or(0, |frame| frame + 1)),
             changes: Changes::new(Limit::ALL),
@@ -90,9 +91,14 @@ impl Selector {
         self.wish.spatial.min(spatial_max) > self.current.spatial
     }
 
+    /// The next packet is the first one of another encoding, or after a pause.
+    pub fn begin(&mut self) {
+        self.run = None;
+    }
+
     /// Decides for a packet that comes for the first time. `None`: it does not go out.
     pub fn handle(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        if info.run != self.run {
+        if self.run != Some(info.run) {
             self.start(info);
         }
         if info.layering == Layering::Single {
@@ -125,7 +131,7 @@ impl Selector {
     /// known any more how it looked.
     #[must_use]
     pub fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        if info.run != self.run {
+        if self.run != Some(info.run) {
             return None;
         }
         match info.layering {
@@ -142,7 +148,7 @@ impl Selector {
 
     /// Another source or encoding: it begins with this packet.
     fn start(&mut self, first: &LayerInfo) {
-        self.run = first.run;
+        self.run = Some(first.run);
         self.took_all_before = false;
         self.history = History::new(first.frame);
         // A decoder starts at a keyframe, where everything is allowed.
