@@ -114,19 +114,24 @@ impl Subscription {
     /// Packets of another encoding go out from now on, or of the same after a pause; `before` went out last. The
     /// numbers that a decoder follows go on.
     pub(in crate::room) fn begin_layers(&mut self, track: &Track, before: Option<EncodingIndex>) {
-        if self.layers.is_none()
-            && before.is_some_and(|before| self.rewriter.encoding() != Some(before))
-            && self.has_sent()
-            && let Some(reader) = before
-                .and_then(|before| track.encoding(before))
-                .and_then(|encoding| encoding.layers.as_deref())
-        {
-            self.layers = Some(Box::new(Selector::new(Limit::ALL, &reader.position())));
+        if before.is_some_and(|before| self.rewriter.encoding() != Some(before)) {
+            self.keep_numbers(track, before);
         }
         if let Some(selector) = self.layers.as_mut() {
             selector.begin();
         }
         self.review_layers(track);
+    }
+
+    /// The encoding that went out last, if one did, is left: where the numbers that a decoder follows have got to is kept.
+    pub(in crate::room) fn keep_numbers(&mut self, track: &Track, last: Option<EncodingIndex>) {
+        if self.layers.is_none()
+            && self.has_sent()
+            && let Some(encoding) = last.and_then(|last| track.encoding(last))
+            && let Some(reader) = encoding.layers.as_deref()
+        {
+            self.layers = Some(Box::new(Selector::new(Limit::ALL, &reader.position())));
+        }
     }
 
     /// What a packet becomes that comes for the first time, where layers are selected. `None`: it does not go out.

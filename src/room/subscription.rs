@@ -294,6 +294,7 @@ impl Subscription {
     pub fn leave(&mut self, track: &Track) {
         self.pause();
         let end = self.end(track);
+        self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
         (self.track, self.reception) = (None, Reception::Off);
     }

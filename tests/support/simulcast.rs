@@ -43,6 +43,8 @@ pub struct Layer {
     pub ssrc: u32,
     pub seq: u16,
     timestamp_base: u32,
+    /// Counts its frames, from anywhere.
+    picture_id: u16,
     /// Counts its packets.
     pub counter: u32,
     pub is_active: bool,
@@ -76,6 +78,7 @@ impl Simulcast {
                 // Near the end, so that it wraps.
                 seq: 65_500 - 100 * layer as u16,
                 timestamp_base: 0x7000_0000_u32.wrapping_mul(layer + 1),
+                picture_id: 0x7ff0 - 3000 * layer as u16,
                 counter: 0,
                 is_active: true,
                 keyframe_due: true,
@@ -119,6 +122,8 @@ impl Simulcast {
     fn frame(&mut self, now: Instant, at: usize) -> Vec<Made> {
         let is_keyframe = std::mem::take(&mut self.layers[at].keyframe_due);
         let count = at + if is_keyframe { 4 } else { 2 };
+        let layer = &mut self.layers[at];
+        layer.picture_id = layer.picture_id.wrapping_add(1) & 0x7fff;
         (0..count)
             .map(|part| self.packet(now, at, is_keyframe, (part, count)))
             .collect()
@@ -138,6 +143,8 @@ impl Simulcast {
             encoding: at as u8,
             counter: layer.counter,
             picture: self.picture,
+            picture_id: layer.picture_id,
+            tl0_pic_idx: layer.picture_id as u8,
             is_keyframe,
             is_first,
         };
@@ -207,15 +214,22 @@ pub struct Stamp {
     /// Counts the encoding's packets.
     pub counter: u32,
     pub picture: u32,
+    /// What decoders follow (RFC 7741 §4.2): rewritten on the way.
+    pub picture_id: u16,
+    pub tl0_pic_idx: u8,
     pub is_keyframe: bool,
     pub is_first: bool,
 }
 
 impl Stamp {
-    /// A VP8 descriptor of one byte (RFC 7741 §4.2), the first byte of a frame's header, and the stamp.
+    /// A VP8 descriptor with picture id, TL0PICIDX and TID 0 (RFC 7741 §4.2), the first byte of a frame's header, and
+    /// the stamp.
     fn payload(&self) -> Vec<u8> {
-        let descriptor = if self.is_first { 0x10 } else { 0x00 };
-        let mut payload = vec![descriptor, u8::from(!self.is_keyframe), self.encoding];
+        let descriptor = if self.is_first { 0x90 } else { 0x80 };
+        let mut payload = vec![descriptor, 0xe0];
+        payload.extend((0x8000 | self.picture_id).to_be_bytes());
+        payload.extend([self.tl0_pic_idx, 0]);
+        payload.extend([u8::from(!self.is_keyframe), self.encoding]);
         payload.extend(self.counter.to_be_bytes());
         payload.extend(self.picture.to_be_bytes());
         payload
@@ -224,10 +238,12 @@ impl Stamp {
     pub fn parse(payload: &[u8]) -> Option<Self> {
         Some(Self {
             is_first: payload.first()? & 0x10 != 0,
-            is_keyframe: payload.get(1)? & 1 == 0,
-            encoding: *payload.get(2)?,
-            counter: u32::from_be_bytes(payload.get(3..7)?.try_into().ok()?),
-            picture: u32::from_be_bytes(payload.get(7..11)?.try_into().ok()?),
+            picture_id: u16::from_be_bytes(payload.get(2..4)?.try_into().ok()?) & 0x7fff,
+            tl0_pic_idx: *payload.get(4)?,
+            is_keyframe: payload.get(6)? & 1 == 0,
+            encoding: *payload.get(7)?,
+            counter: u32::from_be_bytes(payload.get(8..12)?.try_into().ok()?),
+            picture: u32::from_be_bytes(payload.get(12..16)?.try_into().ok()?),
         })
     }
 }
@@ -285,9 +301,13 @@ impl Checker {
         self.encodings.last().map(|index| index.at())
     }
 
-    /// The lowest number it got.
-    pub fn first_number(&self) -> u16 {
-        *self.seen.keys().min().expect("it got something") as u16
+    /// How many numbers there are since it got another encoding, or began anew with it.
+    pub fn since_switch(&self) -> u16 {
+        let numbers = self
+            .highest
+            .zip(self.stay)
+            .map(|(highest, stay)| highest + 1 - stay.first);
+        numbers.unwrap_or(0) as u16
     }
 
     /// The highest number it got.
@@ -380,6 +400,18 @@ impl Checker {
                 "{stamp:?} beside {:?}",
                 other.stamp
             );
+            // The decoder's numbers count frames, over every change; after a pause they may have gone on meanwhile.
+            let (before, after) = match neighbour < seq {
+                true => (other.stamp, stamp),
+                false => (stamp, other.stamp),
+            };
+            let ids = after.picture_id.wrapping_sub(before.picture_id) & 0x7fff;
+            let indices = after.tl0_pic_idx.wrapping_sub(before.tl0_pic_idx);
+            let step = u16::from(!is_same);
+            let is_begun = after.is_keyframe && after.is_first;
+            let is_next = ids == step && u16::from(indices) == step;
+            let is_later = is_begun && (1..0x4000).contains(&ids);
+            assert!(is_next || is_later, "{before:?} before {after:?}");
         }
     }
 }
