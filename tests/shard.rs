@@ -207,12 +207,15 @@ fn a_nack_is_answered_with_the_identical_datagram() {
     assert_eq!(again, [sent[0].clone(), sent[2].clone()]);
     assert_eq!(stage.world.count("nack_not_held"), 1);
 
-    // As often as one likes, but not without end.
+    // Not twice within a round trip, and not without end.
     for _ in 0..50 {
         stage.nack(0, &[seqs[1]]);
+        stage.nack(0, &[seqs[1]]);
+        stage.world.advance(20 * MS);
     }
     assert_eq!(stage.world.clients[at].sealed_rtp.len(), 5 + 8);
-    assert_eq!(stage.world.count("nack_over_budget"), 42);
+    assert_eq!(stage.world.count("nack_under_way"), 8);
+    assert_eq!(stage.world.count("nack_over_budget"), 84);
 
     // After a change of what packets look like, nothing from before.
     let mut wanted = stage.wanted();

@@ -30,6 +30,8 @@ counters! {
     rtp_padding_bytes,
     /// RTP packets sent again on a NACK.
     rtp_retransmitted,
+    /// Of these, packets on a stream of their own (RFC 4588).
+    rtp_retransmitted_rtx,
     /// RTCP datagrams taken.
     rtcp_received,
     /// Keyframe requests sent to publishers.
@@ -80,8 +82,20 @@ counters! {
     rtp_unknown_encoding,
     /// RTP packets whose SSRC found the peer's table full.
     rtp_sources_full,
-    /// RTP packets of retransmission streams, which are not taken apart yet.
+    /// RTP packets of retransmission streams (RFC 4588).
     rtp_rtx,
+    /// Of these, packets that brought what was missing.
+    rtx_recovered,
+    /// Of these, packets that brought what was there already, or nobody waits for.
+    rtx_unneeded,
+    /// Of these, packets that are all padding: probes for bandwidth.
+    rtx_padding,
+    /// Packets that publishers were asked to send again, each time.
+    nack_packets_asked,
+    /// Packets that publishers were asked for in vain.
+    nack_given_up,
+    /// Keyframes asked for because a gap did not close.
+    gap_keyframes_wanted,
     /// RTP packets with a payload type that was not negotiated.
     rtp_unknown_payload_type,
     /// RTP packets of an SSRC that its track has replaced.
@@ -106,6 +120,8 @@ counters! {
     subscription_unreachable,
     /// NACKed packets that may not or cannot be sent again.
     nack_not_held,
+    /// NACKed packets that were sent again less than a round trip ago.
+    nack_under_way,
     /// NACKed packets that were sent again as often as is allowed.
     nack_over_budget,
     /// Commands for a peer that is not here, or is here already.

@@ -18,6 +18,9 @@ pub struct CachedPacket {
     pub packet: Bytes,
     /// How many bytes of padding its copies got (RFC 3550 §5.1): those sent again get as many.
     pub padding: u8,
+    /// Which earlier frames its copies repeat where redundant audio is made (RFC 2198), a bit for each: those sent
+    /// again repeat the same.
+    pub repeated: u32,
     /// When it came.
     pub arrived: Instant,
 }
@@ -142,6 +145,7 @@ mod tests {
             timestamp: RtpTime(seq as u32),
             packet: Bytes::from(vec![seq as u8; len]),
             padding: 0,
+            repeated: 0,
             arrived: at,
         }
     }

@@ -18,6 +18,8 @@ pub struct ReceiveStats {
     received: u64,
     expected_before: u64,
     received_before: u64,
+    /// Expected and lost in the last report's interval.
+    last_interval: (u64, u64),
     /// Arrival minus timestamp of the last packet, in ticks, modulo 2^32.
     transit: Option<u32>,
     /// In 1/16 ticks.
@@ -38,6 +40,7 @@ impl ReceiveStats {
             received: 0,
             expected_before: 0,
             received_before: 0,
+            last_interval: (0, 0),
             transit: None,
             jitter: 0,
         }
@@ -65,15 +68,28 @@ impl ReceiveStats {
         self.received > self.received_before
     }
 
+    /// Packets expected, and of them lost, in the interval of the last report.
+    #[must_use]
+    pub fn last_interval(&self) -> (u64, u64) {
+        self.last_interval
+    }
+
+    /// Lost since the start, negative where duplicates came.
+    #[must_use]
+    pub fn total_lost(&self) -> i64 {
+        (self.highest.0 - self.lowest.0 + 1) as i64 - self.received as i64
+    }
+
     /// What to tell the sender; the next report starts here.
     pub fn report(&mut self, now: Instant, last_sr: Option<&LastSenderReport>) -> ReportBlock {
         let expected = self.highest.0 - self.lowest.0 + 1;
         let expected_now = expected.saturating_sub(self.expected_before);
         let received_now = self.received - self.received_before;
         let lost_now = expected_now.saturating_sub(received_now);
+        self.last_interval = (expected_now, lost_now);
         self.expected_before = expected;
         self.received_before = self.received;
-        let lost = expected as i64 - self.received as i64;
+        let lost = self.total_lost();
         ReportBlock {
             ssrc: self.ssrc,
             fraction_lost: (lost_now * 256)

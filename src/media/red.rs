@@ -1,9 +1,9 @@
-//! Redundant audio (RFC 2198): what is needed to pass it on under other payload types, or to take
-//! only its primary block.
+//! Redundant audio (RFC 2198): what is needed to pass it on under other payload types, to take only its
+//! primary block, or to make it of plain audio.
 
 use std::ops::Range;
 
-use crate::base::ids::PayloadType;
+use crate::base::ids::{PayloadType, RtpTime};
 
 /// Where the parts of a RED payload lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,59 @@ impl RedLayout {
     }
 }
 
+/// A frame sent before, to be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedBlock<'a> {
+    /// How much older it is than the packet it is repeated in, in ticks of the timestamp.
+    age_ticks: u16,
+    payload: &'a [u8],
+}
+
+impl<'a> RedBlock<'a> {
+    /// `None` if a block header cannot say its length or age (RFC 2198 §3), or the frame is empty.
+    #[must_use]
+    pub fn new(payload: &'a [u8], sent: RtpTime, now: RtpTime) -> Option<Self> {
+        let age_ticks = now.0.wrapping_sub(sent.0);
+        let fits = (1..=AGE_TICKS_MAX).contains(&age_ticks)
+            && (1..=BLOCK_BYTES_MAX).contains(&payload.len());
+        fits.then_some(Self {
+            age_ticks: age_ticks as u16,
+            payload,
+        })
+    }
+
+    /// How many bytes it adds to a packet.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        BLOCK_HEADER_LEN + self.payload.len()
+    }
+}
+
+/// Appends a RED payload: `blocks`, the oldest first, and the `primary` one; all have one payload type.
+pub fn write_red<'a>(
+    out: &mut Vec<u8>,
+    to: PayloadType,
+    blocks: impl Iterator<Item = RedBlock<'a>> + Clone,
+    primary: &[u8],
+) {
+    for block in blocks.clone() {
+        let len = block.payload.len() as u32;
+        let age_and_len = (u32::from(block.age_ticks) << 10) | len;
+        out.push(MORE | to.0);
+        out.extend_from_slice(&age_and_len.to_be_bytes()[1..]);
+    }
+    out.push(to.0 & !MORE);
+    for block in blocks {
+        out.extend_from_slice(block.payload);
+    }
+    out.extend_from_slice(primary);
+}
+
+/// A block's age has 14 bits (RFC 2198 §3): 341 ms of Opus.
+const AGE_TICKS_MAX: u32 = (1 << 14) - 1;
+/// A block's length has 10 bits.
+const BLOCK_BYTES_MAX: usize = (1 << 10) - 1;
+const BLOCK_HEADER_LEN: usize = 4;
 /// The bit that says that another block header follows.
 const MORE: u8 = 0x80;
 /// Browsers send one or two redundant blocks.
@@ -115,6 +168,48 @@ mod tests {
         let endless: Vec<u8> = [0xef, 0, 0, 0].repeat(20);
         assert_eq!(RedLayout::parse(&endless), None);
         assert_eq!(RedLayout::parse(&[111]), None, "an empty primary block");
+    }
+
+    #[test]
+    fn what_is_made_is_what_a_browser_would_send() {
+        let now = RtpTime(5);
+        let old = RedBlock::new(&[1, 1], RtpTime(5_u32.wrapping_sub(960 * 4)), now).unwrap();
+        let last = RedBlock::new(&[2, 2, 2], RtpTime(5_u32.wrapping_sub(480)), now).unwrap();
+        let mut payload = Vec::new();
+        write_red(
+            &mut payload,
+            PayloadType(111),
+            [old, last].into_iter(),
+            &[3; 4],
+        );
+        let expected = [
+            [0x80 | 111, 0x3c, 0x00, 2].as_slice(),
+            &[0x80 | 111, 0x07, 0x80, 3],
+            &[111, 1, 1, 2, 2, 2, 3, 3, 3, 3],
+        ];
+        assert_eq!(payload, expected.concat());
+        let layout = RedLayout::parse(&payload).unwrap();
+        assert!(layout.is_uniform && layout.primary == PayloadType(111));
+        assert_eq!(&payload[layout.primary_range(&payload)], [3; 4]);
+        assert_eq!(old.bytes() + last.bytes() + 1 + 4, payload.len());
+    }
+
+    #[test]
+    fn what_a_block_header_cannot_say_is_no_block() {
+        let cases = [
+            (0, 10, false),
+            (1, 10, true),
+            (16_383, 1023, true),
+            (16_384, 10, false),
+            (960, 0, false),
+            (960, 1024, false),
+            (u32::MAX, 10, false),
+        ];
+        for (age, len, fits) in cases {
+            let payload = vec![0; len];
+            let block = RedBlock::new(&payload, RtpTime(0), RtpTime(age));
+            assert_eq!(block.is_some(), fits, "{age} {len}");
+        }
     }
 
     proptest! {

@@ -1,4 +1,6 @@
-//! How much one subscription may be sent again.
+//! How much one subscription may be sent again, and how often.
+
+use std::time::{Duration, Instant};
 
 use crate::base::ids::SeqNo;
 use crate::media::rewrite::SENT_WINDOW;
@@ -7,37 +9,81 @@ use crate::media::rewrite::SENT_WINDOW;
 /// lever for traffic.
 #[derive(Debug, Default)]
 pub struct ResendBudget {
-    /// How often each of the last numbers was sent again; made with the first NACK.
-    counts: Option<Box<[Resent; SENT_WINDOW as usize]>>,
+    resent: Option<Box<Ring>>,
     bytes: u64,
+}
+
+/// What was sent again of the last numbers; made with the first NACK.
+#[derive(Debug)]
+struct Ring {
+    /// When it was made.
+    start: Instant,
+    entries: [Resent; SENT_WINDOW as usize],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Resent {
     /// Which turn of the ring the count belongs to.
     turn: u32,
+    /// When it was last sent again, in milliseconds since the ring was made.
+    at_ms: u32,
     times: u8,
 }
 
+/// Why a packet is not sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotResent {
+    /// It was sent again less than a round trip ago: it is under way.
+    UnderWay,
+    /// It was sent again as often as is allowed, or too much was.
+    OverBudget,
+}
+
 impl ResendBudget {
-    /// Whether the packet `seq` of `bytes` may be sent again, after `sent_bytes` were sent in all;
-    /// if so, it is taken for sent.
-    pub fn take(&mut self, seq: SeqNo, bytes: usize, sent_bytes: u64) -> bool {
-        let counts = self
-            .counts
-            .get_or_insert_with(|| Box::new([Resent::default(); SENT_WINDOW as usize]));
-        let entry = &mut counts[(seq.0 % SENT_WINDOW) as usize];
+    /// Takes the packet `seq` of `bytes` for sent again, after `sent_bytes` were sent in all. `rtt`: how
+    /// long the receiver needs to ask for it once more; an eighth of that is jitter.
+    ///
+    /// # Errors
+    /// [`NotResent`] says why it may not.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        bytes: usize,
+        sent_bytes: u64,
+    ) -> Result<(), NotResent> {
+        let ring = self.resent.get_or_insert_with(|| Box::new(Ring::new(now)));
+        let at_ms = now.saturating_duration_since(ring.start).as_millis() as u32;
+        let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
         let turn = (seq.0 / SENT_WINDOW) as u32;
         if entry.turn != turn {
-            *entry = Resent { turn, times: 0 };
+            *entry = Resent {
+                turn,
+                ..Resent::default()
+            };
+        }
+        let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
+        let spacing = spacing.as_millis() as u32;
+        if entry.times > 0 && at_ms.wrapping_sub(entry.at_ms) < spacing {
+            return Err(NotResent::UnderWay);
         }
         let after = self.bytes + bytes as u64;
         if entry.times >= TIMES_MAX || after > BYTES_FREE + sent_bytes / SHARE {
-            return false;
+            return Err(NotResent::OverBudget);
         }
-        entry.times += 1;
+        (entry.times, entry.at_ms) = (entry.times + 1, at_ms);
         self.bytes = after;
-        true
+        Ok(())
+    }
+}
+
+impl Ring {
+    fn new(now: Instant) -> Self {
+        Self {
+            start: now,
+            entries: [Resent::default(); SENT_WINDOW as usize],
+        }
     }
 }
 
@@ -49,32 +95,63 @@ const SHARE: u64 = 2;
 /// What may be sent again from the start, in bytes: one keyframe.
 const BYTES_FREE: u64 = 128 * 1024;
 
+/// Until a round trip is known, and at least: libwebrtc's receivers ask every 20 ms at most, and one asks with an
+/// error of a few milliseconds.
+const SPACING_MIN: Duration = Duration::from_millis(15);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(1);
+
     #[test]
     fn each_packet_is_sent_again_a_few_times() {
+        let t0 = Instant::now();
         let mut budget = ResendBudget::default();
-        let taken = (0..20).filter(|_| budget.take(SeqNo(5), 1, 0)).count();
+        let mut take = |i: u32, seq| budget.take(t0 + LONG * i, None, SeqNo(seq), 1, 0);
+        let taken = (0..20).filter(|i| take(*i, 5).is_ok()).count();
         assert_eq!(taken, usize::from(TIMES_MAX));
-        assert!(budget.take(SeqNo(6), 1, 0));
-        assert!(
-            budget.take(SeqNo(5 + SENT_WINDOW), 1, 0),
-            "the ring's next turn"
-        );
+        assert_eq!(take(20, 5), Err(NotResent::OverBudget));
+        assert_eq!(take(20, 6), Ok(()));
+        assert_eq!(take(20, 5 + SENT_WINDOW), Ok(()), "the ring's next turn");
+    }
+
+    #[test]
+    fn no_packet_is_sent_again_twice_within_a_round_trip() {
+        let t0 = Instant::now();
+        let mut budget = ResendBudget::default();
+        let rtt = Some(Duration::from_millis(200));
+        let cases = [
+            (0, None, Ok(())),
+            (14, None, Err(NotResent::UnderWay)),
+            (15, None, Ok(())),
+            (189, rtt, Err(NotResent::UnderWay)),
+            (190, rtt, Ok(())),
+            (200, Some(Duration::ZERO), Err(NotResent::UnderWay)),
+        ];
+        for (ms, rtt, expected) in cases {
+            let now = t0 + Duration::from_millis(ms);
+            assert_eq!(budget.take(now, rtt, SeqNo(5), 1, 0), expected, "{ms}");
+        }
     }
 
     #[test]
     fn all_together_stay_below_their_share_of_what_was_sent() {
+        let t0 = Instant::now();
         let mut budget = ResendBudget::default();
-        let take_all = |budget: &mut ResendBudget, sent| {
+        let mut turn = 0;
+        let mut take_all = |sent| {
+            turn += 1;
             (0..1000)
-                .filter(|seq| budget.take(SeqNo(*seq), 1024, sent))
+                .filter(|seq| {
+                    let now = t0 + LONG * turn;
+                    budget.take(now, None, SeqNo(*seq), 1024, sent).is_ok()
+                })
                 .count()
         };
-        assert_eq!(take_all(&mut budget, 0), 128);
-        assert_eq!(take_all(&mut budget, 20 * 1024), 10);
-        assert_eq!(take_all(&mut budget, 20 * 1024), 0);
+        assert_eq!(take_all(0), 128);
+        assert_eq!(take_all(20 * 1024), 10);
+        assert_eq!(take_all(20 * 1024), 0);
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::base::ids::{ClockRate, RtpTime, SeqNo, SeqNo16, Ssrc};
-use crate::media::sequence::SeqExtender;
+use crate::media::sequence::{SeqExtender, nearest};
 
 /// Normalises the packets of one track.
 #[derive(Debug)]
@@ -126,6 +126,40 @@ impl Stream {
         })
     }
 
+    /// Gives a packet its place that was sent again on another stream (RFC 4588), under the SSRC and number it
+    /// first had. It repairs the present run and never starts one, nor does it show that the source is alive.
+    ///
+    /// # Errors
+    /// [`Refused`] says why it has none.
+    pub fn accept_repaired(
+        &mut self,
+        ssrc: Ssrc,
+        seq: SeqNo16,
+        timestamp: RtpTime,
+    ) -> Result<Normalised, Refused> {
+        let Some(mut epoch) = self.epoch.filter(|epoch| epoch.ssrc == ssrc) else {
+            return Err(Refused::FormerSsrc);
+        };
+        let source_seq = nearest(epoch.extender.highest(), seq);
+        let seq = SeqNo(source_seq.0.wrapping_add(epoch.seq_offset));
+        if seq < epoch.seq_min || seq.0 > epoch.highest.0 + REPAIR_AHEAD_MAX {
+            return Err(Refused::TooOld);
+        }
+        epoch.extender.extend(source_seq.on_wire());
+        let timestamp = RtpTime(timestamp.0.wrapping_add(epoch.time_offset));
+        if seq > epoch.highest {
+            epoch.highest = seq;
+            epoch.highest_time = timestamp;
+        }
+        self.epoch = Some(epoch);
+        Ok(Normalised {
+            seq,
+            timestamp,
+            source_seq,
+            restarted: false,
+        })
+    }
+
     /// The track's timestamp for one of the source, if that SSRC is the track's at present.
     #[must_use]
     pub fn timestamp(&self, ssrc: Ssrc, timestamp: RtpTime) -> Option<RtpTime> {
@@ -184,6 +218,9 @@ impl Stream {
 const FIRST: u64 = 1 << 20;
 /// A jump ahead by more starts a new run (RFC 3550 §A.1, MAX_DROPOUT).
 const DROPOUT_MAX: u64 = 3000;
+/// How far ahead of all that came a repaired packet may be: what was sent last can be sent again before
+/// anything else comes.
+const REPAIR_AHEAD_MAX: u64 = 100;
 /// How long the present SSRC must be silent before a former one may take the track back. Chosen
 /// above the longest usual gap between two packets of a live stream (a 2 Hz screen share).
 const SILENCE_MS: u128 = 500;
@@ -238,6 +275,34 @@ mod tests {
             (600, A, 900, 5, Ok((5, 3790 + 51_210, true))),
             (601, B, 502, 250, Err(Refused::FormerSsrc)),
         ]);
+    }
+
+    #[test]
+    fn a_repaired_packet_finds_its_place_and_starts_nothing() {
+        let t0 = Instant::now();
+        let mut stream = Stream::new(ClockRate(90_000));
+        let repair = |stream: &mut Stream, ssrc, seq| {
+            let place = stream.accept_repaired(ssrc, SeqNo16(seq), RtpTime(70));
+            place.map(|place| (place.seq.0 as i64 - FIRST as i64, place.timestamp.0))
+        };
+        assert_eq!(repair(&mut stream, A, 5), Err(Refused::FormerSsrc));
+        stream.accept(t0, A, SeqNo16(2), RtpTime(50)).unwrap();
+        stream.accept(t0, A, SeqNo16(5), RtpTime(80)).unwrap();
+        let cases = [
+            (A, 4, Ok((2, 70))),
+            (A, 65_535, Ok((-3, 70))),
+            (A, 7, Ok((5, 70))),
+            (A, 108, Err(Refused::TooOld)),
+            (B, 6, Err(Refused::FormerSsrc)),
+        ];
+        for (ssrc, seq, expected) in cases {
+            assert_eq!(repair(&mut stream, ssrc, seq), expected, "{seq}");
+        }
+        // Of a former run nothing is repaired.
+        stream.accept(t0, B, SeqNo16(900), RtpTime(0)).unwrap();
+        assert_eq!(repair(&mut stream, B, 899), Err(Refused::TooOld));
+        assert_eq!(repair(&mut stream, A, 8), Err(Refused::FormerSsrc));
+        assert_eq!(stream.ssrc(), Some(B));
     }
 
     #[test]

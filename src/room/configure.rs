@@ -5,7 +5,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
@@ -179,10 +178,9 @@ impl Room {
         relay_description(track, &mut output.relay);
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
-                subscription.reshape(Routes::new(
-                    &track.config.codecs,
-                    &subscription.config.codecs,
-                ));
+                let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
+                track.makes_red |= routes.makes_red();
+                subscription.reshape(routes);
             }
         }
         for slot in track.subscriptions.clone() {
@@ -240,10 +238,15 @@ impl Room {
         let mut subscriptions = Vec::with_capacity(configs.len());
         for config in configs {
             // Two streams under one SSRC and key would share nonces.
-            if !keys.insert(config.key) || !ssrcs.insert(config.ssrc) {
+            let is_taken = ssrcs.contains(&config.ssrc)
+                || config.rtx_ssrc.is_some_and(|rtx| ssrcs.contains(&rtx))
+                || config.rtx_ssrc == Some(config.ssrc);
+            if is_taken || !keys.insert(config.key) {
                 output.counters.subscription_refused += 1;
                 continue;
             }
+            ssrcs.insert(config.ssrc);
+            ssrcs.extend(config.rtx_ssrc);
             let ssrc = config.ssrc;
             let same = former
                 .get(&config.key)
@@ -282,7 +285,7 @@ impl Room {
         output: &mut Output,
     ) -> SubscriptionSlot {
         self.note_source(config.source, config.source_shard);
-        let subscription = Subscription::new(config, subscriber, rng.random(), rng.random());
+        let subscription = Subscription::new(config, subscriber, rng);
         let slot = self.subscriptions.insert(subscription);
         self.attach(slot, output);
         self.want_keyframe(now, slot, output);
@@ -330,9 +333,12 @@ impl Room {
             self.attach(slot, output);
         } else {
             if reshapes {
-                let track = subscription.track.and_then(|track| self.tracks.get(track));
+                let track = subscription.track;
+                let track = track.and_then(|track| self.tracks.get_mut(track));
                 subscription.reshape(track.map_or_else(Routes::none, |track| {
-                    Routes::new(&track.config.codecs, &subscription.config.codecs)
+                    let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
+                    track.makes_red |= routes.makes_red();
+                    routes
                 }));
             }
             self.route(slot, output);
@@ -363,6 +369,7 @@ impl Room {
         track.subscriptions.push(slot);
         subscription.track = Some(to);
         let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
+        track.makes_red |= routes.makes_red();
         subscription.reshape(routes);
         self.turn_towards(slot, output);
     }

@@ -10,11 +10,13 @@ use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
 use crate::media::layer_rates::{LayerRates, SPATIAL_MAX};
 use crate::media::layers::reader::LayerReader;
+use crate::media::nack::{Arrival, NackGenerator};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::media::timeline::End;
 use crate::room::origin::Origin;
+use crate::room::redundancy::Repeats;
 use crate::room::targets::Targets;
 use crate::wire::rtp::RtpHeader;
 
@@ -33,6 +35,10 @@ pub struct Encoding {
     pub rates: LayerRates,
     /// Width and height of each spatial layer's pictures, where a packet told.
     sizes: [Option<(u16, u16)>; SPATIAL_MAX],
+    /// What is missing of it.
+    pub nack: NackGenerator,
+    /// What its packets repeat, where redundant audio is made of them.
+    pub repeats: Repeats,
     /// The last sender report of its present run.
     pub last_sr: Option<LastSenderReport>,
     /// How its timestamps stand to the publisher's clock.
@@ -85,6 +91,8 @@ impl Encoding {
             stats: None,
             rates: LayerRates::new(),
             sizes: [None; SPATIAL_MAX],
+            nack: NackGenerator::new(kind),
+            repeats: Repeats::default(),
             last_sr: None,
             clock: None,
             cache: PacketCache::new(kind),
@@ -98,23 +106,26 @@ impl Encoding {
         }
     }
 
-    /// A packet of its publisher was taken.
+    /// A packet of its publisher was taken. `asks`: whether what is missing before it may be asked for.
     pub fn on_packet(
         &mut self,
         now: Instant,
         header: &RtpHeader,
         place: &Normalised,
         rate: ClockRate,
-    ) {
+        asks: bool,
+    ) -> Arrival {
         if place.restarted {
             self.run += 1;
             // What was reported of the former run says nothing of this one.
             (self.stats, self.last_sr, self.clock) = (None, None, None);
+            self.nack.restart();
         }
         let stats = self
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+        self.nack.on_packet(now, place.source_seq, asks)
     }
 
     /// A packet of one of its layers, `bytes` long, is forwarded; `ends_frame` if it is the last of its picture there.

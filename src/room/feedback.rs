@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
+use crate::media::resend::NotResent;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::encoding::Encoding;
 use crate::room::incoming::Incoming;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
+use crate::room::redundancy::{FrameSet, Redundancy};
 use crate::room::relay::relay_clock;
 use crate::room::select::Selected;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
@@ -40,6 +42,7 @@ impl Room {
         output.counters.rtcp_received += 1;
         let compound = rtcp::parse(&datagram);
         output.counters.rtcp_malformed += u64::from(compound.dropped);
+        let mut times = Vec::new();
         for packet in &compound.packets {
             match packet {
                 RtcpPacket::SenderReport(report) => {
@@ -51,17 +54,22 @@ impl Room {
                         self.on_keyframe_request(now, from, *ssrc, output);
                     }
                 }
-                RtcpPacket::Nack { media, seqs, .. } => self.on_nack(from, *media, seqs, output),
-                RtcpPacket::Bye { sources } => {
-                    if let Some(peer) = self.peers.get_mut(from) {
-                        sources.iter().for_each(|ssrc| peer.sources.forget(*ssrc));
-                    }
+                RtcpPacket::Nack { media, seqs, .. } => {
+                    self.on_nack(now, from, *media, seqs, output);
                 }
-                // A publisher's name is the session's to choose; how subscribers receive is not
-                // acted upon.
-                RtcpPacket::Cname { .. } | RtcpPacket::Reports { .. } | RtcpPacket::Other => {}
+                RtcpPacket::Bye { sources } => {
+                    sources.iter().for_each(|ssrc| self.on_bye(from, *ssrc));
+                }
+                RtcpPacket::Reports { blocks, .. } => self.on_reports(now, from, blocks),
+                RtcpPacket::ReferenceTime { sender, ntp } => times.push((*sender, *ntp)),
+                RtcpPacket::ReferenceReplies(replies) => {
+                    self.on_reference_replies(now, from, replies);
+                }
+                // A publisher's name is the session's to choose.
+                RtcpPacket::Cname { .. } | RtcpPacket::Other => {}
             }
         }
+        self.answer_reference_times(from, &times, output);
     }
 
     /// A subscription (re)starts: the publisher is asked for a keyframe, if pictures can flow.
@@ -140,6 +148,8 @@ impl Room {
         if !blocks.is_empty() {
             let mut compound = Vec::new();
             write_receiver_report(&mut compound, peer.rtcp_ssrc, &blocks, RTCP_CNAME);
+            let (path, ssrc) = (&mut peer.path, peer.rtcp_ssrc);
+            path.write_reference_time(now, ssrc, &mut compound);
             peer.transport.seal_rtcp(&compound, &mut output.outbox);
         }
         peer.report_at = is_live.then_some(now + REPORT_INTERVAL);
@@ -267,8 +277,15 @@ impl Room {
         }
     }
 
-    /// Answers a NACK with the same packets, under the same numbers.
-    fn on_nack(&mut self, from: PeerSlot, media: Ssrc, seqs: &[SeqNo16], output: &mut Output) {
+    /// Answers a NACK with the same packets.
+    fn on_nack(
+        &mut self,
+        now: Instant,
+        from: PeerSlot,
+        media: Ssrc,
+        seqs: &[SeqNo16],
+        output: &mut Output,
+    ) {
         let Some((slot, from_track)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
@@ -281,10 +298,16 @@ impl Room {
             return;
         };
         for seq in seqs {
-            match resend(subscription, (from_track, track), peer, *seq, output) {
-                Resend::Sent => output.counters.rtp_retransmitted += 1,
-                Resend::NotHeld => output.counters.nack_not_held += 1,
-                Resend::OverBudget => output.counters.nack_over_budget += 1,
+            let sent = resend(now, subscription, (from_track, track), peer, *seq, output);
+            let counters = &mut output.counters;
+            match sent {
+                Resend::Sent { on_own_stream } => {
+                    counters.rtp_retransmitted += 1;
+                    counters.rtp_retransmitted_rtx += u64::from(on_own_stream);
+                }
+                Resend::NotHeld => counters.nack_not_held += 1,
+                Resend::Refused(NotResent::UnderWay) => counters.nack_under_way += 1,
+                Resend::Refused(NotResent::OverBudget) => counters.nack_over_budget += 1,
             }
         }
     }
@@ -307,12 +330,13 @@ impl Peer {
 }
 
 enum Resend {
-    Sent,
+    Sent { on_own_stream: bool },
     NotHeld,
-    OverBudget,
+    Refused(NotResent),
 }
 
 fn resend(
+    now: Instant,
     subscription: &mut Subscription,
     (slot, track): (TrackSlot, &Track),
     peer: &mut Peer,
@@ -320,10 +344,10 @@ fn resend(
     output: &mut Output,
 ) -> Resend {
     let held = subscription.rewriter.resend(seq).and_then(|asked| {
-        let cached = track.encoding(asked.encoding)?.cache.get(asked.seq)?;
-        Some((asked, cached))
+        let encoding = track.encoding(asked.encoding)?;
+        Some((asked, encoding, encoding.cache.get(asked.seq)?))
     });
-    let Some((asked, cached)) = held else {
+    let Some((asked, encoding, cached)) = held else {
         return Resend::NotHeld;
     };
     let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
@@ -340,6 +364,15 @@ fn resend(
         return Resend::NotHeld;
     };
     incoming.padding = cached.padding;
+    let repeated = FrameSet::from_bits(cached.repeated);
+    if !repeated.is_empty() {
+        let (cache, repeating) = (&encoding.cache, incoming.repeating());
+        incoming.redundancy = Redundancy::gather(cache, &repeating, repeated);
+        // Another packet under this number would be another packet under its nonce.
+        if incoming.redundancy.set() != repeated {
+            return Resend::NotHeld;
+        }
+    }
     let (Ok(mut shape), Some((to, sealer))) =
         (subscription.shape(&incoming), peer.transport.sealer())
     else {
@@ -350,11 +383,16 @@ fn resend(
         Selected::Edited(edit) => shape.edit = Some(edit),
         Selected::LeftOut => return Resend::NotHeld,
     }
-    if !asked.is_first && !subscription.may_repeat(asked.out, &shape) {
+    // Another packet under this number would be another packet under its nonce.
+    if !asked.is_first
+        && !subscription.has_own_stream(&shape)
+        && !subscription.may_repeat(asked.out, &shape)
+    {
         return Resend::NotHeld;
     }
-    if !subscription.take_resend(asked.out, &shape) {
-        return Resend::OverBudget;
+    let rtt = peer.path.rtt.lowest();
+    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
+        return Resend::Refused(refused);
     }
     // One that came late, and whose place has been kept free, goes out now.
     if asked.is_first && !subscription.rewriter.fill(&asked) {
@@ -365,8 +403,9 @@ fn resend(
     }
     let path = (to, sealer.rtp());
     let numbering = (asked.out, asked.timestamp(cached.timestamp));
-    subscription.send(&incoming, &shape, numbering, path, &mut output.outbox);
-    Resend::Sent
+    let outbox = &mut output.outbox;
+    let on_own_stream = subscription.send_again(&incoming, &shape, numbering, path, outbox);
+    Resend::Sent { on_own_stream }
 }
 
 /// Asks the publisher of `encoding` for a keyframe, with a PLI: whoever negotiates FIR takes that too.

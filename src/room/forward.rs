@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
+use crate::media::nack::Arrival;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
@@ -46,8 +47,12 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
-        let Some(encoding) = self.locate(from, &header, &packet, output) else {
-            return;
+        let encoding = match self.locate(from, &header, &packet, output) {
+            Some(Source::Media(encoding)) => encoding,
+            Some(Source::Rtx(encoding)) => {
+                return self.take_repair(now, encoding, &header, packet, batch, output);
+            }
+            None => return,
         };
         let is_first = self.encoding(encoding).is_some_and(|e| e.stats.is_none());
         let packet = packet.freeze();
@@ -81,19 +86,49 @@ impl Room {
         output: &mut Output,
     ) -> Option<Normalised> {
         let track = self.tracks.get_mut(slot.track)?;
-        let (rate, is_sound) = (track.clock_rate(), track.config.kind == MediaKind::Audio);
+        let rate = track.clock_rate();
         let kind = track.kinds.get(header.payload_type);
+        let is_repairable = track.kinds.is_repairable(header.payload_type);
+        let has_sinks = !track.sinks.is_empty();
+        let publisher = track.config.key.peer;
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
-        encoding.on_packet(now, header, &place, rate);
-        encoding.on_numbered(now, place.seq, place.timestamp);
-        let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
+        // What nobody receives is not worth asking for.
+        let asks = is_repairable && (has_sinks || !encoding.targets.is_empty());
+        if encoding.on_packet(now, header, &place, rate, asks) == Arrival::AfterGap {
+            output.rescheduled.push(publisher);
+        }
+        self.enqueue(now, slot, (header, &place), packet, batch, output)?;
+        Some(place)
+    }
+
+    /// A packet has its place, sent for the first time or again: it goes to the shards that want its track, and waits in
+    /// `batch` to be fanned out.
+    #[inline]
+    pub(in crate::room) fn enqueue(
+        &mut self,
+        now: Instant,
+        slot: EncodingSlot,
+        (header, place): (&RtpHeader, &Normalised),
+        packet: Bytes,
+        batch: &mut Batch,
+        output: &mut Output,
+    ) -> Option<()> {
+        let track = self.tracks.get_mut(slot.track)?;
+        let kind = track.kinds.get(header.payload_type);
+        let is_sound = track.config.kind == MediaKind::Audio;
+        let encoding = track.encoding_mut(slot.index)?;
         let bytes = packet.len();
         if is_sound {
             encoding.on_layer(now, (0, 0), bytes, header.marker, None);
+        }
+        encoding.on_numbered(now, place.seq, place.timestamp);
+        let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
+        let misses = !encoding.nack.is_complete();
+        if is_sound {
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
-                return Some(place);
+                return Some(());
             }
         }
         let numbering = (place.seq, place.timestamp);
@@ -111,19 +146,27 @@ impl Room {
             let encoding = track.encoding_mut(slot.index)?;
             encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
         }
-        if !track.is_simulcast {
+        let has_others = track.is_simulcast;
+        if !has_others && !misses {
             batch.packets.push(incoming);
-            return Some(place);
+            return Some(());
         }
-        let origin = track.origin;
-        if track.watch_flow(now) {
-            self.reschedule_origin(origin, output);
+        if incoming.starts_keyframe
+            && let Some(encoding) = track.encoding_mut(slot.index)
+        {
+            encoding.nack.on_keyframe(place.source_seq);
         }
-        if starts_flow {
-            self.on_flow_started(now, slot, incoming.starts_keyframe, output);
+        if has_others {
+            let origin = track.origin;
+            if track.watch_flow(now) {
+                self.reschedule_origin(origin, output);
+            }
+            if starts_flow {
+                self.on_flow_started(now, slot, incoming.starts_keyframe, output);
+            }
         }
         batch.packets.push(incoming);
-        Some(place)
+        Some(())
     }
 
     /// Sends the packets of a batch on to all who receive their tracks: subscriber by subscriber, all of
@@ -191,8 +234,12 @@ impl Room {
     fn prepare(&mut self, now: Instant, batch: &mut Batch, is_segmenting: bool) {
         let Batch { packets, runs, .. } = batch;
         for run in runs {
-            let track = self.tracks.get_mut(run.encoding.track);
-            let Some(encoding) = track.and_then(|t| t.encoding_mut(run.encoding.index)) else {
+            let Some(track) = self.tracks.get_mut(run.encoding.track) else {
+                continue;
+            };
+            let loses_much = track.red_deeper_until.is_some_and(|until| now < until);
+            let makes_red = track.makes_red && track.config.kind == MediaKind::Audio;
+            let Some(encoding) = track.encoding_mut(run.encoding.index) else {
                 continue;
             };
             let packets = &mut packets[run.packets.clone()];
@@ -200,11 +247,16 @@ impl Room {
                 equalise(packets);
             }
             for packet in packets {
+                if makes_red {
+                    let (cache, repeating) = (&encoding.cache, packet.repeating());
+                    packet.redundancy = encoding.repeats.of(cache, &repeating, loses_much);
+                }
                 encoding.cache.insert(CachedPacket {
                     seq: packet.seq,
                     timestamp: packet.timestamp,
                     packet: packet.packet().clone(),
                     padding: packet.padding,
+                    repeated: packet.redundancy.set().bits(),
                     arrived: now,
                 });
             }
@@ -221,7 +273,7 @@ impl Room {
         runs.iter().filter_map(next).min()
     }
 
-    /// The encoding a packet belongs to: by its SSRC where that is declared or learned; else what its header
+    /// What a packet belongs to: by its SSRC where that is declared or learned; else what its header
     /// extensions tell.
     fn locate(
         &mut self,
@@ -229,18 +281,11 @@ impl Room {
         header: &RtpHeader,
         packet: &[u8],
         output: &mut Output,
-    ) -> Option<EncodingSlot> {
+    ) -> Option<Source> {
         let peer = self.peers.get(from)?;
-        let source = match peer.sources.find(header.ssrc) {
-            Some(source) => source,
-            None => self.learn(from, header, packet, output)?,
-        };
-        match source {
-            Source::Media(encoding) => Some(encoding),
-            Source::Rtx(_) => {
-                output.counters.rtp_rtx += 1;
-                None
-            }
+        match peer.sources.find(header.ssrc) {
+            Some(source) => Some(source),
+            None => self.learn(from, header, packet, output),
         }
     }
 }

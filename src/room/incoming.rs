@@ -6,6 +6,7 @@ use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
 use crate::media::layers::info::LayerInfo;
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
+use crate::room::redundancy::{Redundancy, Repeating};
 use crate::room::slots::EncodingSlot;
 use crate::wire::extension::{Extension, ExtensionMap};
 use crate::wire::rtp::RtpHeader;
@@ -29,6 +30,8 @@ pub struct Incoming {
     /// How many bytes of padding its copies get (RFC 3550 §5.1). Decided once, before the first copy,
     /// and kept with the packet: a copy sent again must be the same.
     pub padding: u8,
+    /// Earlier frames of sound that copies repeat where redundant audio is made. Decided once, too.
+    pub redundancy: Redundancy,
     /// Whether the publisher padded it. That padding is not passed on.
     pub was_padded: bool,
     /// Whether a decoder can start with it.
@@ -90,6 +93,7 @@ impl Incoming {
             payload_type: header.payload_type,
             marker: header.marker,
             padding: 0,
+            redundancy: Redundancy::default(),
             was_padded: header.padding,
             starts_keyframe: false,
             layers: None,
@@ -110,6 +114,16 @@ impl Incoming {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.part(self.payload)
+    }
+
+    /// What decides which frames it repeats.
+    pub fn repeating(&self) -> Repeating {
+        Repeating {
+            seq: self.seq,
+            timestamp: self.timestamp,
+            payload_type: self.payload_type,
+            payload_len: self.payload().len(),
+        }
     }
 
     /// The header extensions that subscribers get.

@@ -5,7 +5,7 @@ use crate::room::output::Output;
 use crate::room::payload::PayloadKind;
 use crate::room::peer::Peer;
 use crate::room::slots::{EncodingSlot, PeerSlot};
-use crate::room::source::Source;
+use crate::room::source::{Source, SourceName};
 use crate::room::state::Room;
 use crate::room::track::Track;
 use crate::wire::extension::ExtensionId;
@@ -14,7 +14,7 @@ use crate::wire::rtp::RtpHeader;
 impl Room {
     /// Finds the track by its `mid`, else by the payload type, if that fits one track only (RFC 9143 §9.2); and of a
     /// track with several encodings the one that `rtp-stream-id` names, or for retransmissions
-    /// `repaired-rtp-stream-id` (RFC 8852 §3).
+    /// `repaired-rtp-stream-id` (RFC 8852 §3). What an SSRC said of itself before holds until it says otherwise.
     #[cold]
     pub(in crate::room) fn learn(
         &mut self,
@@ -29,7 +29,9 @@ impl Room {
             .tracks
             .iter()
             .filter_map(|slot| Some((*slot, tracks.get(*slot)?)));
+        let former = peer.sources.name_of(header.ssrc);
         let mid = value(header, packet, peer.source_ids.mid).and_then(Mid::from_bytes);
+        let mid = mid.or(former.map(|name| name.mid));
         let kind = |track: &Track| track.kinds.get(header.payload_type);
         let found = match mid {
             Some(mid) => own.find(|(_, track)| track.config.mid == mid),
@@ -59,11 +61,14 @@ impl Room {
             }
         };
         let rid = value(header, packet, rid).and_then(Rid::from_bytes);
+        let rid = rid.or(former.and_then(|name| name.rid));
         let Some(index) = encoding_of(track, rid) else {
             peer.had_unknown = true;
             output.counters.rtp_unknown_encoding += 1;
             return None;
         };
+        let mid = track.config.mid;
+        peer.sources.name(header.ssrc, SourceName { mid, rid });
         remember(
             peer,
             header,

@@ -17,17 +17,26 @@ pub enum PayloadKind {
     Rtx,
 }
 
-/// The kind of each payload type of one track.
+/// The kind of each payload type of one track, and what was agreed on for it.
 #[derive(Debug, Clone)]
-pub struct PayloadKinds([PayloadKind; PAYLOAD_TYPES]);
+pub struct PayloadKinds {
+    kinds: [PayloadKind; PAYLOAD_TYPES],
+    /// A bit for each that may be asked for again (generic NACK).
+    nacks: u128,
+    /// Payload types of retransmissions, each with that of what it repairs.
+    repairs: Vec<(PayloadType, PayloadType)>,
+}
 
 impl PayloadKinds {
     /// Lays the table out.
     pub fn new(codecs: &[CodecMapping]) -> Self {
         let mut kinds = [PayloadKind::Unknown; PAYLOAD_TYPES];
+        let (mut nacks, mut repairs) = (0, Vec::new());
         for mapping in codecs {
+            nacks |= u128::from(mapping.nack) << index(mapping.payload_type);
             if let Some(rtx) = mapping.rtx {
                 kinds[index(rtx)] = PayloadKind::Rtx;
+                repairs.push((rtx, mapping.payload_type));
             }
         }
         for mapping in codecs {
@@ -36,12 +45,28 @@ impl PayloadKinds {
                 _ => PayloadKind::Media,
             };
         }
-        Self(kinds)
+        Self {
+            kinds,
+            nacks,
+            repairs,
+        }
     }
 
     /// What `payload_type` carries.
     pub fn get(&self, payload_type: PayloadType) -> PayloadKind {
-        self.0[index(payload_type)]
+        self.kinds[index(payload_type)]
+    }
+
+    /// Whether packets of `payload_type` may be asked for again.
+    #[inline]
+    pub fn is_repairable(&self, payload_type: PayloadType) -> bool {
+        self.nacks & (1 << index(payload_type)) != 0
+    }
+
+    /// What retransmissions of `payload_type` repair (RFC 4588 §8.1, `apt`).
+    pub fn repaired_by(&self, payload_type: PayloadType) -> Option<PayloadType> {
+        let of = |(rtx, _): &&(PayloadType, PayloadType)| *rtx == payload_type;
+        self.repairs.iter().find(of).map(|(_, original)| *original)
     }
 }
 
@@ -52,6 +77,13 @@ pub enum Route {
     None,
     /// Goes out under this payload type.
     As(PayloadType),
+    /// Plain audio that the subscriber takes redundantly too.
+    MakeRed {
+        /// The payload type of redundant audio.
+        red: PayloadType,
+        /// That of each block in it, and of a packet that has nothing to repeat.
+        plain: PayloadType,
+    },
     /// Redundant audio: whole under this payload type, or only its primary block.
     Red(Option<PayloadType>),
 }
@@ -78,13 +110,24 @@ impl Routes {
             let to = fitting(|source, sink| source == sink)
                 .or_else(|| fitting(decodes_same_mode))
                 .or_else(|| fitting(decodes));
+            let red = || sink.iter().find(|to| to.codec == Codec::Red);
             routes.0[index(from.payload_type)] = match (from.codec, to) {
                 (Codec::Red, to) => Route::Red(to),
+                (Codec::Opus, Some(plain)) if let Some(red) = red() => Route::MakeRed {
+                    red: red.payload_type,
+                    plain,
+                },
                 (_, Some(to)) => Route::As(to),
                 (_, None) => Route::None,
             };
         }
         routes
+    }
+
+    /// Whether redundant audio is made of plain audio.
+    pub fn makes_red(&self) -> bool {
+        let makes_red = |route: &Route| matches!(route, Route::MakeRed { .. });
+        self.0.iter().any(makes_red)
     }
 
     /// The route of `payload_type`.
@@ -197,11 +240,19 @@ mod tests {
         for (from, route) in cases {
             assert_eq!(routes.get(PayloadType(from)), route, "{from}");
         }
-        let with_red = Routes::new(&source, &[mapping(50, Codec::Red)]);
+        assert!(!routes.makes_red());
+        let with_red = [mapping(50, Codec::Red), mapping(51, Codec::Opus)];
+        let with_red = Routes::new(&source, &with_red);
         assert_eq!(
             with_red.get(PayloadType(63)),
             Route::Red(Some(PayloadType(50)))
         );
+        let made = Route::MakeRed {
+            red: PayloadType(50),
+            plain: PayloadType(51),
+        };
+        assert_eq!(with_red.get(PayloadType(111)), made);
+        assert!(with_red.makes_red());
     }
 
     #[test]
@@ -243,5 +294,14 @@ mod tests {
         for (payload_type, kind) in cases {
             assert_eq!(kinds.get(PayloadType(payload_type)), kind);
         }
+        let repaired = |pt| kinds.repaired_by(PayloadType(pt));
+        assert_eq!(repaired(97), Some(PayloadType(96)));
+        assert_eq!(repaired(96), None);
+        let asks = CodecMapping {
+            nack: true,
+            ..mapping(96, Codec::Vp8)
+        };
+        assert!(PayloadKinds::new(&[asks]).is_repairable(PayloadType(96)));
+        assert!(!kinds.is_repairable(PayloadType(96)));
     }
 }

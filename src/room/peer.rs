@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::base::ids::{Bitrate, PeerKey, Ssrc};
 use crate::control::layers::Preferences;
 use crate::room::allotment::Division;
+use crate::room::path::Path;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -40,6 +41,8 @@ pub struct Peer {
     pub division: Division,
     /// When it is next measured what its tracks offer; `None` while nothing comes.
     pub measure_at: Option<Instant>,
+    /// How the way to it is.
+    pub path: Path,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -60,6 +63,7 @@ impl Peer {
             preferences: Preferences::default(),
             routed: None,
             had_unknown: false,
+            path: Path::default(),
             has_last_n: false,
             report_at: None,
             estimate: None,

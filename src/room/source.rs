@@ -1,6 +1,8 @@
 //! Which SSRC of a peer belongs to which encoding of its tracks.
 
-use crate::base::ids::Ssrc;
+use std::collections::VecDeque;
+
+use crate::base::ids::{Mid, Rid, Ssrc};
 use crate::room::slots::EncodingSlot;
 use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
 
@@ -42,6 +44,17 @@ pub struct SourceTable {
     /// Apart from what they stand for, so that a search reads one short run of memory.
     ssrcs: Vec<Ssrc>,
     entries: Vec<Entry>,
+    /// What packets under an SSRC said of themselves, the oldest first.
+    names: VecDeque<(Ssrc, SourceName)>,
+}
+
+/// What packets say of themselves by header extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceName {
+    /// `mid`.
+    pub mid: Mid,
+    /// `rtp-stream-id` or `repaired-rtp-stream-id`.
+    pub rid: Option<Rid>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +81,24 @@ impl SourceTable {
         true
     }
 
+    /// Keeps the name of an SSRC for as long as the peer stays, whatever becomes of its track: libwebrtc names
+    /// an SSRC until a report acknowledges it and never again, even if its section stops and then sends
+    /// another track under it. At most [`NAMES_MAX`]; the oldest goes.
+    pub fn name(&mut self, ssrc: Ssrc, name: SourceName) {
+        self.names.retain(|(known, _)| *known != ssrc);
+        if self.names.len() == NAMES_MAX {
+            self.names.pop_front();
+        }
+        self.names.push_back((ssrc, name));
+    }
+
+    /// The name that an SSRC once had.
+    #[must_use]
+    pub fn name_of(&self, ssrc: Ssrc) -> Option<SourceName> {
+        let named = self.names.iter().find(|(known, _)| *known == ssrc);
+        named.map(|(_, name)| *name)
+    }
+
     /// Forgets a learned SSRC (its sender said BYE). A declared one stays as long as it is declared.
     pub fn forget(&mut self, ssrc: Ssrc) {
         if let Some(at) = self.ssrcs.iter().position(|known| *known == ssrc)
@@ -86,7 +117,9 @@ impl SourceTable {
         declared: impl Iterator<Item = (Ssrc, Source)>,
         lives_on: impl Fn(EncodingSlot) -> bool,
     ) -> u64 {
+        let names = std::mem::take(&mut self.names);
         let former = std::mem::take(self);
+        self.names = names;
         let mut refused = 0;
         for (ssrc, source) in declared {
             match self.find(ssrc) {
@@ -112,6 +145,8 @@ impl SourceTable {
 
 /// SSRCs learned for one peer; a browser needs one or two per section that declares none.
 const LEARNED_MAX: usize = 32;
+/// Names kept for one peer: media and RTX of the tracks that it may publish with three encodings each.
+const NAMES_MAX: usize = 96;
 /// SSRCs declared by one peer, with RTX: 128 tracks.
 const DECLARED_MAX: usize = 256;
 
@@ -191,6 +226,25 @@ mod tests {
         assert!(table.find(Ssrc(3)).is_none());
         assert!(table.learn(Ssrc(200), Source::Media(a)));
         assert!(table.find(Ssrc(31)).is_some());
+    }
+
+    #[test]
+    fn names_outlast_tracks_and_are_bounded() {
+        let name = |rid: &str| SourceName {
+            mid: Mid::new("1").unwrap(),
+            rid: Rid::new(rid),
+        };
+        let mut table = SourceTable::default();
+        table.name(Ssrc(7), name("q"));
+        table.name(Ssrc(7), name("h"));
+        table.declare(std::iter::empty(), |_| false);
+        table.forget(Ssrc(7));
+        assert_eq!(table.name_of(Ssrc(7)), Some(name("h")), "the latest");
+        for ssrc in 100..100 + NAMES_MAX as u32 {
+            table.name(Ssrc(ssrc), name("q"));
+        }
+        assert_eq!(table.name_of(Ssrc(7)), None);
+        assert!(table.name_of(Ssrc(100)).is_some());
     }
 
     #[test]

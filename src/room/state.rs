@@ -140,7 +140,10 @@ impl Room {
         let tracks = peer.tracks.iter().filter_map(|slot| self.tracks.get(*slot));
         let encodings = tracks.clone().flat_map(|track| &track.encodings);
         encodings
-            .map(|encoding| encoding.keyframes.poll_timeout())
+            .map(|encoding| {
+                let keyframes = encoding.keyframes.poll_timeout();
+                earliest(keyframes, encoding.nack.poll_timeout())
+            })
             .chain(tracks.map(Track::poll_encodings))
             .chain([
                 peer.transport.poll_timeout(),
@@ -166,6 +169,7 @@ impl Room {
             self.handle_encodings_timeout(now, track, output);
         }
         self.send_due_keyframe_requests(now, slot, output);
+        self.send_due_nacks(now, slot, output);
         self.send_due_report(now, slot, output);
         self.measure_if_due(now, slot, output);
         self.allocate_if_due(now, slot, output);

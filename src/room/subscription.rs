@@ -1,15 +1,22 @@
 //! A subscription: one peer's copy of a track.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingSet, PayloadType, RtpTime, SeqNo, ShardId, TrackKey};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::base::ids::{
+    EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
+};
 use crate::control::SubscriptionConfig;
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
 use crate::media::layers::selector::Selector;
-use crate::media::red::RedLayout;
-use crate::media::resend::ResendBudget;
+use crate::media::red::{RedLayout, write_red};
+use crate::media::resend::{NotResent, ResendBudget};
 use crate::media::rewrite::Rewriter;
+use crate::media::rtt::ReceiverReports;
+use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
 use crate::room::allotment::Allotment;
@@ -20,6 +27,7 @@ use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::outbox::Outbox;
 use crate::transport::{RtpSealer, Transport};
+use crate::wire::codec::CodecMapping;
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
 use crate::wire::rtp::{OutgoingHeader, write_header};
@@ -45,10 +53,14 @@ pub struct Subscription {
     pub timeline: Timeline,
     /// Which layers of its encoding it gets: only where that is not all, or its numbers are not the publisher's.
     pub layers: Option<Box<Selector>>,
-    /// Retransmissions.
-    pub resends: ResendBudget,
     /// What it was given, if it is a video.
     pub allotment: Option<Box<Allotment>>,
+    /// How much is sent again.
+    resends: ResendBudget,
+    /// The numbers of its retransmission stream.
+    rtx: RtxNumbers,
+    /// What its subscriber reports of it.
+    pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
@@ -63,10 +75,30 @@ pub struct Subscription {
 pub struct Shape<'p> {
     payload_type: PayloadType,
     payload: &'p [u8],
-    /// The payload type that the blocks of redundant audio get.
-    blocks: Option<(RedLayout, PayloadType)>,
+    red: Red,
     /// Numbers that are changed in it.
     pub edit: Option<Edit>,
+}
+
+/// What becomes of redundant audio.
+#[derive(Debug, Clone, Copy)]
+enum Red {
+    /// The payload goes out as it is.
+    None,
+    /// It is redundant; its blocks get this payload type.
+    Rename(RedLayout, PayloadType),
+    /// It is made redundant; the blocks have this payload type.
+    Make(PayloadType),
+}
+
+/// Under which names a packet goes out.
+struct Names {
+    ssrc: Ssrc,
+    payload_type: PayloadType,
+    seq: SeqNo,
+    timestamp: RtpTime,
+    /// Of a retransmission: the number it first had (RFC 4588 §4).
+    original: Option<SeqNo16>,
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -92,25 +124,22 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. `first` and `time_offset` are chosen at random.
-    pub fn new(
-        config: SubscriptionConfig,
-        subscriber: PeerSlot,
-        first: u16,
-        time_offset: u32,
-    ) -> Self {
+    /// A subscription that waits for its track. Its numbers start at random.
+    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
-            timeline: Timeline::new(clock_rate(config.kind), time_offset),
+            timeline: Timeline::new(clock_rate(config.kind), rng.random()),
             config,
             subscriber,
             track: None,
             wish: Wish::default(),
             reception: Reception::default(),
             routes: Routes::none(),
-            rewriter: Rewriter::new(first),
+            rewriter: Rewriter::new(rng.random()),
             layers: None,
             resends: ResendBudget::default(),
             allotment: None,
+            rtx: RtxNumbers::new(rng.random()),
+            reports: ReceiverReports::default(),
             is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
@@ -132,20 +161,27 @@ impl Subscription {
         let whole = |payload_type| Shape {
             payload_type,
             payload,
-            blocks: None,
+            red: Red::None,
             edit: None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
+            Route::MakeRed { plain, .. } if packet.redundancy.set().is_empty() => Ok(whole(plain)),
+            Route::MakeRed { red, plain } => Ok(Shape {
+                red: Red::Make(plain),
+                ..whole(red)
+            }),
             Route::None => Err(Misfit::NoCodec),
             Route::Red(red) => {
                 let layout = packet.red.ok_or(Misfit::MalformedRed)?;
-                let Route::As(primary) = self.routes.get(layout.primary) else {
+                let (Route::As(primary) | Route::MakeRed { plain: primary, .. }) =
+                    self.routes.get(layout.primary)
+                else {
                     return Err(Misfit::NoCodec);
                 };
                 match red {
                     Some(payload_type) if layout.is_uniform => Ok(Shape {
-                        blocks: Some((layout, primary)),
+                        red: Red::Rename(layout, primary),
                         ..whole(payload_type)
                     }),
                     _ => Ok(Shape {
@@ -163,39 +199,99 @@ impl Subscription {
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
-        numbering: (SeqNo, RtpTime),
+        (seq, timestamp): (SeqNo, RtpTime),
         path: (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
-        let Some(edit) = &shape.edit else {
-            return self.write(packet, shape, None, numbering, path, outbox);
+        let names = Names {
+            ssrc: self.config.ssrc,
+            payload_type: shape.payload_type,
+            seq,
+            timestamp,
+            original: None,
         };
-        let mut buffer = [0; DESCRIPTOR_MAX];
-        let source = packet.extension(Extension::DependencyDescriptor);
-        let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
-        self.write(packet, shape, descriptor, numbering, path, outbox);
+        self.write(packet, shape, &names, path, outbox);
     }
 
-    /// As [`Subscription::send`], with `descriptor` for the dependency descriptor, if that is another one here.
+    /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
+    /// negotiated (RFC 4588), else the identical datagram. True if on its own stream.
+    pub fn send_again(
+        &mut self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        (seq, timestamp): (SeqNo, RtpTime),
+        path: (SocketAddr, &RtpSealer),
+        outbox: &mut Outbox,
+    ) -> bool {
+        let Some((ssrc, payload_type)) = self.own_stream(shape) else {
+            self.send(packet, shape, (seq, timestamp), path, outbox);
+            return false;
+        };
+        let names = Names {
+            ssrc,
+            payload_type,
+            seq: self.rtx.take(),
+            timestamp,
+            original: Some(seq.on_wire()),
+        };
+        self.write(packet, shape, &names, path, outbox);
+        true
+    }
+
+    /// Whether a packet of this shape is sent again on a stream of its own, so that it need not be the same.
+    pub fn has_own_stream(&self, shape: &Shape<'_>) -> bool {
+        self.own_stream(shape).is_some()
+    }
+
+    fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
+        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
+        let mapping = self.config.codecs.iter().find(is_original)?;
+        Some((self.config.rtx_ssrc?, mapping.rtx?))
+    }
+
     #[inline]
     fn write(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
+        names: &Names,
+        path: (SocketAddr, &RtpSealer),
+        outbox: &mut Outbox,
+    ) {
+        let Some(edit) = &shape.edit else {
+            return self.write_with(None, packet, shape, names, path, outbox);
+        };
+        let mut buffer = [0; DESCRIPTOR_MAX];
+        let source = packet.extension(Extension::DependencyDescriptor);
+        let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
+        self.write_with(descriptor, packet, shape, names, path, outbox);
+    }
+
+    /// The one place where packets are made: everything that each of them must have, retransmissions too, is added here.
+    /// `descriptor` goes out instead of the publisher's dependency descriptor.
+    #[inline]
+    fn write_with(
+        &self,
         descriptor: Option<&[u8]>,
-        (seq, timestamp): (SeqNo, RtpTime),
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        names: &Names,
         (to, sealer): (SocketAddr, &RtpSealer),
         outbox: &mut Outbox,
     ) {
-        let edit = shape.edit.as_ref();
-        let config = &self.config;
+        let (config, edit) = (&self.config, shape.edit.as_ref());
+        // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
+        let padding = match names.original {
+            Some(_) => 0,
+            None => packet.padding,
+        };
         let header = OutgoingHeader {
-            payload_type: shape.payload_type,
+            payload_type: names.payload_type,
             marker: packet.marker || edit.is_some_and(|edit| edit.ends_picture),
-            seq: seq.on_wire(),
-            timestamp,
-            ssrc: config.ssrc,
-            padding: packet.padding > 0,
+            seq: names.seq.on_wire(),
+            timestamp: names.timestamp,
+            ssrc: names.ssrc,
+            padding: padding > 0,
         };
         let mid = config.extensions.id(Extension::Mid);
         let forwarded = packet.extensions();
@@ -211,22 +307,33 @@ impl Subscription {
                 }));
         outbox.push_with(to, |arena| {
             let start = arena.len();
-            let padding = usize::from(packet.padding);
-            arena.reserve(HEADER_ROOM + shape.payload.len() + padding + sealer.overhead());
+            let len = shape.payload.len() + usize::from(padding);
+            arena.reserve(HEADER_ROOM + len + sealer.overhead());
             let header_len = write_header(arena, &header, extensions);
-            arena.extend_from_slice(shape.payload);
-            if let Some((layout, payload_type)) = &shape.blocks {
-                layout.set_payload_type(&mut arena[start + header_len..], *payload_type);
+            if let Some(original) = names.original {
+                arena.extend_from_slice(&original.0.to_be_bytes());
+            }
+            let payload_start = arena.len();
+            match &shape.red {
+                Red::None => arena.extend_from_slice(shape.payload),
+                Red::Rename(layout, payload_type) => {
+                    arena.extend_from_slice(shape.payload);
+                    layout.set_payload_type(&mut arena[payload_start..], *payload_type);
+                }
+                Red::Make(payload_type) => {
+                    let blocks = packet.redundancy.blocks(packet.timestamp);
+                    write_red(arena, *payload_type, blocks, shape.payload);
+                }
             }
             if let Some(edit) = edit {
-                edit.apply(&mut arena[start + header_len..]);
+                edit.apply(&mut arena[payload_start..]);
             }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
-                arena.resize(arena.len() + padding - 1, 0);
-                arena.push(packet.padding);
+                arena.resize(arena.len() + usize::from(padding) - 1, 0);
+                arena.push(padding);
             }
-            sealer.seal(arena, start, header_len, seq.roc());
+            sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
     }
@@ -312,9 +419,19 @@ impl Subscription {
         self.bytes += shape.payload.len() as u64;
     }
 
-    /// Whether a packet sent before may be sent again.
-    pub fn take_resend(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
-        self.resends.take(seq, shape.payload.len(), self.bytes)
+    /// Takes a packet sent before for sent again. `rtt`: the shortest round trip to the subscriber.
+    ///
+    /// # Errors
+    /// [`NotResent`] says why it may not be.
+    pub fn take_resend(
+        &mut self,
+        now: Instant,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        shape: &Shape<'_>,
+    ) -> Result<(), NotResent> {
+        let bytes = shape.payload.len();
+        self.resends.take(now, rtt, seq, bytes, self.bytes)
     }
 
     /// The descriptions have changed what packets look like here.
@@ -354,7 +471,10 @@ impl Subscription {
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
         write_sender_report(&mut compound, &report, &self.config.cname);
         let sent = transport.seal_rtcp(&compound, outbox);
-        self.is_report_due &= !sent;
+        if sent {
+            self.is_report_due = false;
+            self.reports.on_report_sent(now, ntp);
+        }
         sent
     }
 }

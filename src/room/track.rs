@@ -36,6 +36,11 @@ pub struct Track {
     pub supply: Supply,
     /// What of it is wanted, if it is a video of this shard.
     pub wanted: Wanted,
+    /// Whether redundant audio is made of it for anybody, or was.
+    pub makes_red: bool,
+    /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
+    /// loses much.
+    pub red_deeper_until: Option<Instant>,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
     pub flow_check_at: Option<Instant>,
     /// When the first of them flowed again, after all were silent.
@@ -66,6 +71,8 @@ impl Track {
             encodings: config.encodings.iter().map(encoding).collect(),
             supply: Supply::default(),
             wanted: Wanted::default(),
+            makes_red: false,
+            red_deeper_until: None,
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),

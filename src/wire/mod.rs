@@ -6,8 +6,10 @@
 pub mod audio_level;
 pub mod codec;
 pub mod extension;
+pub mod ntp;
 pub mod payload;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod stun;
+pub mod xr;

@@ -1,5 +1,5 @@
 //! RTCP: compound and reduced-size datagrams to bounded values, and back (RFC 3550 §6, RFC 4585,
-//! RFC 5104, RFC 5506).
+//! RFC 5104, RFC 5506, RFC 3611 in part).
 //!
 //! `rtc-rtcp` reads and writes the single messages. This module walks the compound itself, so that
 //! one message that is malformed, or of a kind nobody here needs, costs neither the others nor
@@ -23,18 +23,8 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 use rtc_shared::marshal::{Marshal, MarshalSize, Unmarshal};
 
 use crate::base::ids::{RtpTime, SeqNo16, Ssrc};
-
-/// Seconds since 1900 in 32.32 fixed point (RFC 3550 §4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct NtpTime(pub u64);
-
-impl NtpTime {
-    /// The middle 32 bits: what a reception report calls LSR (RFC 3550 §6.4.1).
-    #[must_use]
-    pub fn middle(self) -> u32 {
-        (self.0 >> 16) as u32
-    }
-}
+pub use crate::wire::ntp::NtpTime;
+use crate::wire::xr::{self, ReferenceReply};
 
 /// One message of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +70,15 @@ pub enum RtcpPacket {
         /// Each stream a keyframe is wanted of with the command's number, at most [`FIR_MAX`].
         entries: Vec<(Ssrc, u8)>,
     },
+    /// The clock of somebody who wants to know the round trip (RFC 3611 §4.4).
+    ReferenceTime {
+        /// Who asks.
+        sender: Ssrc,
+        /// Its clock.
+        ntp: NtpTime,
+    },
+    /// Answers to reference times, this end's among them perhaps; at most [`xr::REPLIES_MAX`].
+    ReferenceReplies(Vec<ReferenceReply>),
     /// A message this server has no use for.
     Other,
 }
@@ -307,6 +306,13 @@ fn parse_message(message: &[u8], packets: &mut Vec<RtcpPacket>) -> Option<()> {
         }
         PacketType::TransportSpecificFeedback | PacketType::PayloadSpecificFeedback => {
             packets.push(parse_feedback(message)?);
+        }
+        _ if message[1] == xr::EXTENDED_REPORT => {
+            let report = xr::parse(message)?;
+            let sender = report.sender;
+            let time = report.reference_time;
+            packets.extend(time.map(|ntp| RtcpPacket::ReferenceTime { sender, ntp }));
+            packets.push(RtcpPacket::ReferenceReplies(report.replies));
         }
         _ => packets.push(RtcpPacket::Other),
     }

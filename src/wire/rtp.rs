@@ -119,6 +119,17 @@ impl RtpHeader {
         })
     }
 
+    /// Writes payload type, sequence number and SSRC into a packet that is otherwise as this header says. One
+    /// that is shorter than a header is left as it is.
+    pub fn write_names(&self, packet: &mut [u8]) {
+        let Some(fixed) = packet.first_chunk_mut::<FIXED_LEN>() else {
+            return;
+        };
+        fixed[1] = (fixed[1] & MARKER_BIT) | (self.payload_type.0 & !MARKER_BIT);
+        fixed[2..4].copy_from_slice(&self.seq.0.to_be_bytes());
+        fixed[8..12].copy_from_slice(&self.ssrc.0.to_be_bytes());
+    }
+
     /// The extension elements of `packet`, which must be the packet this header was read from (of
     /// another, the elements mean nothing, but nothing worse happens).
     #[must_use]

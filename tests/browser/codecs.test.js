@@ -31,7 +31,9 @@ function codecs(person, direction, kind) {
   const ask = async (type, kind) => {
     const stats = await globalThis.shardcast.room.pc.getStats();
     const streams = [...stats.values()].filter((each) => each.type === type && each.kind === kind);
-    return streams.map(({ codecId }) => stats.get(codecId)?.mimeType);
+    // Of several sizes those that are not sent have none.
+    const types = streams.map(({ codecId }) => stats.get(codecId)?.mimeType);
+    return [...new Set(types.filter((type) => type !== undefined))];
   };
   return person.page.evaluate(ask, direction, kind);
 }

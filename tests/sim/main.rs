@@ -9,6 +9,7 @@
 mod support;
 
 mod hostile;
+mod loss;
 mod network;
 mod relay;
 #[path = "../support/relay_mesh.rs"]

@@ -42,35 +42,53 @@ impl Conditions {
     };
 }
 
+impl Conditions {
+    fn link(self, loss: f64) -> link::Conditions {
+        link::Conditions {
+            delay: self.delay,
+            jitter: Jitter {
+                up_to: self.jitter,
+                keeps_order: false,
+            },
+            loss,
+            duplication: self.duplication,
+            ..link::Conditions::default()
+        }
+    }
+}
+
 /// Things under way: frames reliably, datagrams over one link each way, with the load tester's model.
 pub struct Network<T> {
     frames: VecDeque<(Instant, T)>,
     up: Link<T>,
     down: Link<T>,
     delay: Duration,
+    pub conditions: Conditions,
 }
 
 impl<T: Clone> Network<T> {
     pub fn new(now: Instant, seed: u64, conditions: Conditions) -> Self {
-        let link = |loss, direction: u64| {
-            let conditions = link::Conditions {
-                delay: conditions.delay,
-                jitter: Jitter {
-                    up_to: conditions.jitter,
-                    keeps_order: false,
-                },
-                loss,
-                duplication: conditions.duplication,
-                ..link::Conditions::default()
-            };
-            Link::new(now, conditions, seed ^ (direction << 40))
-        };
+        let link =
+            |loss, direction: u64| Link::new(now, conditions.link(loss), seed ^ (direction << 40));
         Self {
             frames: VecDeque::new(),
             up: link(conditions.loss_up, 1),
             down: link(conditions.loss_down, 2),
             delay: conditions.delay,
+            conditions,
         }
+    }
+
+    /// Changes how bad the way is from now on.
+    pub fn set_conditions(&mut self, now: Instant, conditions: Conditions) {
+        let (up, down) = (
+            conditions.link(conditions.loss_up),
+            conditions.link(conditions.loss_down),
+        );
+        self.up.set_conditions(now, up);
+        self.down.set_conditions(now, down);
+        self.delay = conditions.delay;
+        self.conditions = conditions;
     }
 
     /// Reliable and in order: what a WebSocket carries.

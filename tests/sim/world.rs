@@ -117,6 +117,13 @@ impl World {
         self.now - self.zero
     }
 
+    /// Changes how bad the way is from now on; how it was is returned.
+    pub fn set_conditions(&mut self, conditions: Conditions) -> Conditions {
+        let former = self.network.conditions;
+        self.network.set_conditions(self.now, conditions);
+        former
+    }
+
     // --- clients -------------------------------------------------------------------------------
 
     /// Connects a client that does not join yet.

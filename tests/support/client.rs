@@ -19,7 +19,7 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use serde_json::{Value, json};
 
 use crate::support::flavor::Flavor;
-use crate::support::media::{LEVEL_URI, MID_URI, Rate, Received, RtpView, Sender, tag};
+use crate::support::media::{Again, LEVEL_URI, MID_URI, Rate, Received, RtpView, Sender, tag};
 use crate::support::negotiation::{LocalTrack, LocalTransport, Negotiation, RemoteTransport};
 use crate::support::transport::{ClientTransport, Credentials, Incoming, Setup};
 
@@ -75,6 +75,10 @@ pub struct Client {
     pub dtls_closed: bool,
     pub answers_nack: bool,
     pub sends_nack: bool,
+    /// How long it waits before it asks for a packet again, where that is not the usual time.
+    pub nack_again: Option<Duration>,
+    /// Every SSRC that a description ever named, of retransmissions too.
+    described: BTreeSet<u32>,
     /// Packets that belong to no described section.
     pub strays: u64,
     pub faults: Vec<String>,
@@ -105,6 +109,8 @@ impl Client {
             dtls_closed: false,
             answers_nack: true,
             sends_nack: true,
+            nack_again: None,
+            described: BTreeSet::new(),
             strays: 0,
             faults: Vec::new(),
             next_track: 0,
@@ -325,6 +331,8 @@ impl Client {
                 self.fault(format!("{}/{} has no SSRC", track.peer, track.track));
                 continue;
             };
+            self.described
+                .extend([ssrc].into_iter().chain(track.rtx_ssrc));
             let video = track.track.starts_with("video");
             let known = self
                 .received
@@ -381,7 +389,7 @@ impl Client {
         });
         let Some(section) = section else {
             // The last packets of a track that a description has just ended may still come.
-            if !self.received.contains_key(&view.ssrc) {
+            if !self.described.contains(&view.ssrc) {
                 self.strays += 1;
             }
             return;
@@ -419,8 +427,18 @@ impl Client {
             view.payload_type = apt;
             view.ssrc = remote.ssrc.expect("FID names both");
         }
+        let is_retransmitted = codec.name() == "rtx";
+        let opus = section.codecs.iter().find(|c| c.name() == "opus");
         let ssrc = view.ssrc;
         if let Some(received) = self.received.get_mut(&ssrc) {
+            if codec.name() == "red" {
+                let opus = opus.expect("RED stands beside Opus").payload_type;
+                received.take_red(&mut view, opus);
+            }
+            match is_retransmitted {
+                true => received.retransmitted += 1,
+                false => received.originals += 1,
+            }
             received.take(now, &view);
         }
         for text in faults {
@@ -437,6 +455,7 @@ impl Client {
             if let Some(report) = any.downcast_ref::<SenderReport>() {
                 if let Some(received) = self.received.get_mut(&report.ssrc) {
                     received.last_report = Some((report.ntp_time, report.rtp_time));
+                    received.last_report_at = Some(now);
                     received.reports += 1;
                 }
             } else if let Some(description) = any.downcast_ref::<SourceDescription>() {
@@ -484,9 +503,12 @@ impl Client {
             return self.fault(format!("a NACK for {ssrc}"));
         };
         let wanted = nack.nacks.iter().flat_map(|pair| pair.packet_list());
-        let again: Vec<Vec<u8>> = wanted.filter_map(|seq| sender.answer_nack(seq)).collect();
-        for datagram in again {
-            self.transport.send_raw(datagram);
+        let again: Vec<Again> = wanted.filter_map(|seq| sender.answer_nack(seq)).collect();
+        for again in again {
+            match again {
+                Again::Rtx(packet) => drop(self.transport.send_rtp(&packet)),
+                Again::Sealed(datagram) => self.transport.send_raw(datagram),
+            }
         }
     }
 
@@ -531,7 +553,7 @@ impl Client {
         for sender in self.senders.values_mut() {
             for packet in sender.poll_packets(now, rate) {
                 if let Some(sealed) = self.transport.send_rtp(&packet) {
-                    sender.remember(&packet, sealed);
+                    sender.remember(packet, sealed);
                 }
             }
             reports.extend(sender.poll_report(now));
@@ -548,14 +570,17 @@ impl Client {
         }
         if self.next_report.is_some_and(|at| at <= now) {
             self.next_report = Some(now + REPORT_INTERVAL);
-            self.send_receiver_report();
+            self.send_receiver_report(now);
         }
     }
 
     fn send_nacks(&mut self, now: Instant) {
         let mut nacks: Vec<Box<dyn Packet>> = Vec::new();
         for track in self.negotiation.remote_tracks() {
-            let received = track.ssrc.and_then(|ssrc| self.received.get_mut(&ssrc));
+            let mut received = track.ssrc.and_then(|ssrc| self.received.get_mut(&ssrc));
+            if let (Some(received), Some(again)) = (received.as_deref_mut(), self.nack_again) {
+                received.nack_again = again;
+            }
             if let Some(nack) = received.filter(|r| r.video).and_then(|r| r.poll_nack(now)) {
                 nacks.push(Box::new(nack));
             }
@@ -565,18 +590,10 @@ impl Client {
         }
     }
 
-    fn send_receiver_report(&mut self) {
-        let reports: Vec<ReceptionReport> = self
-            .received
-            .values()
-            .filter_map(|r| {
-                let (newest, _) = r.packets.last_key_value()?;
-                Some(ReceptionReport {
-                    ssrc: r.ssrc,
-                    last_sequence_number: *newest as u32,
-                    ..ReceptionReport::default()
-                })
-            })
+    fn send_receiver_report(&mut self, now: Instant) {
+        let received = self.received.values_mut();
+        let reports: Vec<ReceptionReport> = received
+            .filter_map(|received| received.report(now))
             .take(31)
             .collect();
         let report = ReceiverReport {

@@ -16,6 +16,8 @@ pub enum Flavor {
     Odd,
     /// One that offers AES-256-GCM alone.
     Aes256,
+    /// Chromium as the SDK makes it: sound is asked for again too.
+    Repairing,
 }
 
 impl Flavor {
@@ -26,7 +28,7 @@ impl Flavor {
         const GCM128: DtlsProfile = DtlsProfile::Srtp_Aead_Aes_128_Gcm;
         const GCM256: DtlsProfile = DtlsProfile::Srtp_Aead_Aes_256_Gcm;
         match self {
-            Self::Chromium => vec![SHA1, GCM256, GCM128],
+            Self::Chromium | Self::Repairing => vec![SHA1, GCM256, GCM128],
             Self::Firefox => vec![GCM128, GCM256, SHA1],
             Self::Odd => vec![SHA1],
             Self::Aes256 => vec![GCM256],
@@ -39,7 +41,7 @@ impl Flavor {
 
     pub fn codecs(self, video: bool) -> Vec<CodecLine> {
         let (opus, red, vp8, rtx, h264, h264_rtx) = match self {
-            Self::Chromium => (111, 63, 96, 97, 103, 104),
+            Self::Chromium | Self::Repairing => (111, 63, 96, 97, 103, 104),
             Self::Firefox => (109, 0, 120, 124, 126, 127),
             Self::Odd => (98, 0, 102, 0, 0, 0),
             Self::Aes256 => (96, 97, 100, 101, 0, 0),
@@ -58,7 +60,11 @@ impl Flavor {
             }
         } else {
             let fmtp = Some("minptime=10;useinbandfec=1".into());
-            codecs.push(line(opus, "opus/48000/2", fmtp, &["transport-cc"]));
+            let feedback: &[&str] = match self {
+                Self::Repairing => &["transport-cc", "nack"],
+                _ => &["transport-cc"],
+            };
+            codecs.push(line(opus, "opus/48000/2", fmtp, feedback));
             if red != 0 {
                 let fmtp = Some(format!("{opus}/{opus}"));
                 codecs.push(line(red, "red/48000/2", fmtp, &[]));
@@ -70,7 +76,7 @@ impl Flavor {
 
     pub fn extensions(self, video: bool) -> Vec<(u8, String)> {
         let (mid, level, time, congestion) = match self {
-            Self::Chromium => (4, 1, 2, 3),
+            Self::Chromium | Self::Repairing => (4, 1, 2, 3),
             Self::Firefox => (3, 1, 4, 7),
             Self::Odd => (14, 13, 12, 11),
             Self::Aes256 => (1, 10, 9, 8),

@@ -1,11 +1,12 @@
 //! Synthetic media: packets whose payload says who sent them, when and in what order, and a receiver
 //! that checks all of it on what arrives.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rtc_rtcp::packet::Packet;
+use rtc_rtcp::reception_report::ReceptionReport;
 use rtc_rtcp::sender_report::SenderReport;
 use rtc_rtcp::source_description::{
     SdesType, SourceDescription, SourceDescriptionChunk, SourceDescriptionItem,
@@ -201,6 +202,20 @@ pub struct SendFormat {
     pub level_extension: Option<u8>,
 }
 
+/// A packet that was sent, opened and sealed.
+struct Sent {
+    packet: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+/// What answers a NACK.
+pub enum Again {
+    /// Still to be sealed.
+    Rtx(Vec<u8>),
+    /// The identical datagram.
+    Sealed(Vec<u8>),
+}
+
 /// Makes one track's packets.
 pub struct Sender {
     tag: u64,
@@ -219,8 +234,9 @@ pub struct Sender {
     /// How loud it is, in -dBov; `None`: anything in turn.
     pub level: Option<u8>,
     pub format: Option<SendFormat>,
-    /// Sealed packets by sequence number, to be sent again when asked for.
-    sent: VecDeque<(u16, Vec<u8>)>,
+    /// Packets by sequence number, to be sent again when asked for.
+    sent: VecDeque<(u16, Sent)>,
+    next_rtx_sequence: u16,
     pub nacks_answered: u64,
     pub keyframe_requests: Vec<Instant>,
 }
@@ -251,6 +267,7 @@ impl Sender {
             level: None,
             format: None,
             sent: VecDeque::new(),
+            next_rtx_sequence: 65_500,
             nacks_answered: 0,
             keyframe_requests: Vec::new(),
         }
@@ -365,18 +382,33 @@ impl Sender {
     }
 
     /// Keeps what went onto the wire under its sequence number.
-    pub fn remember(&mut self, packet: &[u8], sealed: Vec<u8>) {
-        self.sent.push_back((be16(&packet[2..4]), sealed));
+    pub fn remember(&mut self, packet: Vec<u8>, sealed: Vec<u8>) {
+        let number = be16(&packet[2..4]);
+        self.sent.push_back((number, Sent { packet, sealed }));
         if self.sent.len() > SENT_CACHE_PACKETS {
             self.sent.pop_front();
         }
     }
 
-    /// The sealed packet, if it is still kept.
-    pub fn answer_nack(&mut self, sequence: u16) -> Option<Vec<u8>> {
-        let found = self.sent.iter().find(|(kept, _)| *kept == sequence)?;
+    /// What answers a NACK, if the packet is still kept: a retransmission on its own stream where that was
+    /// negotiated (RFC 4588), else the sealed packet as it was.
+    pub fn answer_nack(&mut self, sequence: u16) -> Option<Again> {
+        let (_, sent) = self.sent.iter().find(|(kept, _)| *kept == sequence)?;
         self.nacks_answered += 1;
-        Some(found.1.clone())
+        let rtx_payload_type = self.format.as_ref().and_then(|f| f.rtx_payload_type);
+        let (Some(payload_type), Some(ssrc)) = (rtx_payload_type, self.rtx_ssrc) else {
+            return Some(Again::Sealed(sent.sealed.clone()));
+        };
+        let view = RtpView::parse(&sent.packet).expect("it was made here");
+        let header_len = sent.packet.len() - view.payload.len();
+        let mut packet = sent.packet[..header_len].to_vec();
+        packet[1] = packet[1] & 0x80 | payload_type;
+        packet[2..4].copy_from_slice(&self.next_rtx_sequence.to_be_bytes());
+        packet[8..12].copy_from_slice(&ssrc.to_be_bytes());
+        packet.extend_from_slice(&sequence.to_be_bytes());
+        packet.extend_from_slice(view.payload);
+        self.next_rtx_sequence = self.next_rtx_sequence.wrapping_add(1);
+        Some(Again::Rtx(packet))
     }
 
     /// A sender report with its source description, when it is due.
@@ -418,6 +450,8 @@ fn ntp(since_zero: Duration) -> u64 {
 pub struct Record {
     pub timestamp: u32,
     pub payload_type: u8,
+    /// For pictures: whether a frame begins here.
+    pub starts_frame: bool,
     pub stamp: Stamp,
 }
 
@@ -430,9 +464,21 @@ pub struct Received {
     pub video: bool,
     /// By extended sequence number.
     pub packets: BTreeMap<u64, Record>,
+    /// When each of them first came.
+    pub arrivals: BTreeMap<u64, Instant>,
     missing: BTreeMap<u64, (u8, Option<Instant>)>,
+    /// How long it waits before it asks for a packet again: a round trip.
+    pub nack_again: Duration,
     pub duplicates: u64,
+    /// Counters of frames that came as redundant blocks (RFC 2198).
+    pub redundant: BTreeSet<u64>,
+    /// Packets of the stream itself, retransmissions apart.
+    pub originals: u64,
+    /// Retransmissions of their own stream.
+    pub retransmitted: u64,
+    reported: (u64, u64),
     pub last_report: Option<(u64, u32)>,
+    pub last_report_at: Option<Instant>,
     pub reports: u64,
     pub cname: Option<String>,
     pub bye: bool,
@@ -450,9 +496,16 @@ impl Received {
             ssrc,
             video,
             packets: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
             missing: BTreeMap::new(),
+            nack_again: NACK_AGAIN,
             duplicates: 0,
+            redundant: BTreeSet::new(),
+            originals: 0,
+            retransmitted: 0,
+            reported: (0, 0),
             last_report: None,
+            last_report_at: None,
             reports: 0,
             cname: None,
             bye: false,
@@ -484,9 +537,11 @@ impl Received {
         let record = Record {
             timestamp: view.timestamp,
             payload_type: view.payload_type,
+            starts_frame: self.video && view.payload[0] & 0x10 != 0,
             stamp,
         };
         self.first_at.get_or_insert(now);
+        self.arrivals.entry(sequence).or_insert(now);
         self.last_at = Some(now);
         let newest = self.packets.last_key_value().map(|(seq, _)| *seq);
         if let Some(known) = self.packets.insert(sequence, record) {
@@ -505,6 +560,57 @@ impl Received {
         }
     }
 
+    /// Takes redundant audio apart (RFC 2198): the blocks before the primary one are noted, and that becomes the
+    /// view's payload.
+    pub fn take_red<'a>(&mut self, view: &mut RtpView<'a>, opus: u8) {
+        let mut rest = view.payload;
+        let mut lens = Vec::new();
+        while let [first, _, b, c, after @ ..] = rest
+            && first & 0x80 != 0
+        {
+            assert_eq!(first & 0x7f, opus, "a block of Opus");
+            lens.push(usize::from(b & 3) << 8 | usize::from(*c));
+            rest = after;
+        }
+        assert_eq!(rest[0], opus, "the primary block is Opus");
+        rest = &rest[1..];
+        for len in lens {
+            let block = &rest[..len];
+            rest = &rest[len..];
+            match Stamp::read(block, false) {
+                Some(stamp) if stamp.tag == tag(&self.peer, &self.track) => {
+                    self.redundant.insert(stamp.counter);
+                }
+                _ => self.fault(format!("seq {}: a broken block", view.sequence)),
+            }
+        }
+        (view.payload, view.payload_type) = (rest, opus);
+    }
+
+    /// How it is received, since the last time it was asked.
+    pub fn report(&mut self, now: Instant) -> Option<ReceptionReport> {
+        let (first, newest) = (
+            *self.packets.first_key_value()?.0,
+            *self.packets.last_key_value()?.0,
+        );
+        let expected = newest + 1 - first;
+        let before = std::mem::replace(&mut self.reported, (expected, self.originals));
+        let lost = (expected - before.0).saturating_sub(self.originals - before.1);
+        let fraction = (lost * 256).checked_div(expected - before.0).unwrap_or(0);
+        let held = self
+            .last_report_at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        Some(ReceptionReport {
+            ssrc: self.ssrc,
+            fraction_lost: fraction.min(255) as u8,
+            total_lost: expected.saturating_sub(self.originals) as u32,
+            last_sequence_number: newest as u32,
+            last_sender_report: self.last_report.map_or(0, |(ntp, _)| (ntp >> 16) as u32),
+            delay: (held.as_micros() * 65_536 / 1_000_000) as u32,
+            ..ReceptionReport::default()
+        })
+    }
+
     fn extend(&self, sequence: u16) -> u64 {
         const FIRST: u64 = 1 << 20;
         let Some((newest, _)) = self.packets.last_key_value() else {
@@ -519,7 +625,7 @@ impl Received {
         let mut wanted = Vec::new();
         self.missing.retain(|_, (tries, _)| *tries < NACK_TRIES_MAX);
         for (sequence, (tries, last)) in &mut self.missing {
-            let due = last.is_none_or(|at| now.saturating_duration_since(at) >= NACK_AGAIN);
+            let due = last.is_none_or(|at| now.saturating_duration_since(at) >= self.nack_again);
             if due {
                 *tries += 1;
                 *last = Some(now);
@@ -571,6 +677,28 @@ impl Received {
         }
         found.truncate(20);
         found
+    }
+
+    /// The longest time without a new picture that could be shown: a frame is shown when all of it is there, and all
+    /// before it or it is a keyframe.
+    pub fn longest_freeze(&self, from: Instant) -> Duration {
+        let (mut longest, mut shown) = (Duration::ZERO, from);
+        // When all up to here could be decoded; `None` after a gap, until a keyframe.
+        let (mut ready, mut next_seq) = (None::<Instant>, None);
+        for (seq, record) in &self.packets {
+            let arrived = self.arrivals[seq];
+            let follows = next_seq == Some(*seq);
+            next_seq = Some(seq + 1);
+            ready = match ready.filter(|_| follows) {
+                Some(ready) => Some(ready.max(arrived)),
+                None => (record.starts_frame && record.stamp.keyframe).then_some(arrived),
+            };
+            if let Some(at) = ready.filter(|at| record.stamp.marker && *at > shown) {
+                longest = longest.max(at - shown);
+                shown = at;
+            }
+        }
+        longest
     }
 
     pub fn keyframes(&self) -> u64 {

@@ -15,70 +15,54 @@
  */
 
 /**
- * The encodings of a video track, lowest first; never fewer when the picture is small, because a
- * browser fixes their number for good: those that are not worth their bits are inactive.
+ * The encodings of a video track, lowest first. A browser fixes their number for good, so there are
+ * always as many; of a small picture the lowest ones are sent and the others are not. (libwebrtc
+ * would by itself send only the lowest of them: three from 960×540 on, two from 480×270.)
  * @param {Source} source
  * @param {Picture} picture
  * @param {PublishOptions} [options]
  * @returns {Encoding[]}
  */
 export function encodingsOf(source, picture, options = {}) {
-  const layers = layersOf(source, options);
-  const best = options.maxBitrate ?? bitsPerSecond(picture, options.codec);
-  return layers.map(({ rid, divisor, frameRate }, index) => {
-    const small = {
-      width: picture.width / divisor,
-      height: picture.height / divisor,
-      frameRate: Math.min(picture.frameRate, frameRate ?? Infinity),
-    };
-    const isBest = index === layers.length - 1;
+  const rids = ridsOf(source, options);
+  const pixels = picture.width * picture.height;
+  const worthwhile = pixels >= THREE_FROM ? 3 : pixels >= TWO_FROM ? 2 : 1;
+  const best = Math.min(worthwhile, rids.length) - 1;
+  const rateMax = options.maxBitrate ?? bitsPerSecond(picture, options.codec);
+  return rids.map((rid, index) => {
+    const divisor = 2 ** Math.max(0, best - index);
+    // A screen is read: its small copy keeps half the size and gives up motion.
+    const slow = source === "screen" && index < best;
+    const frameRate = slow ? Math.min(picture.frameRate, SLOW_FRAME_RATE) : picture.frameRate;
+    const small = { width: picture.width / divisor, height: picture.height / divisor, frameRate };
     /** @type {Encoding} */
     const encoding = {
-      active: isBest || Math.min(small.width, small.height) >= SHORT_SIDE_MIN,
-      maxBitrate: isBest ? best : Math.min(best, bitsPerSecond(small, options.codec)),
+      active: index <= best,
+      maxBitrate: index < best ? Math.min(rateMax, bitsPerSecond(small, options.codec)) : rateMax,
+      scalabilityMode: options.scalabilityMode ?? TEMPORAL_LAYERS,
     };
     if (rid !== null) Object.assign(encoding, { rid, scaleResolutionDownBy: divisor });
-    if (frameRate !== undefined) encoding.maxFramerate = frameRate;
-    encoding.scalabilityMode = options.scalabilityMode ?? TEMPORAL_LAYERS;
+    if (slow) encoding.maxFramerate = SLOW_FRAME_RATE;
     return encoding;
   });
 }
 
 /**
- * @typedef {object} Layer
- * @property {string | null} rid
- * @property {number} divisor Of width and height.
- * @property {number} [frameRate] At most.
- */
-
-/** @type {Layer[]} */
-const CAMERA = [
-  { rid: "q", divisor: 4 },
-  { rid: "h", divisor: 2 },
-  { rid: "f", divisor: 1 },
-];
-/** @type {Layer[]} A screen is read: its small copy keeps half the size and gives up motion. */
-const SCREEN = [
-  { rid: "h", divisor: 2, frameRate: 5 },
-  { rid: "f", divisor: 1 },
-];
-/** @type {Layer[]} */
-const SINGLE = [{ rid: null, divisor: 1 }];
-
-/**
  * @param {Source} source
  * @param {PublishOptions} options
+ * @returns {(string | null)[]}
  */
-function layersOf(source, { simulcast = true, scalabilityMode }) {
+function ridsOf(source, { simulcast = true, scalabilityMode }) {
   // Spatial layers inside one stream do what simulcast does with several.
-  if (!simulcast || /^[LS][23]/.test(scalabilityMode ?? "")) return SINGLE;
-  return source === "screen" ? SCREEN : CAMERA;
+  if (!simulcast || /^[LS][23]/.test(scalabilityMode ?? "")) return [null];
+  return source === "screen" ? ["h", "f"] : ["q", "h", "f"];
 }
 
 /** Three frame rates in every stream: the server thins it out frame by frame, not only by size. */
 const TEMPORAL_LAYERS = "L1T3";
-/** Below this nobody is recognised. 640×360 still has three layers. */
-const SHORT_SIDE_MIN = 90;
+const THREE_FROM = 960 * 540;
+const TWO_FROM = 480 * 270;
+const SLOW_FRAME_RATE = 5;
 
 /**
  * What a picture needs at 30 frames/s to look good in VP8 or H.264.
@@ -130,6 +114,9 @@ export function preferring(codecs, preferred) {
   return [...codecs.filter(isFirst), ...codecs.filter((codec) => !isFirst(codec))];
 }
 
+/** What of an encoding follows its picture. */
+const PLANNED = /** @type {const} */ (["maxBitrate", "scaleResolutionDownBy"]);
+
 /**
  * What the server said of one encoding of ours.
  * @typedef {object} WantedEncoding
@@ -148,7 +135,7 @@ export function preferring(codecs, preferred) {
  */
 export function adjusted(current, planned, wanted) {
   const [only, ...others] = current;
-  const best = planned.at(-1);
+  const best = planned.findLast(({ active }) => active) ?? planned[0];
   if (only && best && others.length === 0 && planned.length > 1) {
     // The server takes no simulcast: what is left is the smallest, and has to be all.
     const whole = { ...only, active: best.active ?? true, maxBitrate: best.maxBitrate };
@@ -165,7 +152,8 @@ export function adjusted(current, planned, wanted) {
         : each.rid === encoding.rid,
     );
     const active = (plan?.active ?? encoding.active ?? true) && said?.wanted !== false;
-    const { maxBitrate = encoding.maxBitrate } = plan ?? {};
-    return { ...encoding, active, ...(maxBitrate === undefined ? {} : { maxBitrate }) };
+    const next = { ...encoding, active };
+    for (const key of PLANNED) if (plan?.[key] !== undefined) Object.assign(next, { [key]: plan[key] });
+    return next;
   });
 }

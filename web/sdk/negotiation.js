@@ -154,12 +154,36 @@ export class Negotiation {
     this.#enqueue(async () => {
       // Polite: an offer of ours that is under way is rolled back by this very call, and the
       // browser asks for a new one once the connection is stable.
+      const restore = this.#rememberActive();
       await this.pc.setRemoteDescription(offer);
       clearTimeout(this.#answerTimer);
       this.#onRemoteDescription(offer.sdp ?? "");
+      await restore();
       await this.pc.setLocalDescription();
       this.#sendDescription("answer");
     });
+  }
+
+  /**
+   * An offer says what the server is ready to receive, which is everything: Chromium takes that for a
+   * wish and switches every encoding on.
+   * @returns {() => Promise<void>} Switches off again what is off now.
+   */
+  #rememberActive() {
+    /** @type {[RTCRtpSender, Set<string | undefined>][]} */
+    const resting = this.pc.getSenders().map((sender) => {
+      const { encodings = [] } = sender.getParameters();
+      return [sender, new Set(encodings.filter(({ active }) => active === false).map(({ rid }) => rid))];
+    });
+    return async () => {
+      for (const [sender, rids] of resting) {
+        const parameters = sender.getParameters();
+        const woken = (parameters.encodings ?? []).filter(({ rid, active }) => active && rids.has(rid));
+        if (woken.length === 0) continue;
+        for (const encoding of woken) encoding.active = false;
+        await sender.setParameters(parameters);
+      }
+    };
   }
 
   /** @param {RTCSessionDescriptionInit} answer */
@@ -243,8 +267,11 @@ export class Negotiation {
       received.set(section, transceiver.receiver.track);
     }
     this.#handlers.onReceived(received);
-    // The server may not have taken all encodings.
-    for (const source of this.#planned.keys()) this.#adjust(source);
+    for (const [source, planned] of this.#planned) {
+      const { encodings = [] } = this.#senders.get(source)?.sender.getParameters() ?? {};
+      // The server has not taken all of them. Else an application's own settings stay.
+      if (encodings.length < planned.length) this.#adjust(source);
+    }
   }
 
   #onConnectionState() {

@@ -26,7 +26,7 @@ use crate::wire::sdp::{RidStream, Section};
 /// Without the header extension that names the stream, packets could not be told apart.
 #[must_use]
 pub fn accepted(section: &Section) -> Vec<RidStream> {
-    if section.extensions.id(Extension::RtpStreamId).is_none() || !section.direction.sends() {
+    if section.extensions.id(Extension::RtpStreamId).is_none() {
         return Vec::new();
     }
     let streams = section.simulcast.send.iter().copied();

@@ -82,7 +82,7 @@ pub struct Section {
     /// The client may ask for its round trip (RFC 3611).
     pub rtcp_xr_rtt: bool,
     /// The simulcast streams that are taken, in the client's order. They outlast the client's sending: a
-    /// browser that is offered a section without them sends only one stream from then on.
+    /// browser that sends nothing for now still names them, and loses all but one that is not answered.
     pub simulcast: Vec<RidStream>,
     /// Whether the client takes media here when the server has some.
     pub client_receives: bool,
@@ -208,14 +208,12 @@ impl Section {
         described.rtcp_mux = true;
         described.rtcp_rsize = self.rtcp_rsize;
         described.rtcp_xr_rtt = self.rtcp_xr_rtt;
-        if direction.receives() {
-            // Without the client's restrictions: what it may send within them is taken anyway.
-            let streams = self.simulcast.iter().map(|stream| RidStream {
-                pixels_max: None,
-                ..*stream
-            });
-            described.simulcast.recv = streams.collect();
-        }
+        // Without the client's restrictions: what it may send within them is taken anyway.
+        let streams = self.simulcast.iter().map(|stream| RidStream {
+            pixels_max: None,
+            ..*stream
+        });
+        described.simulcast.recv = streams.collect();
         described.codecs.clone_from(&self.codecs);
         described.payload_types = self
             .codecs
@@ -411,7 +409,7 @@ impl Sections {
         section.codecs = codecs::supported(described);
         section.rtcp_rsize = described.rtcp_rsize;
         section.rtcp_xr_rtt = described.rtcp_xr_rtt;
-        if described.direction.sends() {
+        if described.direction.sends() || !described.simulcast.send.is_empty() {
             section.simulcast = encodings::accepted(described);
         }
         let has_rids = !section.simulcast.is_empty();

@@ -243,7 +243,7 @@ impl<'a> Attributes<'a> {
                         payload_type,
                         codec,
                         rtx: None,
-                        nack: video && allows("nack"),
+                        nack: allows("nack"),
                         transport_cc: allows("transport-cc"),
                         remb: video && allows("goog-remb"),
                     },

@@ -1,0 +1,154 @@
+// What a viewer gets follows what it shows and what its network carries, and the page says why.
+
+import assert from "node:assert/strict";
+import { after, afterEach, before, describe, test } from "node:test";
+import { launchChromium } from "./lib/browsers.js";
+import { Demo } from "./lib/demo.js";
+import { startImpairer } from "./lib/impair.js";
+import { startServer } from "./lib/server.js";
+import { until } from "./lib/wait.js";
+
+/** Chromium sends three sizes from here on; few frames, for a machine with two cores. */
+const THREE = { width: "960", height: "540", fps: "8" };
+/** Who only watches sends next to nothing. */
+const TINY = { width: "160", height: "120", fps: "2" };
+
+describe("what a viewer gets", () => {
+  let server;
+  let impairer;
+  /** @type {Awaited<ReturnType<typeof launchChromium>>[]} */
+  let browsers = [];
+  before(async () => {
+    server = await startServer();
+    impairer = await startImpairer();
+  });
+  afterEach(async () => {
+    await Promise.all(browsers.splice(0).map((browser) => browser.close()));
+  });
+  after(async () => {
+    await server?.stop();
+    await impairer?.close();
+  });
+
+  async function person(name, options) {
+    const browser = await launchChromium(options);
+    browsers.push(browser);
+    return new Demo(await browser.page(), name);
+  }
+
+  test("a small tile gets a small picture, a large one a large one, one out of sight none", async () => {
+    const [ada, bob] = await Promise.all([person("Ada"), person("Bob", { width: 1280, height: 800 })]);
+    await ada.join(server.url, "sizes", THREE);
+    await bob.join(server.url, "sizes", TINY);
+    await bob.sees("Ada");
+    await until("the largest comes", async () => (await picture(bob, "Ada")).width === 960, 30_000);
+    assert.equal((await picture(bob, "Ada")).reason, "best");
+
+    const resize = (width, height) =>
+      bob.page.evaluate(
+        (width, height) => {
+          const { style } = document.querySelector('.tile[data-source="camera"]:not([data-self])');
+          Object.assign(style, { width, height });
+        },
+        width,
+        height,
+      );
+    await resize("200px", "110px");
+    await until("the smallest comes", async () => (await picture(bob, "Ada")).width === 240, 15_000);
+    assert.equal((await picture(bob, "Ada")).reason, "wanted");
+    // Nobody else is here: Ada is told that the large ones need not be encoded.
+    await until("Ada encodes one", async () => (await active(ada)).join() === "q", 15_000);
+
+    await resize("", "");
+    await until("the largest comes again", async () => (await picture(bob, "Ada")).width === 960, 20_000);
+    assert.deepEqual((await active(ada)).sort(), ["f", "h", "q"]);
+
+    await bob.page.evaluate(() => {
+      document.querySelector('.tile[data-source="camera"]:not([data-self])').style.display = "none";
+    });
+    await until("nothing comes", async () => (await picture(bob, "Ada")).reason === "paused", 15_000);
+    assert.equal((await picture(bob, "Ada")).layer, null);
+    await bob.page.evaluate(() => {
+      document.querySelector('.tile[data-source="camera"]:not([data-self])').style.display = "";
+    });
+    await bob.sees("Ada");
+  });
+
+  test("squeezed to 300 kbit/s a viewer steps down without a freeze, up again after it, and is told why", async (context) => {
+    const [ada, bob] = await Promise.all([person("Ada"), person("Bob")]);
+    const link = await impairer.link("bob", server);
+    await link.set({ up: { delay_ms: 20 }, down: { delay_ms: 20 } });
+    await link.carry(bob.page);
+    await ada.join(server.url, "squeeze", THREE);
+    await bob.join(server.url, "squeeze", TINY);
+    await bob.sees("Ada");
+    await until("the largest comes", async () => (await picture(bob, "Ada")).width === 960, 30_000);
+    await bob.page.evaluate(watchInPage);
+
+    await link.set({ down: { delay_ms: 20, rate_bps: 300_000 } });
+    const squeezed = Date.now();
+    await until("it steps down", async () => (await picture(bob, "Ada")).width < 960, 10_000);
+    const downMs = Date.now() - squeezed;
+    await until("it is told why", async () => (await picture(bob, "Ada")).reason === "bandwidth", 5000);
+    const low = await picture(bob, "Ada");
+    assert.ok(low.available < 400_000 && low.next > low.available, JSON.stringify(low));
+    // Long enough at the bottom for what was sent too much to show.
+    await until("it goes on", async () => Date.now() - squeezed > 6000, 10_000);
+    const longest = await bob.page.evaluate(() => globalThis.watched.longestMs);
+
+    // The sign says it, and opens with the keyboard alone.
+    const sign = '.tile:not([data-self]) .badge[data-tone="limited"]';
+    await bob.page.waitForSelector(sign, { timeout: 5000 });
+    await bob.page.focus(sign);
+    await bob.page.keyboard.press("Enter");
+    const text = await bob.page.$eval(".badge-panel:popover-open p", (element) => element.textContent);
+    assert.match(text, /^(Low|Medium): [\d.]+ [kM]bit\/s available, the next layer needs [\d.]+\.$/);
+    assert.equal(await bob.page.$eval(sign, (element) => element.getAttribute("aria-expanded")), "true");
+    await bob.screenshot("squeezed.png");
+    await bob.page.keyboard.press("Escape");
+    assert.equal(await bob.page.$(".badge-panel:popover-open"), null);
+
+    await link.set({ down: { delay_ms: 20 } });
+    const released = Date.now();
+    await until("the largest comes again", async () => (await picture(bob, "Ada")).width === 960, 20_000);
+    const upMs = Date.now() - released;
+    context.diagnostic(`down after ${downMs} ms, longest gap between frames ${Math.round(longest)} ms, up after ${upMs} ms`);
+    assert.ok(downMs < 2000, `down after ${downMs} ms`);
+    assert.ok(longest < 500, `no frame for ${longest} ms`);
+    assert.ok(upMs < 10_000, `up after ${upMs} ms`);
+  });
+});
+
+/** What a page receives of somebody's camera, and what the server said of it. */
+function picture(person, name) {
+  return person.page.evaluate((name) => {
+    const room = globalThis.shardcast.room;
+    const peer = [...room.peers.values()].find((each) => each.name === name);
+    const track = [...(peer?.tracks.values() ?? [])].find(({ source }) => source === "camera");
+    const video = document.querySelector(`.tile[data-peer="${peer?.id}"][data-source="camera"] video`);
+    const { layer = null, reason = null, availableBps = null, nextLayerBps = null } = track?.quality ?? {};
+    return { width: video?.videoWidth ?? 0, layer, reason, available: availableBps, next: nextLayerBps };
+  }, name);
+}
+
+/** Which encodings of its camera a page sends. */
+function active(person) {
+  return person.page.evaluate(() => {
+    const senders = globalThis.shardcast.room.pc.getSenders().filter(({ track }) => track?.kind === "video");
+    return senders.flatMap((sender) => sender.getParameters().encodings.filter(({ active }) => active).map(({ rid }) => rid));
+  });
+}
+
+/** Runs in the page: measures the longest time without a new frame of the other's camera. */
+function watchInPage() {
+  const video = document.querySelector('.tile[data-source="camera"]:not([data-self]) video');
+  const watched = { longestMs: 0 };
+  let last = performance.now();
+  const onFrame = (now) => {
+    watched.longestMs = Math.max(watched.longestMs, now - last);
+    last = now;
+    video.requestVideoFrameCallback(onFrame);
+  };
+  video.requestVideoFrameCallback(onFrame);
+  globalThis.watched = watched;
+}

@@ -1,0 +1,291 @@
+//! One shard with peers in memory: what is lost, asked for and sent again.
+
+#[path = "support/shard_world.rs"]
+mod support;
+
+use std::time::Duration;
+
+use shardcast::base::ids::{PayloadType, SeqNo16, Ssrc};
+use shardcast::control::{SubscriptionConfig, TrackConfig};
+use shardcast::wire::codec::Codec;
+use shardcast::wire::extension::Extension;
+use shardcast::wire::rtcp::{NtpTime, RtcpPacket, write_nack};
+use shardcast::wire::rtp::RtpHeader;
+use shardcast::wire::xr::{ReferenceReply, write_reference_time};
+use support::{Rtp, World, codec, extensions, subscription, track};
+
+const MS: Duration = Duration::from_millis(1);
+const MEDIA: Ssrc = Ssrc(0x5000_0000);
+
+/// A publisher and one subscriber of its track, connected.
+struct Stage {
+    world: World,
+    publisher: usize,
+    subscriber: usize,
+}
+
+impl Stage {
+    fn new(
+        source: Codec,
+        sink: &[(u8, Codec)],
+        describe: impl FnOnce(&mut TrackConfig, &mut SubscriptionConfig),
+    ) -> Self {
+        let mut world = World::new();
+        let (publisher, subscriber) = (world.join("room"), world.join("room"));
+        let mut published = track(&world, publisher, 0, &[codec(96, source)]);
+        let sink: Vec<_> = sink.iter().map(|(pt, sink)| codec(*pt, *sink)).collect();
+        let mut wanted = subscription(0, &published, &sink);
+        describe(&mut published, &mut wanted);
+        world.configure(publisher, &[published], &[]);
+        world.configure(subscriber, &[], &[wanted]);
+        Self {
+            world,
+            publisher,
+            subscriber,
+        }
+    }
+
+    fn publish(&mut self, ssrc: u32, payload_type: u8, seq: u16, payload: &[u8]) {
+        self.publish_with(ssrc, payload_type, seq, &[], payload);
+    }
+
+    fn publish_with(
+        &mut self,
+        ssrc: u32,
+        payload_type: u8,
+        seq: u16,
+        extensions: &[(u8, &[u8])],
+        payload: &[u8],
+    ) {
+        let packet = Rtp {
+            ssrc,
+            seq,
+            timestamp: 960 * u32::from(seq),
+            payload_type,
+            extensions,
+            payload,
+        };
+        self.world.send_rtp(self.publisher, &packet.bytes());
+    }
+
+    fn received(&mut self) -> Vec<(RtpHeader, Vec<u8>)> {
+        self.world.clients[self.subscriber].take_rtp()
+    }
+
+    fn asked(&mut self) -> Vec<u16> {
+        let rtcp = self.world.clients[self.publisher].take_rtcp();
+        let nacks = rtcp.into_iter().filter_map(|packet| match packet {
+            RtcpPacket::Nack { media, seqs, .. } => {
+                assert_eq!(media, Ssrc(1000));
+                Some(seqs)
+            }
+            _ => None,
+        });
+        nacks.flatten().map(|seq| seq.0).collect()
+    }
+
+    fn nack(&mut self, seqs: &[SeqNo16]) {
+        self.world.send_rtcp(self.subscriber, |out| {
+            write_nack(out, Ssrc(1), MEDIA, seqs);
+        });
+    }
+}
+
+fn vp8(describe: impl FnOnce(&mut TrackConfig, &mut SubscriptionConfig)) -> Stage {
+    Stage::new(Codec::Vp8, &[(120, Codec::Vp8)], describe)
+}
+
+#[test]
+fn a_gap_is_asked_for_and_closed_by_the_retransmission_stream() {
+    let mut stage = vp8(|track, _| track.encodings[0].rtx_ssrc = Some(Ssrc(1001)));
+    for seq in [65_534, 65_535, 1] {
+        stage.publish(1000, 96, seq, &[seq as u8]);
+    }
+    stage.world.advance(9 * MS);
+    assert_eq!(stage.asked(), [] as [u16; 0], "it may only be late");
+    stage.world.advance(2 * MS);
+    assert_eq!(stage.asked(), [0]);
+    stage.world.advance(100 * MS);
+    assert_eq!(stage.asked(), [0]);
+
+    let before = stage.received();
+    stage.publish(1001, 97, 7, &[0, 0, 42]);
+    let got = stage.received();
+    assert_eq!(got.len(), 1);
+    let (header, payload) = &got[0];
+    assert_eq!(payload, &[42]);
+    assert_eq!(header.seq.0, before[1].0.seq.0 + 1, "the gap is closed");
+    assert_eq!(
+        (header.ssrc, header.payload_type),
+        (MEDIA, PayloadType(120))
+    );
+    assert_eq!(stage.world.count("rtx_recovered"), 1);
+
+    // What is there already, probes, and rubbish.
+    stage.publish(1001, 97, 8, &[0, 0, 42]);
+    stage.publish(1001, 97, 9, &[0, 1, 42]);
+    stage.publish(1001, 97, 10, &[]);
+    stage.publish(1001, 97, 11, &[1]);
+    assert!(stage.received().is_empty());
+    assert_eq!(stage.world.count("rtx_unneeded"), 2);
+    assert_eq!(stage.world.count("rtx_padding"), 1);
+    assert_eq!(stage.world.count("rtp_malformed"), 1);
+    stage.world.advance(300 * MS);
+    assert!(stage.asked().is_empty());
+
+    // The report speaks of the way, not of the repair; and asks how long it is.
+    stage.world.advance(1000 * MS);
+    let rtcp = stage.world.clients[stage.publisher].take_rtcp();
+    let lost = rtcp.iter().find_map(|packet| match packet {
+        RtcpPacket::Reports { blocks, .. } => Some((blocks[0].fraction_lost, blocks[0].total_lost)),
+        _ => None,
+    });
+    assert_eq!(lost, Some((64, 1)));
+    let is_time = |packet: &RtcpPacket| matches!(packet, RtcpPacket::ReferenceTime { .. });
+    assert!(rtcp.iter().any(is_time));
+}
+
+#[test]
+fn a_retransmission_stream_that_no_description_names_is_found() {
+    let mid: (u8, &[u8]) = (4, b"0");
+    let mut stage = vp8(|track, _| track.encodings[0].ssrc = None);
+    for seq in [10, 12] {
+        stage.publish_with(1000, 96, seq, &[mid], &[seq as u8]);
+    }
+    stage.publish_with(77, 97, 500, &[mid], &[0, 11, 42]);
+    let got: Vec<u8> = stage.received().iter().map(|(_, p)| p[0]).collect();
+    assert_eq!(got, [10, 12, 42]);
+}
+
+#[test]
+fn what_nobody_receives_or_agreed_to_is_not_asked_for() {
+    let mut unwanted = vp8(|_, wanted| wanted.active = false);
+    let mut refused = vp8(|track, _| track.codecs[0].nack = false);
+    for stage in [&mut unwanted, &mut refused] {
+        for seq in [10, 12] {
+            stage.publish(1000, 96, seq, b"x");
+        }
+        stage.world.advance(500 * MS);
+        assert!(stage.asked().is_empty());
+    }
+}
+
+#[test]
+fn a_gap_that_stays_costs_one_keyframe() {
+    let mut stage = vp8(|_, _| ());
+    for seq in [10, 31] {
+        stage.publish(1000, 96, seq, b"x");
+    }
+    stage.world.clients[stage.publisher].take_rtcp();
+    let mut plis = 0;
+    for _ in 0..400 {
+        stage.world.advance(10 * MS);
+        let rtcp = stage.world.clients[stage.publisher].take_rtcp();
+        let is_pli = |packet: &&RtcpPacket| matches!(packet, RtcpPacket::Pli { .. });
+        plis += rtcp.iter().filter(is_pli).count();
+    }
+    assert_eq!(plis, 1);
+    assert_eq!(stage.world.count("nack_given_up"), 20);
+}
+
+#[test]
+fn a_nack_is_answered_on_the_retransmission_stream() {
+    let mut stage = vp8(|_, wanted| wanted.rtx_ssrc = Some(Ssrc(0x6000_0000)));
+    for seq in [10, 11] {
+        stage.publish(1000, 96, seq, &[seq as u8]);
+    }
+    let sent = stage.received();
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        stage.nack(&[sent[1].0.seq]);
+        stage.nack(&[sent[1].0.seq]);
+        let again = stage.received();
+        assert_eq!(again.len(), 1, "not twice within a round trip");
+        let (header, payload) = &again[0];
+        let osn = sent[1].0.seq.0.to_be_bytes();
+        assert_eq!(payload, &[&osn[..], &[11]].concat());
+        assert_eq!(header.ssrc, Ssrc(0x6000_0000));
+        assert_eq!(header.payload_type, PayloadType(121));
+        assert_eq!(header.timestamp, sent[1].0.timestamp);
+        numbers.push(header.seq.0);
+        stage.world.advance(20 * MS);
+    }
+    let first = numbers[0];
+    assert_eq!(numbers, [first, first + 1, first + 2]);
+    assert_eq!(stage.world.count("rtp_retransmitted_rtx"), 3);
+}
+
+#[test]
+fn redundant_audio_is_made_for_who_takes_it_and_sent_again_as_it_was() {
+    let mut stage = Stage::new(
+        Codec::Opus,
+        &[(111, Codec::Opus), (63, Codec::Red)],
+        |_, _| (),
+    );
+    for seq in [10, 11, 13, 14] {
+        stage.publish(1000, 96, seq, &[seq as u8; 3]);
+    }
+    let red = |age: u16, old: u8, new: u8| {
+        let age = age << 2;
+        let mut payload = vec![0x80 | 111, (age >> 8) as u8, age as u8, 3, 111];
+        payload.extend([[old; 3], [new; 3]].concat());
+        payload
+    };
+    let mut sealed = stage.world.clients[stage.subscriber].sealed_rtp.clone();
+    let got = stage.received();
+    let got: Vec<(u8, &[u8])> = got
+        .iter()
+        .map(|(h, p)| (h.payload_type.0, &p[..]))
+        .collect();
+    let plain = |byte: u8| vec![byte; 3];
+    // Of what is missing when a packet goes out, it goes out without.
+    let expected = [
+        (111, plain(10)),
+        (63, red(960, 10, 11)),
+        (111, plain(13)),
+        (63, red(960, 13, 14)),
+    ];
+    let expected: Vec<(u8, &[u8])> = expected.iter().map(|(pt, p)| (*pt, &p[..])).collect();
+    assert_eq!(got, expected);
+
+    // The missing one comes late: what repeats nothing must not repeat it when it is sent again.
+    stage.publish(1000, 96, 12, &[12; 3]);
+    stage.publish(1000, 96, 15, &[15; 3]);
+    sealed.extend(stage.world.clients[stage.subscriber].sealed_rtp.clone());
+    let late = stage.received();
+    let mut both = vec![
+        0x80 | 111,
+        ((960_u16 * 3) >> 6) as u8,
+        ((960_u16 * 3) << 2) as u8,
+        3,
+    ];
+    both.extend([0x80 | 111, 0x0f, 0x00, 3, 111]);
+    both.extend([[12; 3], [14; 3], [15; 3]].concat());
+    assert_eq!(late[1].1, both, "the late one is repeated once");
+    let seqs: Vec<SeqNo16> = sealed
+        .iter()
+        .map(|d| RtpHeader::parse(d).unwrap().seq)
+        .collect();
+    stage.nack(&seqs);
+    // The number of a sealed packet stands in its third and fourth byte.
+    sealed.sort_unstable_by_key(|datagram| [datagram[2], datagram[3]]);
+    assert_eq!(stage.world.clients[stage.subscriber].sealed_rtp, sealed);
+}
+
+#[test]
+fn a_reference_time_is_answered_at_once() {
+    let mut stage = vp8(|track, _| track.extensions = extensions(&[(Extension::Mid, 4)]));
+    let ntp = NtpTime(0x0102_0304_0506_0708);
+    stage.world.send_rtcp(stage.subscriber, |out| {
+        write_reference_time(out, Ssrc(5), ntp);
+        write_reference_time(out, Ssrc(6), ntp);
+    });
+    let rtcp = stage.world.clients[stage.subscriber].take_rtcp();
+    let reply = |ssrc| ReferenceReply {
+        ssrc: Ssrc(ssrc),
+        last_rr: 0x0304_0506,
+        delay: 0,
+    };
+    let expected = RtcpPacket::ReferenceReplies(vec![reply(5), reply(6)]);
+    assert!(rtcp.contains(&expected), "{rtcp:?}");
+}
