@@ -3,6 +3,7 @@
 //!
 //! Owns no channel. Every list here is bounded by the session or coordinator that makes it.
 
+pub mod layers;
 pub mod relay;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use crate::base::ids::{
     MediaKind, Mid, PeerId, PeerKey, Rid, RoomId, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
 };
+pub use crate::base::layer_reason::LayerReason;
+use crate::control::layers::{LayerChange, LayersWanted, Preferences};
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::ExtensionMap;
 
@@ -55,6 +58,14 @@ pub enum Command {
         /// What it receives.
         subscriptions: Vec<SubscriptionConfig>,
     },
+    /// What the peer wants of what it receives. Replaces what it wanted before; outlives what
+    /// [`Command::Configure`] changes.
+    Prefer {
+        /// The peer.
+        peer: PeerKey,
+        /// All that it wants.
+        preferences: Preferences,
+    },
     /// The peer left: forget it. RTCP BYE goes to those who received from it.
     RemovePeer {
         /// The peer.
@@ -71,6 +82,7 @@ impl Command {
             | Self::RestartIce { peer, .. }
             | Self::SetRemoteDtls { peer, .. }
             | Self::Configure { peer, .. }
+            | Self::Prefer { peer, .. }
             | Self::RemovePeer { peer } => *peer,
         }
     }
@@ -192,6 +204,11 @@ pub enum Event {
     Replaced(PeerKey),
     /// This peer's transport changed its state.
     Transport(PeerKey, TransportEvent),
+    /// What one subscription of this peer gets has changed, or the reason has. Only the latest of each
+    /// subscription counts.
+    Layer(PeerKey, LayerChange),
+    /// Other encodings of a track of this peer are wanted than before. Only the latest of each track counts.
+    LayersWanted(PeerKey, LayersWanted),
     /// Others speak in this peer's room than before. Only the latest counts.
     Speakers(PeerKey, Arc<ActiveSpeakers>),
     /// The server is stopping.

@@ -52,6 +52,17 @@ pub struct LeaveOutcome<E> {
     pub notify: Vec<E>,
 }
 
+/// A peer that was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What its stay is called inside the server.
+    pub key: PeerKey,
+    /// The shard that holds it.
+    pub shard: ShardId,
+    /// What the others in its room publish.
+    pub others: Vec<TrackInfo>,
+}
+
 #[derive(Debug)]
 struct Room<E> {
     revision: Revision,
@@ -144,6 +155,18 @@ impl<E: Clone> Stripe<E> {
             self.rooms.remove(room_id);
         }
         Some(outcome)
+    }
+
+    /// A peer by its name; `None` when it is not there.
+    #[must_use]
+    pub fn find(&self, room_id: &RoomId, peer: &PeerId) -> Option<Found> {
+        let room = self.rooms.get(room_id)?;
+        let member = &room.peers[room.position_of_id(peer)?];
+        Some(Found {
+            key: member.key,
+            shard: member.shard,
+            others: room.roster_without(member.key).tracks,
+        })
     }
 
     /// Replaces the list of what a peer publishes and returns whom to tell. Tracks are told apart by

@@ -3,6 +3,8 @@
 
 #[path = "loopback/async_client.rs"]
 mod async_client;
+#[path = "loopback/layers.rs"]
+mod layers;
 #[path = "loopback/live.rs"]
 mod live;
 #[path = "loopback/peer_connection.rs"]

@@ -1,6 +1,7 @@
 //! The README says what the code does: every error code and every option stands in it.
 
 use shardcast::config::{Config, ConfigError};
+use shardcast::control::LayerReason;
 use shardcast::signaling::message::ErrorCode;
 
 const README: &str = include_str!("../README.md");
@@ -9,6 +10,14 @@ const README: &str = include_str!("../README.md");
 fn every_error_code_is_documented() {
     for code in ErrorCode::ALL {
         let row = format!("| `{code}` | ");
+        assert!(README.contains(&row), "README.md lacks the row {row:?}");
+    }
+}
+
+#[test]
+fn every_layer_reason_is_documented() {
+    for reason in LayerReason::ALL {
+        let row = format!("| `{reason}` | ");
         assert!(README.contains(&row), "README.md lacks the row {row:?}");
     }
 }

@@ -12,7 +12,12 @@ use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use shardcast::base::ids::{MediaKind, PeerId, PeerKey, RoomId, ShardId, TrackId, TrackKey};
+use shardcast::base::ids::{
+    Bitrate, EncodingIndex, MediaKind, PeerId, PeerKey, Rid, RoomId, ShardId, SubscriptionKey,
+    TrackId, TrackKey,
+};
+use shardcast::base::layer_reason::LayerReason;
+use shardcast::control::layers::{EncodingWanted, LayerChange, LayersWanted};
 use shardcast::control::{
     Command, Event, Fingerprint, FingerprintAlgorithm, JoinRequest, Joined, PeerInfo, SrtpProfile,
     TrackInfo, TransportEvent, TransportFailure,
@@ -147,7 +152,11 @@ impl Stage {
             Step::Raw(text) => self.session.handle_text(now, text),
             Step::Event(which, data) => {
                 let events = ["joinRoom", "leaveRoom", "offer", "answer", "ice-candidate"];
-                let event = events[usize::from(*which) % events.len()];
+                // Above the others, so that the seeds keep their meaning.
+                let event = match *which >= 250 {
+                    true => "subscribe",
+                    false => events[usize::from(*which) % events.len()],
+                };
                 let text = format!("{{\"event\":\"{event}\",\"data\":{data}}}");
                 self.session.handle_text(now, &text);
             }
@@ -273,6 +282,10 @@ impl Stage {
     }
 
     fn transport(&mut self, which: u8) {
+        // Above the others, so that the seeds keep their meaning.
+        if which >= 240 {
+            return self.layer(which - 240);
+        }
         let event = match which % 6 {
             0 => TransportEvent::Connected {
                 profile: SrtpProfile::AeadAes128Gcm,
@@ -285,6 +298,46 @@ impl Stage {
         };
         self.session
             .handle_event(self.now, Event::Transport(self.key, event));
+    }
+
+    /// A subscription's layer changes, or (of a track of its own) what others want.
+    fn layer(&mut self, which: u8) {
+        let source = self.others.values().next().map(|(key, next)| TrackKey {
+            peer: *key,
+            index: *next,
+        });
+        let own = TrackKey {
+            peer: self.key,
+            index: u32::from(which),
+        };
+        let event = match source.filter(|_| which % 2 == 0) {
+            Some(track) => Event::Layer(
+                self.key,
+                LayerChange {
+                    subscription: SubscriptionKey(1),
+                    track,
+                    layer: None,
+                    rid: Rid::new("q"),
+                    reason: LayerReason::ALL[usize::from(which) % LayerReason::COUNT],
+                    available: Some(Bitrate(u64::MAX)),
+                    bitrate: Bitrate(0),
+                    next: Some(Bitrate(1)),
+                    size: Some((u16::MAX, 0)),
+                },
+            ),
+            None => Event::LayersWanted(
+                self.key,
+                LayersWanted {
+                    track: own,
+                    encodings: vec![EncodingWanted {
+                        index: EncodingIndex(0),
+                        rid: None,
+                        is_wanted: which > 7,
+                    }],
+                },
+            ),
+        };
+        self.session.handle_event(self.now, event);
     }
 
     fn drain(&mut self) {
@@ -358,6 +411,11 @@ impl Stage {
         match command {
             Command::AddPeer { peer, .. } => assert!(self.added.insert(peer), "added once"),
             Command::RemovePeer { peer } => assert!(self.added.remove(&peer), "was added"),
+            Command::Prefer { peer, preferences } => {
+                assert!(self.added.contains(&peer), "added before");
+                let tracks: HashSet<_> = preferences.tracks.iter().map(|(key, _)| *key).collect();
+                assert_eq!(tracks.len(), preferences.tracks.len(), "each track once");
+            }
             Command::Configure {
                 tracks,
                 subscriptions,

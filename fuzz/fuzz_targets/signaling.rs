@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use shardcast::base::ids::{MediaKind, PeerId, PeerKey, ShardId, TrackId, TrackKey};
+use shardcast::base::ids::{
+    Bitrate, MediaKind, PeerId, PeerKey, ShardId, SubscriptionKey, TrackId, TrackKey,
+};
+use shardcast::base::layer_reason::LayerReason;
+use shardcast::control::layers::LayerChange;
 use shardcast::control::{
     Changes, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, Joined, PeerInfo, Revision,
     Roster, SrtpProfile, TrackInfo, TransportEvent, TransportFailure,
@@ -82,6 +86,23 @@ fuzz_target!(|data: &[u8]| {
             [7, ..] => {
                 let failure = TransportFailure::DtlsClosed;
                 session.handle_event(now, transport(TransportEvent::Failed(failure)));
+            }
+            [9, n, ..] => {
+                let change = LayerChange {
+                    subscription: SubscriptionKey(1),
+                    track: TrackKey {
+                        peer: PeerKey(u64::from(*n % 8)),
+                        index: 1,
+                    },
+                    layer: None,
+                    rid: None,
+                    reason: LayerReason::ALL[usize::from(*n) % LayerReason::COUNT],
+                    available: None,
+                    bitrate: Bitrate(u64::from(*n)),
+                    next: None,
+                    size: None,
+                };
+                session.handle_event(now, Event::Layer(PeerKey(1000 + key), change));
             }
             [8, ..] => session.handle_event(now, Event::Replaced(PeerKey(1000 + key))),
             [11, ..] => session.handle_event(now, Event::Shutdown),

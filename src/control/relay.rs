@@ -15,7 +15,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::base::ids::{
-    EncodingIndex, EncodingSet, MediaKind, Mid, Rid, RoomId, RtpTime, SeqNo, TrackKey, WantKey,
+    Bitrate, EncodingIndex, EncodingSet, LayerId, MediaKind, Mid, Rid, RoomId, RtpTime, SeqNo,
+    TrackKey, WantKey,
 };
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::ExtensionMap;
@@ -76,6 +77,13 @@ pub enum RelayMessage {
         encoding: EncodingIndex,
         /// What it says.
         clock: RelayedClock,
+    },
+    /// What the wanted track has to offer, and what that takes: all of it, also what is not selected.
+    Layers {
+        /// The want.
+        want: WantKey,
+        /// Every layer, from low to high.
+        layers: Box<[RelayedLayer]>,
     },
     /// Other encodings of the wanted track flow than before.
     Flow {
@@ -158,6 +166,21 @@ pub struct RelayedEncoding {
     pub is_flowing: bool,
 }
 
+/// A layer of a track, as measured where that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayedLayer {
+    /// Which.
+    pub layer: LayerId,
+    /// What it takes, with all it needs below.
+    pub bitrate: Bitrate,
+    /// Width and height of its pictures, where known.
+    pub size: Option<(u16, u16)>,
+    /// Its pictures in a second; 0: not known.
+    pub frames_per_second: u16,
+    /// Whether it comes at present.
+    pub is_flowing: bool,
+}
+
 /// Which encodings of a track the subscribers on one shard need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -225,9 +248,10 @@ impl RelayMessage {
                 MediaKind::Audio => RelayClass::Audio,
                 MediaKind::Video => RelayClass::Video,
             },
-            Self::Clock { .. } | Self::KeyframeWanted { .. } | Self::Voices { .. } => {
-                RelayClass::Feedback
-            }
+            Self::Clock { .. }
+            | Self::Layers { .. }
+            | Self::KeyframeWanted { .. }
+            | Self::Voices { .. } => RelayClass::Feedback,
             Self::Reset
             | Self::Want { .. }
             | Self::Unwant { .. }

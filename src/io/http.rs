@@ -67,6 +67,7 @@ pub(in crate::io) enum Status {
     UpgradeRequired,
     HeadTooLarge,
     ServiceUnavailable,
+    GatewayTimeout,
     VersionNotSupported,
 }
 
@@ -86,6 +87,7 @@ impl Status {
             Self::UpgradeRequired => "426 Upgrade Required",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::ServiceUnavailable => "503 Service Unavailable",
+            Self::GatewayTimeout => "504 Gateway Timeout",
             Self::VersionNotSupported => "505 HTTP Version Not Supported",
         }
     }
@@ -225,8 +227,12 @@ pub(in crate::io) enum Answer {
     WebSocket(Response),
 }
 
-/// Answers a request; `metrics` makes the text of `/metrics`.
-pub(in crate::io) fn answer(request: &Request, metrics: impl FnOnce() -> String) -> Answer {
+/// Answers a request; `metrics` makes the text of `/metrics`, and `api` the JSON of a path below `/api/`.
+pub(in crate::io) fn answer(
+    request: &Request,
+    metrics: impl FnOnce() -> String,
+    api: impl FnOnce(&str) -> (Status, String),
+) -> Answer {
     if let ("/" | "/ws", Upgrade::WebSocket(accept)) = (request.path.as_str(), &request.upgrade) {
         return Answer::WebSocket(Response {
             status: Status::SwitchingProtocols,
@@ -243,6 +249,10 @@ pub(in crate::io) fn answer(request: &Request, metrics: impl FnOnce() -> String)
         ("/ws", _) => Response::error(Status::UpgradeRequired),
         ("/healthz", _) => Response::text("text/plain; charset=utf-8", "ok\n".to_owned()),
         ("/metrics", _) => Response::text("text/plain; version=0.0.4; charset=utf-8", metrics()),
+        (path, _) if path.starts_with("/api/") => {
+            let (status, body) = api(path);
+            Response::with_status(status, "application/json", body)
+        }
         (path, _) => match assets::find(path) {
             Some(asset) => Response::asset(asset, request.if_none_match.as_deref()),
             None => Response::error(Status::NotFound),
@@ -253,7 +263,12 @@ pub(in crate::io) fn answer(request: &Request, metrics: impl FnOnce() -> String)
 impl Response {
     /// A status with its phrase as body, and the fields that belong to it.
     pub fn error(status: Status) -> Self {
-        let mut response = Self::text("text/plain; charset=utf-8", format!("{}\n", status.line()));
+        let body = format!("{}\n", status.line());
+        Self::with_status(status, "text/plain; charset=utf-8", body)
+    }
+
+    fn with_status(status: Status, content_type: &'static str, body: String) -> Self {
+        let mut response = Self::text(content_type, body);
         response.status = status;
         match status {
             // RFC 9110 §15.5.6.
@@ -379,7 +394,11 @@ mod tests {
         let Head::Complete(request, _) = parse(line, fields) else {
             panic!("{line} is a request");
         };
-        let response = match answer(&request, || "m 1\n".to_owned()) {
+        let api = |path: &str| match path {
+            "/api/there" => (Status::Ok, "{}".to_owned()),
+            _ => (Status::NotFound, r#"{"error":{}}"#.to_owned()),
+        };
+        let response = match answer(&request, || "m 1\n".to_owned(), api) {
             Answer::Http(response) | Answer::WebSocket(response) => response,
         };
         let bytes = response.encode(request.is_head, request.keep_alive);
@@ -494,6 +513,11 @@ mod tests {
         let health = answered("GET /healthz HTTP/1.1", "");
         assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok\n"));
         assert!(answered("GET /metrics HTTP/1.1", "").ends_with("\r\n\r\nm 1\n"));
+        let json = answered("GET /api/there?x HTTP/1.1", "");
+        assert!(json.starts_with("HTTP/1.1 200 ") && json.ends_with("\r\n\r\n{}"));
+        assert!(json.contains("Content-Type: application/json\r\n"));
+        let missing = answered("GET /api/elsewhere HTTP/1.1", "");
+        assert!(missing.starts_with("HTTP/1.1 404 ") && missing.ends_with(r#"{"error":{}}"#));
         let head = answered("HEAD /metrics HTTP/1.1", "");
         assert!(head.contains("Content-Length: 4\r\n") && head.ends_with("\r\n\r\n"));
         assert!(answered("GET /../Cargo.toml HTTP/1.1", "").contains(" 404 "));

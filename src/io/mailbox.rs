@@ -1,6 +1,7 @@
 //! How shards and the coordinator's registry reach one connection: a bounded channel that wakes the
 //! connection's thread, and never blocks the one who posts.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +10,10 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
 use parking_lot::Mutex;
 
+use crate::base::ids::TrackKey;
 use crate::control::Event;
 
-/// The most events that wait for one connection. Roster changes, speakers and the end of the server do
+/// The most events that wait for one connection. Roster changes, layers, speakers and the end of the server do
 /// not count, so what remains are a few changes of its transport.
 const EVENTS_MAX: usize = 64;
 
@@ -23,6 +25,9 @@ const EVENTS_MAX: usize = 64;
 pub struct Mailbox {
     tx: Sender<Event>,
     flags: Flags,
+    /// Layers that have changed, and encodings that are wanted or not any more: of each track the latest counts.
+    /// Those of a peer's own tracks and those of others never share a key.
+    layers: Mutex<BTreeMap<TrackKey, Event>>,
     /// Who speaks, as told last: what was told before and not read is of no use any more. Looked into only
     /// while its flag is set.
     speakers: Mutex<Option<Event>>,
@@ -37,6 +42,7 @@ struct Flags {
     /// Never lost, even if the channel is full.
     shutdown: AtomicBool,
     overflow: AtomicBool,
+    layers_changed: AtomicBool,
     /// A wake-up is under way: no need for another system call.
     woken: AtomicBool,
 }
@@ -66,6 +72,7 @@ pub fn mailbox(registry: &Registry, token: Token) -> io::Result<(Arc<Mailbox>, M
     let mailbox = Arc::new(Mailbox {
         tx,
         flags: Flags::default(),
+        layers: Mutex::new(BTreeMap::new()),
         speakers: Mutex::new(None),
         waker: Waker::new(registry, token)?,
     });
@@ -83,6 +90,8 @@ impl Mailbox {
         match event {
             Event::RoomChanged => self.flags.room_changed.store(true, Ordering::Release),
             Event::Shutdown => self.flags.shutdown.store(true, Ordering::Release),
+            Event::Layer(_, change) => self.post_layer(change.track, event),
+            Event::LayersWanted(_, ref wanted) => self.post_layer(wanted.track, event),
             Event::Speakers(..) => {
                 *self.speakers.lock() = Some(event);
                 self.flags.speakers.store(true, Ordering::Release);
@@ -102,6 +111,31 @@ impl Mailbox {
             self.flags.woken.store(false, Ordering::SeqCst);
             tracing::debug!(%error, "could not wake a connection");
         }
+    }
+}
+
+impl Mailbox {
+    fn post_layer(&self, track: TrackKey, event: Event) {
+        let mut layers = self.layers.lock();
+        if layers.len() < LAYERS_MAX || layers.contains_key(&track) {
+            layers.insert(track, event);
+            self.flags.layers_changed.store(true, Ordering::Release);
+        } else {
+            self.flags.overflow.store(true, Ordering::Release);
+        }
+    }
+
+    /// One layer that has changed, the lowest key first.
+    fn take_layer(&self) -> Option<Event> {
+        if !self.flags.layers_changed.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut layers = self.layers.lock();
+        let event = layers.pop_first();
+        self.flags
+            .layers_changed
+            .store(!layers.is_empty(), Ordering::Release);
+        event.map(|(_, event)| event)
     }
 }
 
@@ -131,6 +165,9 @@ impl MailboxReader {
         if flags.overflow.swap(false, Ordering::Acquire) {
             return Some(Mail::Overflow);
         }
+        if let Some(event) = self.mailbox.take_layer() {
+            return Some(Mail::Event(event));
+        }
         if flags.room_changed.swap(false, Ordering::Acquire) {
             return Some(Mail::Event(Event::RoomChanged));
         }
@@ -142,6 +179,9 @@ impl MailboxReader {
     }
 }
 
+/// The most tracks of which layer changes wait for one connection: more than a peer sends and receives.
+const LAYERS_MAX: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -150,8 +190,9 @@ mod tests {
     use mio::{Events, Poll};
 
     use super::*;
-    use crate::base::ids::PeerKey;
-    use crate::control::{ActiveSpeakers, TransportEvent};
+    use crate::base::ids::{Bitrate, PeerKey, SubscriptionKey};
+    use crate::control::layers::LayerChange;
+    use crate::control::{ActiveSpeakers, LayerReason, TransportEvent};
 
     const TOKEN: Token = Token(3);
     const LOST: Event = Event::Transport(PeerKey(1), TransportEvent::ConsentLost);
@@ -229,6 +270,39 @@ mod tests {
         assert_eq!(mail.len(), EVENTS_MAX + 2);
         assert_eq!(mail[EVENTS_MAX], Mail::Event(Event::Shutdown));
         assert_eq!(mail[EVENTS_MAX + 1], Mail::Overflow);
+    }
+
+    #[test]
+    fn of_each_track_the_latest_layer_waits() {
+        let mut poll = Poll::new().unwrap();
+        let (mailbox, reader) = mailbox(poll.registry(), TOKEN).unwrap();
+        let change = |index, bitrate| {
+            let change = LayerChange {
+                subscription: SubscriptionKey(index),
+                track: TrackKey {
+                    peer: PeerKey(2),
+                    index,
+                },
+                layer: None,
+                rid: None,
+                reason: LayerReason::Bandwidth,
+                available: None,
+                bitrate: Bitrate(bitrate),
+                next: None,
+                size: None,
+            };
+            Event::Layer(PeerKey(1), change)
+        };
+        for n in 0..1000 {
+            mailbox.post(change(n as u32 % 3, n));
+        }
+        mailbox.post(LOST);
+        assert!(woken(&mut poll));
+        let expected = [LOST, change(0, 999), change(1, 997), change(2, 998)].map(Mail::Event);
+        assert_eq!(drain(&reader), expected);
+        mailbox.post(change(7, 7));
+        assert!(woken(&mut poll));
+        assert_eq!(drain(&reader), [Mail::Event(change(7, 7))]);
     }
 
     #[test]

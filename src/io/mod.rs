@@ -1,6 +1,7 @@
 //! The edge: sockets, threads, locks, channels and the clock.
 
 pub mod acceptor;
+pub mod api;
 mod assets;
 mod chunks;
 mod connection;

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{PeerId, PeerKey, RoomId, ShardId};
 use crate::control::{
     Changes, Command, Event, JoinRefused, JoinRequest, Joined, Revision, TrackInfo,
 };
 use crate::coordinator::placement::{Policy, ShardLoad};
 use crate::coordinator::{Limits, Stripe};
+use crate::io::api::{Described, NoAnswer};
 use crate::io::mailbox::Mailbox;
 use crate::io::shard_metrics;
 use crate::io::shard_thread::ShardHandle;
@@ -156,6 +157,14 @@ impl Backend for Registry {
 
     fn send(&self, shard: ShardId, command: Command) {
         self.shard(shard).send(command);
+    }
+
+    fn describe(&self, room: &RoomId, peer: &PeerId) -> Result<Described, NoAnswer> {
+        let found = self.stripe(room).lock().find(room, peer);
+        let found = found.ok_or(NoAnswer::NotFound)?;
+        let peer = self.shard(found.shard).describe(found.key)?;
+        let tracks = found.others;
+        Ok(Described { peer, tracks })
     }
 
     fn metrics(&self) -> String {

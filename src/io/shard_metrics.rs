@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::base::ids::ShardId;
+use crate::control::LayerReason;
+use crate::control::layers::LayerCensus;
 use crate::io::load::LoadSnapshot;
 use crate::io::shard_thread::ShardSnapshot;
 
@@ -36,6 +38,7 @@ pub(in crate::io) fn render(shards: &[(ShardId, ShardSnapshot)]) -> String {
         |load| load.turn_p99.as_secs_f64(),
     );
     turns(&mut text, shards);
+    layers(&mut text, shards);
     text
 }
 
@@ -82,6 +85,76 @@ fn turns(text: &mut String, shards: &[(ShardId, ShardSnapshot)]) {
     }
 }
 
+/// What subscriptions get: a row for each reason and encoding that occurs, so that their number is bounded.
+fn layers(text: &mut String, shards: &[(ShardId, ShardSnapshot)]) {
+    const SUBSCRIPTIONS: &str = "shardcast_video_subscriptions";
+    const SWITCHES: &str = "shardcast_layer_switches_total";
+    const PAUSED: &str = "shardcast_video_paused_seconds_total";
+    let _ = writeln!(
+        text,
+        "# HELP {SUBSCRIPTIONS} Videos that peers receive, by the encoding they are sent and the reason.\n\
+         # TYPE {SUBSCRIPTIONS} gauge"
+    );
+    for (shard, snapshot) in shards {
+        for reason in LayerReason::ALL {
+            let by_layer = snapshot.layers.subscriptions[reason.index()];
+            for (at, count) in by_layer.into_iter().enumerate().filter(|(_, n)| *n > 0) {
+                let encoding = at
+                    .checked_sub(1)
+                    .map_or("none".to_owned(), |at| at.to_string());
+                let _ = writeln!(
+                    text,
+                    "{SUBSCRIPTIONS}{{shard=\"{shard}\",encoding=\"{encoding}\",reason=\"{reason}\"}} {count}"
+                );
+            }
+        }
+    }
+    let mut by_reason =
+        |name: &str, help: &str, value: &dyn Fn(&ShardSnapshot, usize) -> String| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+            for (shard, snapshot) in shards {
+                for reason in LayerReason::ALL {
+                    let value = value(snapshot, reason.index());
+                    let _ = writeln!(
+                        text,
+                        "{name}{{shard=\"{shard}\",reason=\"{reason}\"}} {value}"
+                    );
+                }
+            }
+        };
+    by_reason(
+        SWITCHES,
+        "Changes of the layer that a subscription is sent, by the new one's reason.",
+        &|snapshot, reason| snapshot.layers.switches[reason].to_string(),
+    );
+    by_reason(
+        PAUSED,
+        "Time in which a subscription's video was not sent, by reason.",
+        &|snapshot, reason| snapshot.paused[reason].as_secs().to_string(),
+    );
+    for (name, help, value) in [
+        (
+            "estimated_peers",
+            "Peers of which is known what their network carries.",
+            (|layers| layers.estimates) as fn(&LayerCensus) -> u64,
+        ),
+        (
+            "estimates_sum_bps",
+            "What their networks carry together, in bits per second.",
+            |layers| layers.estimates_sum_bps,
+        ),
+    ] {
+        let _ = writeln!(
+            text,
+            "# HELP shardcast_{name} {help}\n# TYPE shardcast_{name} gauge"
+        );
+        for (shard, snapshot) in shards {
+            let value = value(&snapshot.layers);
+            let _ = writeln!(text, "shardcast_{name}{{shard=\"{shard}\"}} {value}");
+        }
+    }
+}
+
 /// Exact, whatever the size.
 fn seconds(duration: Duration) -> String {
     format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos())
@@ -93,6 +166,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::base::ids::{Bitrate, EncodingIndex};
     use crate::io::load::Load;
 
     #[test]
@@ -101,9 +175,19 @@ mod tests {
         let mut load = Load::new(zero, Arc::default());
         load.on_turn(zero, Duration::from_micros(3));
         load.on_turn(zero + Duration::from_secs(4), Duration::from_secs(2));
+        let mut layers = LayerCensus::default();
+        layers.add(None, LayerReason::LastN);
+        layers.add(Some(EncodingIndex(2)), LayerReason::Best);
+        layers.add(Some(EncodingIndex(2)), LayerReason::Best);
+        layers.add_estimate(Bitrate(700_000));
+        layers.switches[LayerReason::Bandwidth.index()] = 5;
+        let mut paused = [Duration::ZERO; LayerReason::COUNT];
+        paused[LayerReason::Bandwidth.index()] = Duration::from_millis(3_700);
         let first = ShardSnapshot {
             counters: vec![("rtp_received", 7)],
             load: load.snapshot(zero + Duration::from_secs(4)),
+            layers,
+            paused,
         };
         let text = render(&[(ShardId(0), first), (ShardId(1), ShardSnapshot::default())]);
         for line in [
@@ -117,6 +201,13 @@ mod tests {
             "shardcast_shard_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 2",
             "shardcast_shard_turn_seconds_sum{shard=\"0\"} 2.000003000",
             "shardcast_shard_turn_seconds_count{shard=\"1\"} 0",
+            "shardcast_video_subscriptions{shard=\"0\",encoding=\"none\",reason=\"last-n\"} 1",
+            "shardcast_video_subscriptions{shard=\"0\",encoding=\"2\",reason=\"best\"} 2",
+            "shardcast_layer_switches_total{shard=\"0\",reason=\"bandwidth\"} 5",
+            "shardcast_layer_switches_total{shard=\"1\",reason=\"cpu\"} 0",
+            "shardcast_video_paused_seconds_total{shard=\"0\",reason=\"bandwidth\"} 3",
+            "shardcast_estimated_peers{shard=\"0\"} 1",
+            "shardcast_estimates_sum_bps{shard=\"0\"} 700000",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -17,8 +17,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::base::ids::{PeerKey, ShardId};
+use crate::control::layers::{LayerCensus, PeerDescription};
 use crate::control::relay::RelayMessage;
-use crate::control::{Command, Event, RoomOptions};
+use crate::control::{Command, Event, LayerReason, RoomOptions};
+use crate::io::api::NoAnswer;
 use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
@@ -36,6 +38,10 @@ pub struct ShardSnapshot {
     pub counters: Vec<(&'static str, u64)>,
     /// How busy its thread is.
     pub load: LoadSnapshot,
+    /// What its subscriptions get.
+    pub layers: LayerCensus,
+    /// How long its subscribers' videos were not sent, by reason: the sum over all.
+    pub paused: [Duration; LayerReason::COUNT],
 }
 
 /// What a shard's thread is given.
@@ -89,6 +95,8 @@ enum Message {
     /// Where this peer's events go; comes before its first command.
     Attach(PeerKey, Arc<Mailbox>),
     Command(Command),
+    /// What a peer receives and why; the answer is taken at once, or not at all.
+    Describe(PeerKey, Sender<Option<PeerDescription>>),
     Stop,
 }
 
@@ -134,6 +142,7 @@ impl ShardHandle {
             sent: SendReport::default(),
             truncated: 0,
             restarts: 0,
+            paused: [Duration::ZERO; LayerReason::COUNT],
             stopping: false,
         };
         let thread = std::thread::Builder::new()
@@ -194,6 +203,23 @@ impl ShardHandle {
         self.push(Message::Command(command));
     }
 
+    /// Asks what a peer receives, and why. Waits for the answer, [`DESCRIBE_TIMEOUT`] at most; never for a place in the
+    /// queue, so that questions cannot hold up commands.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] says why there is none.
+    pub fn describe(&self, peer: PeerKey) -> Result<PeerDescription, NoAnswer> {
+        let (tx, rx) = bounded(1);
+        self.tx
+            .try_send(Message::Describe(peer, tx))
+            .map_err(|_| NoAnswer::Busy)?;
+        self.waker.wake();
+        match rx.recv_timeout(DESCRIBE_TIMEOUT) {
+            Ok(description) => description.ok_or(NoAnswer::NotFound),
+            Err(_) => Err(NoAnswer::TimedOut),
+        }
+    }
+
     /// Lets the thread finish what is queued and end.
     pub fn stop(&self) {
         self.push(Message::Stop);
@@ -230,6 +256,7 @@ struct Edge {
     sent: SendReport,
     truncated: u64,
     restarts: u64,
+    paused: [Duration; LayerReason::COUNT],
     stopping: bool,
 }
 
@@ -367,6 +394,10 @@ impl Edge {
                     }
                     shard.handle_command(now, command);
                 }
+                Message::Describe(peer, reply) => {
+                    // Who asked may have given up.
+                    let _ = reply.try_send(shard.describe(now, peer));
+                }
                 Message::Stop => self.stopping = true,
             }
         }
@@ -419,7 +450,7 @@ impl Edge {
     }
 
     /// Copies what others may read of the shard, now and then.
-    fn tell(&mut self, shard: &Shard, now: Instant) {
+    fn tell(&mut self, shard: &mut Shard, now: Instant) {
         if now < self.next_snapshot {
             return;
         }
@@ -443,7 +474,18 @@ impl Edge {
         ]);
         counters.extend(self.links.counters());
         let load = self.load.snapshot(now);
-        *self.snapshot.lock() = ShardSnapshot { counters, load };
+        shard.set_busy(load.busy_percent >= BUSY_PERCENT);
+        let layers = shard.layer_census();
+        // Whoever is not sent anything now was not for the time since the last look, but for its last part.
+        for (paused, by_layer) in self.paused.iter_mut().zip(&layers.subscriptions) {
+            *paused += SNAPSHOT_PERIOD * u32::try_from(by_layer[0]).unwrap_or(u32::MAX);
+        }
+        *self.snapshot.lock() = ShardSnapshot {
+            counters,
+            load,
+            layers,
+            paused: self.paused,
+        };
     }
 }
 
@@ -457,6 +499,8 @@ fn pin_to_core(shard: ShardId) {
 const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 
+/// How long an answer about a peer is waited for: many turns of a shard under full load.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Commands waiting at most; a sender waits when there are more.
 const COMMANDS_MAX: usize = 4096;
 /// Commands taken in one turn at most, so that a storm of joins does not hold up media for long.
@@ -465,6 +509,8 @@ const COMMANDS_PER_TURN: usize = 64;
 const HELD_RETRY: Duration = Duration::from_millis(1);
 /// How often the counters are copied for the metrics page.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+/// From here on a shard takes on no more work: what is left is needed for bursts.
+const BUSY_PERCENT: u8 = 95;
 
 #[cfg(test)]
 mod tests {

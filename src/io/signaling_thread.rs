@@ -12,8 +12,9 @@ use mio::net::TcpStream;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{PeerId, PeerKey, RoomId, ShardId};
 use crate::control::{Changes, Command, JoinRefused, JoinRequest, Joined, Revision, TrackInfo};
+use crate::io::api::{self, Described, NoAnswer, Question};
 use crate::io::connection::{Arrival, Connection, Waiter};
 use crate::io::http::{self, Answer, Head, Response, Status};
 use crate::io::mailbox::{Mail, Mailbox};
@@ -21,8 +22,8 @@ use crate::io::stats::Stats;
 use crate::io::websocket::{Flushed, Incoming, Link, SendError};
 use crate::signaling::session::{CloseReason, Output, Session, SessionConfig};
 
-/// What connections need of the rest of the server. Shared by all their threads; nothing here may
-/// block for long.
+/// What connections need of the rest of the server. Shared by all their threads; nothing here but
+/// [`Backend::describe`] may block for long.
 pub trait Backend: Send + Sync + 'static {
     /// Joins a room; from then on the room's events go to `mailbox`.
     ///
@@ -41,6 +42,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Hands a command to a shard.
     fn send(&self, shard: ShardId, command: Command);
+
+    /// Asks a peer's shard what it receives and why. Waits for the answer, for a few seconds at most.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] says why there is none.
+    fn describe(&self, room: &RoomId, peer: &PeerId) -> Result<Described, NoAnswer>;
 
     /// The server's metrics in Prometheus' text format, each line ended; those of connections are
     /// added to it.
@@ -120,9 +127,8 @@ fn serve_http(connection: &mut Connection, shared: &Shared) -> HttpEnd {
         };
         buffer.drain(..len);
         Stats::count(&shared.stats.requests);
-        let answer = http::answer(&request, || {
-            shared.backend.metrics() + &shared.stats.render()
-        });
+        let metrics = || shared.backend.metrics() + &shared.stats.render();
+        let answer = http::answer(&request, metrics, |path| ask(&*shared.backend, path));
         let keep_alive = request.keep_alive && turn < REQUESTS_MAX;
         let (response, is_websocket) = match answer {
             Answer::Http(response) => (response, false),
@@ -142,6 +148,18 @@ fn serve_http(connection: &mut Connection, shared: &Shared) -> HttpEnd {
         }
     }
     HttpEnd::Answered
+}
+
+/// Answers a path of the REST interface. May take as long as [`Backend::describe`].
+fn ask(backend: &dyn Backend, path: &str) -> (Status, String) {
+    let (status, body) = match Question::parse(path) {
+        Ok(question) => {
+            let Question::Subscriptions { room, peer } = &question;
+            question.answer(backend.describe(room, peer))
+        }
+        Err(status) => api::error(status),
+    };
+    (status, format!("{body}\n"))
 }
 
 /// The next request's head. The error is what to answer, if anything.

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tungstenite::{Message, WebSocket};
 
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{PeerId, PeerKey, RoomId, ShardId};
 use crate::control::{
     Change, Changes, Command, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, JoinRequest,
     Joined, PeerInfo, Revision, Roster, TrackInfo,
 };
 use crate::io::acceptor::{Acceptor, AcceptorHandle};
+use crate::io::api::{Described, NoAnswer};
 use crate::io::mailbox::Mailbox;
 use crate::io::signaling_thread::{Backend, Limits};
 use crate::signaling::session::SessionConfig;
@@ -122,6 +123,10 @@ impl Backend for FakeBackend {
             notes.left.entry(peer).or_default().1 = true;
         }
         notes.calls.push(Call::Shard(command));
+    }
+
+    fn describe(&self, _room: &RoomId, _peer: &PeerId) -> Result<Described, NoAnswer> {
+        Err(NoAnswer::NotFound)
     }
 
     fn metrics(&self) -> String {

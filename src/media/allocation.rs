@@ -52,8 +52,8 @@ pub struct Wanted {
 pub struct VideoDemand<'s> {
     /// What there is: a [`ladder`].
     pub steps: &'s [Step],
-    /// False if the publisher has announced something better than the last step.
-    pub is_complete: bool,
+    /// Why there is nothing above the last step.
+    pub top: LayerReason,
     /// What the client wants of it.
     pub wanted: Wanted,
     /// 0–100; the higher, the sooner it is served.
@@ -261,10 +261,9 @@ impl<'s> Plan<'s> {
             return LayerReason::PublisherMuted;
         };
         if self.got == Some(cap) {
-            return match (cap + 1 == self.demand.steps.len(), self.demand.is_complete) {
-                (false, _) => LayerReason::Wanted,
-                (true, true) => LayerReason::Best,
-                (true, false) => LayerReason::NotSent,
+            return match cap + 1 == self.demand.steps.len() {
+                true => self.demand.top,
+                false => LayerReason::Wanted,
             };
         }
         match is_busy && self.got == self.limit {
@@ -329,8 +328,9 @@ fn raise(plans: &mut [Plan<'_>], purse: &mut Purse) {
     }
 }
 
-/// The last step that is of use.
-fn cap_of(demand: &VideoDemand<'_>) -> Option<usize> {
+/// The last step that is of use to a demand; `None` if it is to get nothing.
+#[must_use]
+pub fn cap_of(demand: &VideoDemand<'_>) -> Option<usize> {
     let steps = demand.steps;
     if demand.off.is_some() || steps.is_empty() {
         return None;
@@ -508,7 +508,7 @@ mod tests {
     fn demand(steps: &[Step]) -> VideoDemand<'_> {
         VideoDemand {
             steps,
-            is_complete: true,
+            top: LayerReason::Best,
             wanted: Wanted::default(),
             priority: 50,
             off: None,
@@ -682,7 +682,7 @@ mod tests {
             (false, LayerReason::PublisherMuted)
         );
         assert_eq!(
-            reason(&|d| d.is_complete = false),
+            reason(&|d| d.top = LayerReason::NotSent),
             (true, LayerReason::NotSent)
         );
         let busy = Budget {

@@ -16,7 +16,8 @@ pub const TEMPORAL_MAX: usize = 4;
 /// Bits and frames of one encoding, by layer.
 #[derive(Debug, Clone)]
 pub struct LayerRates {
-    start: Instant,
+    /// When the first packet came.
+    start: Option<Instant>,
     /// Which slice is being filled, counted from `start`.
     slice: u64,
     /// The slices of the window; `slice` is at its number modulo their count.
@@ -47,12 +48,18 @@ pub struct LayerCost {
     pub frames_per_second: u16,
 }
 
+impl Default for LayerRates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LayerRates {
     /// An encoding of which nothing has come.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new() -> Self {
         Self {
-            start: now,
+            start: None,
             slice: 0,
             slices: [Slice::default(); SLICES],
             seen: [0; CELLS],
@@ -70,6 +77,7 @@ impl LayerRates {
         bytes: usize,
         ends_frame: bool,
     ) {
+        self.start.get_or_insert(now);
         let slice = self.slice_at(now);
         if slice > self.slice || self.since_ms.is_none() {
             self.turn_to(now, slice);
@@ -136,7 +144,8 @@ impl LayerRates {
     }
 
     fn elapsed_ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_millis() as u64
+        let start = self.start.unwrap_or(now);
+        now.saturating_duration_since(start).as_millis() as u64
     }
 
     fn turn_to(&mut self, now: Instant, slice: u64) {
@@ -219,14 +228,16 @@ mod tests {
     fn a_steady_rate_is_told_within_a_few_percent() {
         let t0 = Instant::now();
         for rate in [40_000, 150_000, 500_000, 2_500_000] {
-            let mut rates = LayerRates::new(t0);
+            let mut rates = LayerRates::new();
             feed(&mut rates, t0 + ms(70), 3_000, (0, 0), rate);
             for at in [1_400, 1_950, 2_500, 3_000] {
                 // What comes later is in the window too, but so is the time.
-                let mut rates = LayerRates::new(t0);
+                let mut rates = LayerRates::new();
                 feed(&mut rates, t0 + ms(70), at - 70, (0, 0), rate);
                 let told = rates.bitrate(t0 + ms(at), 0, 0).0;
-                assert!(told.abs_diff(rate) <= rate / 8, "{rate} at {at}: {told}");
+                // A packet more or less, and a little.
+                let off = told.abs_diff(rate);
+                assert!(off <= 8_000 + rate / 20, "{rate} at {at}: {told}");
             }
             assert!(rates.bitrate(t0 + ms(3_070), 0, 0).0 > 0);
         }
@@ -235,7 +246,7 @@ mod tests {
     #[test]
     fn a_start_is_measured_over_what_has_passed() {
         let t0 = Instant::now();
-        let mut rates = LayerRates::new(t0);
+        let mut rates = LayerRates::new();
         // The track was there long before its first packet.
         let start = t0 + ms(60_000);
         feed(&mut rates, start, 500, (0, 0), 800_000);
@@ -246,7 +257,7 @@ mod tests {
     #[test]
     fn what_stops_decays_to_nothing_and_does_not_flow() {
         let t0 = Instant::now();
-        let mut rates = LayerRates::new(t0);
+        let mut rates = LayerRates::new();
         assert!(!rates.is_any_flowing(t0, SILENCE));
         feed(&mut rates, t0, 2_000, (0, 1), 800_000);
         let at = |after: u64| rates.bitrate(t0 + ms(2_000 + after), 0, 1).0;
@@ -260,7 +271,7 @@ mod tests {
     #[test]
     fn a_layer_costs_what_it_needs_below() {
         let t0 = Instant::now();
-        let mut rates = LayerRates::new(t0);
+        let mut rates = LayerRates::new();
         for at in (0..2_000).step_by(20) {
             for (layer, bytes) in [((0, 0), 250), ((0, 1), 125), ((1, 0), 1000), ((1, 1), 500)] {
                 rates.on_packet(t0 + ms(at), layer, bytes, true);
@@ -286,7 +297,7 @@ mod tests {
     #[test]
     fn frames_are_counted_in_one_spatial_layer() {
         let t0 = Instant::now();
-        let mut rates = LayerRates::new(t0);
+        let mut rates = LayerRates::new();
         for frame in 0..60_u64 {
             let now = t0 + ms(frame * 33);
             for spatial in 0..2 {
@@ -302,7 +313,7 @@ mod tests {
     #[test]
     fn layers_beyond_what_is_told_apart_count_as_the_highest() {
         let t0 = Instant::now();
-        let mut rates = LayerRates::new(t0);
+        let mut rates = LayerRates::new();
         rates.on_packet(t0, (255, 7), usize::MAX, true);
         rates.on_packet(t0, (255, 7), usize::MAX, true);
         assert!(rates.is_flowing(t0, 3, 3, SILENCE));

@@ -36,6 +36,7 @@ impl Room {
         self.configure_subscriptions(now, slot, subscriptions, rng, output);
         self.review_last_n_of(now, slot, output);
         self.review_wants(output);
+        self.allocate_soon(now, slot, output);
     }
 
     /// Ends a track: its subscribers and the shards that want it are told; their subscriptions wait.

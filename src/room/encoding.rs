@@ -8,6 +8,7 @@ use crate::base::ids::{ClockRate, MediaKind, RtpTime, SeqNo};
 use crate::control::EncodingConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
+use crate::media::layer_rates::{LayerRates, SPATIAL_MAX};
 use crate::media::layers::reader::LayerReader;
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
@@ -28,6 +29,10 @@ pub struct Encoding {
     pub stream: Stream,
     /// How its present run of packets is received.
     pub stats: Option<ReceiveStats>,
+    /// What each of its layers takes.
+    pub rates: LayerRates,
+    /// Width and height of each spatial layer's pictures, where a packet told.
+    sizes: [Option<(u16, u16)>; SPATIAL_MAX],
     /// The last sender report of its present run.
     pub last_sr: Option<LastSenderReport>,
     /// How its timestamps stand to the publisher's clock.
@@ -78,6 +83,8 @@ impl Encoding {
             run: 0,
             stream: Stream::new(rate),
             stats: None,
+            rates: LayerRates::new(),
+            sizes: [None; SPATIAL_MAX],
             last_sr: None,
             clock: None,
             cache: PacketCache::new(kind),
@@ -108,6 +115,30 @@ impl Encoding {
             .stats
             .get_or_insert_with(|| ReceiveStats::new(now, header.ssrc, rate, place.source_seq));
         stats.on_packet(now, place.source_seq, header.timestamp);
+    }
+
+    /// A packet of one of its layers, `bytes` long, is forwarded; `ends_frame` if it is the last of its picture there.
+    #[inline]
+    pub fn on_layer(
+        &mut self,
+        now: Instant,
+        (spatial, temporal): (u8, u8),
+        bytes: usize,
+        ends_frame: bool,
+        size: Option<(u16, u16)>,
+    ) {
+        self.rates
+            .on_packet(now, (spatial, temporal), bytes, ends_frame);
+        if size.is_some()
+            && let Some(known) = self.sizes.get_mut(usize::from(spatial))
+        {
+            *known = size;
+        }
+    }
+
+    /// Width and height of a spatial layer's pictures, where known.
+    pub fn size(&self, spatial: u8) -> Option<(u16, u16)> {
+        *self.sizes.get(usize::from(spatial))?
     }
 
     /// A packet has got its number, here or on its publisher's shard: called once for each.

@@ -350,12 +350,18 @@ fn resend(
         Selected::Edited(edit) => shape.edit = Some(edit),
         Selected::LeftOut => return Resend::NotHeld,
     }
+    if !asked.is_first && !subscription.may_repeat(asked.out, &shape) {
+        return Resend::NotHeld;
+    }
     if !subscription.take_resend(asked.out, &shape) {
         return Resend::OverBudget;
     }
     // One that came late, and whose place has been kept free, goes out now.
     if asked.is_first && !subscription.rewriter.fill(&asked) {
         return Resend::NotHeld;
+    }
+    if asked.is_first {
+        subscription.note_edit(asked.out, &shape);
     }
     let path = (to, sealer.rtp());
     let numbering = (asked.out, asked.timestamp(cached.timestamp));

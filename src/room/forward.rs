@@ -12,6 +12,7 @@ use crate::media::cache::CachedPacket;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Run};
 use crate::room::incoming::Incoming;
+use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
@@ -58,6 +59,7 @@ impl Room {
         };
         if publisher.report_at.is_none() {
             publisher.report_at = Some(now + REPORT_INTERVAL);
+            publisher.measure_at = Some(now + MEASURE_INTERVAL);
             output.rescheduled.push(publisher.key);
         }
         // A new run shows no gap, and yet what came before is of no use to its decoders; and of an
@@ -79,14 +81,16 @@ impl Room {
         output: &mut Output,
     ) -> Option<Normalised> {
         let track = self.tracks.get_mut(slot.track)?;
-        let rate = track.clock_rate();
+        let (rate, is_sound) = (track.clock_rate(), track.config.kind == MediaKind::Audio);
         let kind = track.kinds.get(header.payload_type);
         let encoding = track.encoding_mut(slot.index)?;
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
         encoding.on_packet(now, header, &place, rate);
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
-        if track.config.kind == MediaKind::Audio {
+        let bytes = packet.len();
+        if is_sound {
+            encoding.on_layer(now, (0, 0), bytes, header.marker, None);
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
                 return Some(place);
@@ -102,6 +106,11 @@ impl Room {
         let codec = track.codec(header.payload_type);
         self.read_layers(&mut incoming, codec, place.restarted);
         let track = self.tracks.get_mut(slot.track)?;
+        if let Some(info) = &incoming.layers {
+            let layer = (info.spatial, info.temporal);
+            let encoding = track.encoding_mut(slot.index)?;
+            encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
+        }
         if !track.is_simulcast {
             batch.packets.push(incoming);
             return Some(place);
@@ -314,6 +323,7 @@ fn forward(
         counters.forward_late += 1;
         return has_switched;
     };
+    subscription.note_edit(seq, &shape);
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     let path = (target.to, &target.sealer);
     subscription.send(packet, &shape, (seq, timestamp), path, &mut output.outbox);

@@ -28,10 +28,10 @@ impl Room {
     pub(in crate::room) fn review_last_n_of(
         &mut self,
         now: Instant,
-        slot: PeerSlot,
+        peer_slot: PeerSlot,
         output: &mut Output,
     ) {
-        let Some(peer) = self.peers.get(slot) else {
+        let Some(peer) = self.peers.get(peer_slot) else {
             return;
         };
         let limit = self.last_n_of(peer);
@@ -51,27 +51,35 @@ impl Room {
         videos.sort_unstable();
         let (mut publishers, mut latest) = (0, None);
         for (_, publisher, slot) in videos {
-            let takes_place = self.takes_place(slot);
+            let takes_place = self.takes_place(peer_slot, slot);
             if takes_place && latest != Some(publisher) {
                 (publishers, latest) = (publishers + 1, Some(publisher));
             }
             let is_outside = takes_place && limit.is_some_and(|limit| publishers > limit);
             self.set_outside_last_n(now, slot, is_outside, output);
         }
-        if let Some(peer) = self.peers.get_mut(slot) {
+        if let Some(peer) = self.peers.get_mut(peer_slot) {
             peer.has_last_n = limit.is_some();
         }
     }
 
     /// How many publishers' pictures a peer gets at most.
-    fn last_n_of(&self, _peer: &Peer) -> Option<usize> {
-        self.floor.options.last_n
+    fn last_n_of(&self, peer: &Peer) -> Option<usize> {
+        let wanted = peer.preferences.last_n.map(usize::from);
+        [self.floor.options.last_n, wanted]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Whether a picture counts: not one that its client does not take.
-    fn takes_place(&self, slot: SubscriptionSlot) -> bool {
-        let subscription = self.subscriptions.get(slot);
-        subscription.is_some_and(|subscription| subscription.config.active)
+    /// Whether a picture counts: not one that its client does not take, or wants whoever speaks.
+    fn takes_place(&self, peer: PeerSlot, slot: SubscriptionSlot) -> bool {
+        let (Some(peer), Some(subscription)) = (self.peers.get(peer), self.subscriptions.get(slot))
+        else {
+            return false;
+        };
+        let preference = peer.preferences.of(subscription.config.source);
+        subscription.config.active && !preference.is_paused && preference.priority < PRIORITY_EXEMPT
     }
 
     fn set_outside_last_n(
@@ -88,9 +96,14 @@ impl Room {
             return;
         }
         output.counters.last_n_stopped += u64::from(is_outside);
+        let subscriber = subscription.subscriber;
         let (source, shard) = (subscription.config.source, subscription.config.source_shard);
         self.note_source(source, shard);
         self.route(slot, output);
         self.want_keyframe(now, slot, output);
+        self.allocate_soon(now, subscriber, output);
     }
 }
+
+/// From this priority on a track is wanted whoever speaks: it is pinned, or a shared screen.
+const PRIORITY_EXEMPT: u8 = 80;

@@ -3,8 +3,11 @@
 //! Everything a packet needs is laid out when a peer is configured; per packet nothing is looked up
 //! by name, hashed per subscriber or allocated per subscriber.
 
+mod allocate;
+mod allotment;
 pub mod batch;
 mod configure;
+mod describe;
 mod encoding;
 mod feedback;
 mod floor;
@@ -12,6 +15,7 @@ mod forward;
 mod incoming;
 mod last_n;
 mod learn;
+mod measure;
 pub mod origin;
 pub mod output;
 mod padding;
@@ -27,9 +31,11 @@ mod source;
 mod speakers;
 mod state;
 mod subscription;
+mod supply;
 mod switching;
 mod targets;
 mod track;
+mod wanted;
 
 pub use reception::Wish;
 pub use state::Room;

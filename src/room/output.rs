@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, RoomId, ShardId, WantKey};
 use crate::control::relay::RelayMessage;
-use crate::control::{ActiveSpeakers, TransportEvent};
+use crate::control::{ActiveSpeakers, Event, LayerReason, TransportEvent};
 use crate::transport::outbox::Outbox;
 
 /// What comes of an input: datagrams, events, counts. Drained by the shard after every input.
@@ -20,6 +20,13 @@ pub struct Output {
     pub events: VecDeque<(PeerKey, TransportEvent)>,
     /// Peers whose next deadline may have come nearer.
     pub rescheduled: Vec<PeerKey>,
+    /// What clients are told of layers: for each division of a peer's bandwidth at most one for each of its
+    /// subscriptions, and one for each track whose encodings are wanted differently.
+    pub told: VecDeque<(PeerKey, Event)>,
+    /// How often subscriptions were sent another layer than before, by the reason of the new one.
+    pub layer_switches: [u64; LayerReason::COUNT],
+    /// The shard cannot take on more work.
+    pub is_busy: bool,
     /// Who is to be told who speaks; at most once for each peer of a room in a tick.
     pub speakers: VecDeque<(PeerKey, Arc<ActiveSpeakers>)>,
     /// Rooms that began to listen.

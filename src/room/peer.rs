@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{PeerKey, Ssrc};
+use crate::base::ids::{Bitrate, PeerKey, Ssrc};
+use crate::control::layers::Preferences;
+use crate::room::allotment::Division;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -24,10 +26,20 @@ pub struct Peer {
     pub tracks: Vec<TrackSlot>,
     /// What it receives, sorted by SSRC: feedback names that.
     pub subscriptions: Vec<(Ssrc, SubscriptionSlot)>,
+    /// What it wants of that.
+    pub preferences: Preferences,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
+    /// What its network carries towards it, if anything tells.
+    pub estimate: Option<Bitrate>,
+    /// What it would be sent if its network carried everything.
+    pub demand: Bitrate,
+    /// When its bandwidth is divided among what it receives.
+    pub division: Division,
+    /// When it is next measured what its tracks offer; `None` while nothing comes.
+    pub measure_at: Option<Instant>,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -45,10 +57,15 @@ impl Peer {
             source_ids: SourceIds::default(),
             tracks: Vec::new(),
             subscriptions: Vec::new(),
+            preferences: Preferences::default(),
             routed: None,
             had_unknown: false,
             has_last_n: false,
             report_at: None,
+            estimate: None,
+            demand: Bitrate(0),
+            division: Division::default(),
+            measure_at: None,
         }
     }
 

@@ -23,6 +23,7 @@ impl Room {
     #[must_use]
     pub fn handle_want(
         &mut self,
+        now: Instant,
         sink: Sink,
         track: TrackKey,
         selection: Selection,
@@ -36,6 +37,7 @@ impl Room {
                 track.sinks.push(served);
             }
             announce(track, sink, &mut output.relay);
+            self.review_wanted_of(now, slot, output);
             return true;
         }
         if self.wanted.len() >= WANTED_MAX && !self.wanted.contains_key(&track) {
@@ -49,7 +51,14 @@ impl Room {
     }
 
     /// Another shard needs other encodings of a track than before.
-    pub fn handle_select(&mut self, sink: Sink, key: TrackKey, selection: Selection) {
+    pub fn handle_select(
+        &mut self,
+        now: Instant,
+        sink: Sink,
+        key: TrackKey,
+        selection: Selection,
+        output: &mut Output,
+    ) {
         let local = self.local_track(key);
         let track = local.and_then(|slot| self.tracks.get_mut(slot));
         let served = match track {
@@ -60,14 +69,22 @@ impl Room {
         if let Some(known) = known {
             known.selection = selection;
         }
+        self.review_wanted_by_key(now, key, output);
     }
 
     /// Another shard has no subscribers of a track any more.
-    pub fn handle_unwant(&mut self, sink: Sink, track: TrackKey) {
+    pub fn handle_unwant(
+        &mut self,
+        now: Instant,
+        sink: Sink,
+        track: TrackKey,
+        output: &mut Output,
+    ) {
         if let Some(slot) = self.local_track(track)
             && let Some(track) = self.tracks.get_mut(slot)
         {
             track.sinks.retain(|other| other.sink != sink);
+            self.review_wanted_of(now, slot, output);
         }
         if let Some(waiting) = self.wanted.get_mut(&track) {
             waiting.retain(|other| other.sink != sink);
@@ -160,6 +177,7 @@ fn announce(track: &Track, sink: Sink, relay: &mut RelayOutput) {
             push_clock((index, encoding.run), clock, sink, relay);
         }
     }
+    push_layers(track, sink, relay);
 }
 
 /// The description of a local track has changed: packets from now on are to be read by the new one.
@@ -212,6 +230,17 @@ fn push_clock(
         },
     };
     relay.push(sink.shard, message);
+}
+
+/// Tells a shard what a track has to offer.
+pub fn push_layers(track: &Track, sink: Sink, relay: &mut RelayOutput) {
+    if track.supply.is_known() {
+        let message = RelayMessage::Layers {
+            want: sink.want,
+            layers: track.supply.layers().into(),
+        };
+        relay.push(sink.shard, message);
+    }
 }
 
 /// A packet of a local track goes to the shards that have selected its encoding: once each, and without a copy.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{EncodingIndex, EncodingSet, ShardId, TrackKey, WantKey};
+use crate::base::ids::{EncodingIndex, EncodingSet, MediaKind, ShardId, TrackKey, WantKey};
 use crate::base::time::earliest;
 use crate::control::relay::{
     RelayMessage, RelayedClock, RelayedEncoding, RelayedPacket, RelayedTrack, Selection,
@@ -290,6 +290,10 @@ impl Room {
             return;
         };
         output.counters.relay_packets_received += 1;
+        // Sound counts before video divides what is left; what pictures take, the publisher's shard says.
+        if packet.kind == MediaKind::Audio {
+            encoding.on_layer(now, (0, 0), packet.packet.len(), packet.header.marker, None);
+        }
         let restarted = packet.run > encoding.run;
         if restarted {
             encoding.run = packet.run;

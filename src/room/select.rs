@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::base::ids::EncodingIndex;
+use crate::base::ids::{EncodingIndex, SeqNo};
 use crate::media::layers::info::LayerInfo;
 use crate::media::layers::munger::Edit;
 use crate::media::layers::reader::{LayerPacket, LayerReader, RUNS_MAX};
@@ -15,7 +15,7 @@ use crate::room::output::Output;
 use crate::room::reception::{Reception, Wish};
 use crate::room::slots::{EncodingSlot, SubscriptionSlot};
 use crate::room::state::Room;
-use crate::room::subscription::Subscription;
+use crate::room::subscription::{Shape, Subscription};
 use crate::room::track::Track;
 use crate::wire::codec::Codec;
 use crate::wire::extension::Extension;
@@ -167,6 +167,25 @@ impl Subscription {
         match info.and_then(|info| selector.edit_of(&info, reader)) {
             Some(edit) => Selected::Edited(edit),
             None => Selected::LeftOut,
+        }
+    }
+
+    /// A packet goes out for the first time under the number `seq`.
+    #[inline]
+    pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
+        if let Some(edit) = &shape.edit
+            && let Some(selector) = &mut self.layers
+        {
+            selector.sent.note(seq, edit);
+        }
+    }
+
+    /// Whether a packet that went out under the number `seq` may go out under it again: it looks the same.
+    pub(in crate::room) fn may_repeat(&self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        match (&shape.edit, &self.layers) {
+            (None, _) => true,
+            (Some(edit), Some(selector)) => selector.sent.is_same(seq, edit),
+            (Some(_), None) => false,
         }
     }
 

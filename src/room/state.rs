@@ -142,7 +142,12 @@ impl Room {
         encodings
             .map(|encoding| encoding.keyframes.poll_timeout())
             .chain(tracks.map(Track::poll_encodings))
-            .chain([peer.transport.poll_timeout(), peer.report_at])
+            .chain([
+                peer.transport.poll_timeout(),
+                peer.report_at,
+                peer.measure_at,
+                peer.division.due,
+            ])
             .fold(None, earliest)
     }
 
@@ -162,6 +167,8 @@ impl Room {
         }
         self.send_due_keyframe_requests(now, slot, output);
         self.send_due_report(now, slot, output);
+        self.measure_if_due(now, slot, output);
+        self.allocate_if_due(now, slot, output);
     }
 
     /// The peer can be sent to: the pictures it waits for start with a keyframe.
@@ -173,6 +180,7 @@ impl Room {
         for subscription in subscriptions {
             self.want_keyframe(now, subscription, output);
         }
+        self.allocate_soon(now, slot, output);
         self.tell_speakers(slot, output);
     }
 }

@@ -12,6 +12,7 @@ use crate::media::resend::ResendBudget;
 use crate::media::rewrite::Rewriter;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
+use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
@@ -46,6 +47,8 @@ pub struct Subscription {
     pub layers: Option<Box<Selector>>,
     /// Retransmissions.
     pub resends: ResendBudget,
+    /// What it was given, if it is a video.
+    pub allotment: Option<Box<Allotment>>,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
     /// A sender report goes out as soon as there is one.
@@ -107,6 +110,7 @@ impl Subscription {
             rewriter: Rewriter::new(first),
             layers: None,
             resends: ResendBudget::default(),
+            allotment: None,
             is_outside_last_n: false,
             is_report_due: false,
             packets: 0,
@@ -236,14 +240,18 @@ impl Subscription {
     pub fn received(&self) -> EncodingSet {
         match self.track {
             Some(_) => self.reception.encodings(),
-            None => self.wished(None),
+            None => self.wish.encodings(1),
         }
     }
 
-    /// The encodings it would like to get of its track, if that is known.
+    /// The encodings it would like to get of its track, if its subscriber's network carried them: all, until that is
+    /// known.
     pub fn wished(&self, track: Option<&Track>) -> EncodingSet {
-        self.wish
-            .encodings(track.map_or(1, |track| track.encodings.len()))
+        match self.allotment.as_deref() {
+            Some(allotment) if allotment.share.is_some() => allotment.wished,
+            _ if self.wish == Wish::Paused => EncodingSet::NONE,
+            _ => EncodingSet::lowest(track.map_or(1, |track| track.encodings.len())),
+        }
     }
 
     /// A packet came of an encoding that does not go out at present: changes over to that, if it is waited for and this

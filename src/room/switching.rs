@@ -166,6 +166,7 @@ impl Room {
                 self.note_source(source, shard);
             }
             self.route(slot, output);
+            self.on_switched(slot, output);
         }
         self.review_wants(output);
     }
@@ -178,7 +179,7 @@ impl Room {
         output: &mut Output,
     ) {
         let track = self.tracks.get(slot.track);
-        if track.is_some_and(|track| track.encodings.len() > 1) {
+        if track.is_some_and(|track| track.is_simulcast) {
             self.repeat_keyframe(now, slot, output);
         }
     }
@@ -227,7 +228,7 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let is_due = track.flow_check_at.is_some_and(|at| at <= now);
+        let is_due = track.is_simulcast && track.flow_check_at.is_some_and(|at| at <= now);
         if is_due && check_flow(now, track) {
             self.on_flow_changed(now, slot, None, output);
         }
@@ -279,8 +280,9 @@ impl Room {
 impl Track {
     /// When [`Room::handle_encodings_timeout`] is next due for it.
     pub(in crate::room) fn poll_encodings(&self) -> Option<Instant> {
+        let flow_check_at = self.flow_check_at.filter(|_| self.is_simulcast);
         let retries = self.encodings.iter().map(|e| e.retry.map(|retry| retry.at));
-        retries.fold(self.flow_check_at, earliest)
+        retries.fold(flow_check_at, earliest)
     }
 
     /// A packet of one of its encodings has come from its publisher. True if the deadline has come nearer.

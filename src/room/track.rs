@@ -11,6 +11,8 @@ use crate::room::encoding::Encoding;
 use crate::room::origin::{Origin, Served};
 use crate::room::payload::PayloadKinds;
 use crate::room::slots::SubscriptionSlot;
+use crate::room::supply::Supply;
+use crate::room::wanted::Wanted;
 use crate::wire::codec::Codec;
 
 /// A published track and everything that its encodings share.
@@ -30,6 +32,10 @@ pub struct Track {
     pub is_simulcast: bool,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
+    /// What of that flows, and what it takes: of videos only.
+    pub supply: Supply,
+    /// What of it is wanted, if it is a video of this shard.
+    pub wanted: Wanted,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
     pub flow_check_at: Option<Instant>,
     /// When the first of them flowed again, after all were silent.
@@ -58,6 +64,8 @@ impl Track {
             kinds: PayloadKinds::new(&config.codecs),
             is_simulcast: config.encodings.len() > 1,
             encodings: config.encodings.iter().map(encoding).collect(),
+            supply: Supply::default(),
+            wanted: Wanted::default(),
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),

@@ -19,9 +19,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
-use crate::base::ids::{PeerKey, RoomId, ShardId};
+use crate::base::ids::{Bitrate, PeerKey, RoomId, ShardId};
 use crate::base::slab::Slot;
 use crate::base::time::earliest;
+use crate::control::layers::{LayerCensus, PeerDescription, Preferences};
 use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{
     Command, Event, IceCredentials, RoomOptions, SubscriptionConfig, TrackConfig,
@@ -180,6 +181,7 @@ impl Shard {
                 subscriptions,
                 ..
             } => self.configure(now, key, tracks, subscriptions),
+            Command::Prefer { preferences, .. } => self.prefer(now, key, preferences),
         }
         self.settle(now, key);
     }
@@ -325,6 +327,7 @@ impl Shard {
                 && let Some(room) = self.rooms.get_mut(route.room)
             {
                 room.handle_timeout(now, route.peer, &mut self.output);
+                self.relays.follow(route.room, &mut self.output);
             }
             self.settle(now, key);
         }
@@ -362,8 +365,43 @@ impl Shard {
         if let Some((peer, event)) = self.output.events.pop_front() {
             return Some((peer, Event::Transport(peer, event)));
         }
+        if let Some(told) = self.output.told.pop_front() {
+            return Some(told);
+        }
         let (peer, speakers) = self.output.speakers.pop_front()?;
         Some((peer, Event::Speakers(peer, speakers)))
+    }
+
+    /// What a peer's network carries towards it, as is known from elsewhere; `None`: nothing is known.
+    pub fn on_estimate(&mut self, now: Instant, key: PeerKey, estimate: Option<Bitrate>) {
+        if let Some(Member { route }) = self.peers.get(&key)
+            && let Some(room) = self.rooms.get_mut(route.room)
+        {
+            room.on_estimate(now, route.peer, estimate, &mut self.output);
+        }
+        self.reschedule();
+    }
+
+    /// Whether the thread has all it can do: then subscribers get no better layers than they have.
+    pub fn set_busy(&mut self, is_busy: bool) {
+        self.output.is_busy = is_busy;
+    }
+
+    /// What subscriptions get at present, and how often that has changed.
+    #[must_use]
+    pub fn layer_census(&self) -> LayerCensus {
+        let mut census = LayerCensus {
+            switches: self.output.layer_switches,
+            ..LayerCensus::default()
+        };
+        for slot in self.rooms.slots() {
+            if let Some(room) = self.rooms.get(slot) {
+                room.count_layers(|encoding, reason| census.add(encoding, reason));
+                room.estimates()
+                    .for_each(|estimate| census.add_estimate(estimate));
+            }
+        }
+        census
     }
 
     /// What waits to be sent, without what [`Shard::poll_outbox`] still makes of a batch. IPv4
@@ -376,6 +414,13 @@ impl Shard {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.output.counters
+    }
+
+    /// What a peer receives, and why; `None` if it is not here.
+    #[must_use]
+    pub fn describe(&self, now: Instant, key: PeerKey) -> Option<PeerDescription> {
+        let Member { route } = self.peers.get(&key)?;
+        self.rooms.get(route.room)?.describe(now, route.peer)
     }
 
     /// How many peers it has.
@@ -461,6 +506,17 @@ impl Shard {
             let (rng, output) = (&mut self.rng, &mut self.output);
             room.configure(now, route.peer, tracks, subscriptions, rng, output);
             self.relays.follow(route.room, output);
+        }
+    }
+
+    fn prefer(&mut self, now: Instant, key: PeerKey, preferences: Preferences) {
+        let Some(Member { route }) = self.peers.get(&key) else {
+            self.output.counters.command_unknown_peer += 1;
+            return;
+        };
+        if let Some(room) = self.rooms.get_mut(route.room) {
+            room.set_preferences(now, route.peer, preferences, &mut self.output);
+            self.relays.follow(route.room, &mut self.output);
         }
     }
 

@@ -41,13 +41,13 @@ impl Relays {
                 selection,
             } => {
                 let sink = Sink { shard: from, want };
-                self.serve(sink, &room, (track, selection), rooms, output);
+                self.serve(now, sink, &room, (track, selection), rooms, output);
             }
             RelayMessage::Unwant { want } => {
                 match self.served.remove(&Sink { shard: from, want }) {
                     Some((slot, track)) => {
                         if let Some(room) = rooms.get_mut(slot) {
-                            room.handle_unwant(Sink { shard: from, want }, track);
+                            room.handle_unwant(now, Sink { shard: from, want }, track, output);
                         }
                         rooms.remove_if_empty(slot);
                     }
@@ -66,7 +66,7 @@ impl Relays {
                 match self.served.get(&sink) {
                     Some((slot, track)) => {
                         if let Some(room) = rooms.get_mut(*slot) {
-                            room.handle_select(sink, *track, selection);
+                            room.handle_select(now, sink, *track, selection, output);
                         }
                     }
                     None => output.counters.relay_stale += 1,
@@ -85,6 +85,7 @@ impl Relays {
             RelayMessage::Started { .. }
             | RelayMessage::Ended { .. }
             | RelayMessage::Refused { .. }
+            | RelayMessage::Layers { .. }
             | RelayMessage::Flow { .. }
             | RelayMessage::Clock { .. } => self.handle_served(now, message, rooms, output),
             // Goes into its room's batch: see `Relays::room_of`.
@@ -163,6 +164,7 @@ impl Relays {
             RelayMessage::Started { want, .. }
             | RelayMessage::Ended { want }
             | RelayMessage::Refused { want }
+            | RelayMessage::Layers { want, .. }
             | RelayMessage::Flow { want, .. }
             | RelayMessage::Clock { want, .. } => *want,
             _ => return,
@@ -177,6 +179,7 @@ impl Relays {
                 room.handle_started(now, want, *track, output);
             }
             RelayMessage::Ended { .. } => room.handle_ended(want, output),
+            RelayMessage::Layers { layers, .. } => room.handle_layers(now, want, &layers, output),
             RelayMessage::Flow { flowing, .. } => room.handle_flow(now, want, flowing, output),
             RelayMessage::Clock {
                 encoding, clock, ..
@@ -192,6 +195,7 @@ impl Relays {
 
     fn serve(
         &mut self,
+        now: Instant,
         sink: Sink,
         id: &RoomId,
         (track, selection): (TrackKey, Selection),
@@ -201,7 +205,7 @@ impl Relays {
         let slot = rooms.find_or_start(id);
         let served = rooms
             .get_mut(slot)
-            .is_some_and(|room| room.handle_want(sink, track, selection, output));
+            .is_some_and(|room| room.handle_want(now, sink, track, selection, output));
         if served {
             self.served.insert(sink, (slot, track));
         } else {

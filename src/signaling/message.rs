@@ -10,6 +10,7 @@
 //! | `offer` | `{offer: {type: "offer", sdp}}` |
 //! | `answer` | `{answer: {type: "answer", sdp}}` |
 //! | `ice-candidate` | `{candidate: {candidate, sdpMid, sdpMLineIndex, usernameFragment}}` |
+//! | `subscribe` | `{subscriptions: [{peer_id, track_id, width?, height?, max_framerate?, priority?, paused?}], last_n?}` |
 //!
 //! `self_id` and `room_id` may stand in every event; after `joinRoom` they must be those of the join.
 //! A field that is absent, `null` or (an id only) empty was not sent: this is how clients of the
@@ -28,13 +29,14 @@
 //! | `peer-left` | `{peer_id}` |
 //! | `track-published` | `{track: {peer_id, track_id, kind, stream_id, msid_track}}` |
 //! | `track-unpublished` | `{peer_id, track_id, kind, stream_id, msid_track}` of the track that ended |
+//! | `layer-changed` | `{peer_id, track_id, layer: {encoding, rid?, spatial, temporal} or null, reason, available_bps, layer_bps, next_layer_bps?, width?, height?}` |
+//! | `layers-wanted` | `{track_id, encodings: [{index, rid?, wanted}]}`: of a track of the client's own |
 //! | `active-speakers` | `{dominant: peer id or null, speakers: [{peer_id, level}]}`, `level` in -dBov (RFC 6464) |
 //! | `error` | `{code, message, event?}`: [`ErrorCode`] |
 //!
 //! `stream_id` and `msid_track` are the two parts of the track's `a=msid` as they stand in the
 //! description (percent-encoded where an id is not an SDP token; `decodeURIComponent` restores it).
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,8 +44,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::base::ids::{PeerId, RoomId};
+use crate::control::layers::{EncodingWanted, LayerChange, LayersWanted};
 use crate::control::{PeerInfo, TrackInfo};
 use crate::signaling::msid;
+pub use crate::signaling::refusal::{ErrorCode, Refusal};
+use crate::signaling::wishes::Subscribe;
 
 /// Bytes of a frame read at most.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
@@ -57,109 +62,6 @@ pub const METADATA_BYTES_MAX: usize = 4 * 1024;
 pub const CANDIDATE_BYTES_MAX: usize = 1024;
 /// The version of this protocol.
 pub const PROTOCOL: u32 = 1;
-
-macro_rules! error_codes {
-    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// What an `error` frame says; the documentation of each is what its client should know.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum ErrorCode {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl ErrorCode {
-            /// Every code.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The code on the wire.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-error_codes! {
-    /// The frame is not a JSON object with a string `event`.
-    BadJson => "bad-json",
-    /// The JSON nests deeper than 32.
-    TooDeep => "too-deep",
-    /// The frame is larger than 256 KiB; the connection is closed.
-    TooLarge => "too-large",
-    /// The frame is binary; only text frames are understood.
-    NotText => "not-text",
-    /// The event is not one of this protocol.
-    UnknownEvent => "unknown-event",
-    /// The event's data is not of its form.
-    BadData => "bad-data",
-    /// A room or peer id is missing or is not 1 to 128 printable characters.
-    BadId => "bad-id",
-    /// The event needs a room, and the client has joined none.
-    NotJoined => "not-joined",
-    /// The client is in a room already; it must leave first.
-    AlreadyJoined => "already-joined",
-    /// `self_id` or `room_id` differ from those of the join.
-    IdentityMismatch => "identity-mismatch",
-    /// The room has as many peers as the server allows.
-    RoomFull => "room-full",
-    /// The server has as many rooms as it allows.
-    TooManyRooms => "too-many-rooms",
-    /// The server is stopping; the connection is closed.
-    ShuttingDown => "shutting-down",
-    /// The session description cannot be read, contradicts the session, or lacks what a
-    /// connection needs.
-    BadDescription => "bad-description",
-    /// An answer came, but no offer of the server waits for one.
-    UnexpectedAnswer => "unexpected-answer",
-    /// The description is valid but asks for what this server does not do; the message says what.
-    Unsupported => "unsupported",
-    /// The ICE candidate cannot be read.
-    BadCandidate => "bad-candidate",
-    /// The client's certificate is not the one its description names; the connection is closed.
-    FingerprintMismatch => "fingerprint-mismatch",
-    /// The DTLS handshake failed; the connection is closed.
-    DtlsFailed => "dtls-failed",
-    /// The client closed its peer connection: it has left the room and may join again.
-    DtlsClosed => "dtls-closed",
-    /// Another connection joined the room with the same peer id; this one is closed.
-    Replaced => "replaced",
-    /// The client reads too slowly; the connection is closed.
-    SlowConsumer => "slow-consumer",
-    /// The client sends too much too fast; the connection is closed.
-    RateLimited => "rate-limited",
-    /// The client made too many errors; the connection is closed.
-    TooManyErrors => "too-many-errors",
-    /// Nothing came for 30 s, or no room was joined within 60 s; the connection is closed.
-    Timeout => "timeout",
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why an event is refused, as the client is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The code.
-    pub code: ErrorCode,
-    /// For people.
-    pub message: Cow<'static, str>,
-}
-
-impl Refusal {
-    /// A refusal.
-    #[must_use]
-    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
-    }
-}
 
 /// An event that cannot be read, with its name where that much could be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,6 +99,8 @@ pub enum InboundEvent {
     Answer(String),
     /// `ice-candidate`, syntactically valid. An ICE-lite server needs no more of it.
     Candidate,
+    /// `subscribe`
+    Subscribe(Subscribe),
 }
 
 impl InboundEvent {
@@ -209,6 +113,7 @@ impl InboundEvent {
             Self::Offer(_) => "offer",
             Self::Answer(_) => "answer",
             Self::Candidate => "ice-candidate",
+            Self::Subscribe(_) => "subscribe",
         }
     }
 }
@@ -259,7 +164,7 @@ pub fn parse(text: &str) -> Result<Inbound, ParseError> {
 fn parse_event(name: &str, data: Value) -> Result<Inbound, Refusal> {
     if !matches!(
         name,
-        "joinRoom" | "leaveRoom" | "offer" | "answer" | "ice-candidate"
+        "joinRoom" | "leaveRoom" | "offer" | "answer" | "ice-candidate" | "subscribe"
     ) {
         return Err(Refusal::new(ErrorCode::UnknownEvent, "unknown event"));
     }
@@ -290,6 +195,7 @@ fn parse_event(name: &str, data: Value) -> Result<Inbound, Refusal> {
         "leaveRoom" => InboundEvent::Leave,
         "offer" => InboundEvent::Offer(parse_sdp(data.remove("offer"), "offer")?),
         "answer" => InboundEvent::Answer(parse_sdp(data.remove("answer"), "answer")?),
+        "subscribe" => InboundEvent::Subscribe(Subscribe::parse(data)?),
         _ => {
             check_candidate(data.remove("candidate"))?;
             InboundEvent::Candidate
@@ -307,18 +213,24 @@ fn parse_join(peer: PeerId, room: RoomId, mut data: Map<String, Value>) -> Resul
     if let Some(name) = &name
         && (name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control))
     {
-        return Err(bad_data("name is not at most 128 printable characters"));
+        return Err(Refusal::bad_data(
+            "name is not at most 128 printable characters",
+        ));
     }
     let metadata = data.remove("metadata").filter(|value| !value.is_null());
     if let Some(value) = &metadata
         && value.to_string().len() > METADATA_BYTES_MAX
     {
-        return Err(bad_data("metadata is larger than 4 KiB"));
+        return Err(Refusal::bad_data("metadata is larger than 4 KiB"));
     }
     let viewer = match text(data.remove("offerer"), "offerer")?.as_deref() {
         None | Some("client") => false,
         Some("server") => true,
-        Some(_) => return Err(bad_data("offerer is neither \"client\" nor \"server\"")),
+        Some(_) => {
+            return Err(Refusal::bad_data(
+                "offerer is neither \"client\" nor \"server\"",
+            ));
+        }
     };
     Ok(Join {
         room,
@@ -337,12 +249,14 @@ fn parse_sdp(description: Option<Value>, event: &'static str) -> Result<String, 
     let mut description = object(description.unwrap_or(Value::Null), event)?;
     match text(description.remove("type"), "type")? {
         Some(kind) if kind != event => {
-            return Err(bad_data(format!("the description's type is not {event}")));
+            return Err(Refusal::bad_data(format!(
+                "the description's type is not {event}"
+            )));
         }
         _ => {}
     }
     text(description.remove("sdp"), "sdp")?
-        .ok_or_else(|| bad_data(format!("{event}.sdp is missing")))
+        .ok_or_else(|| Refusal::bad_data(format!("{event}.sdp is missing")))
 }
 
 /// An `RTCIceCandidateInit`, its line alone, or nothing (the end of candidates).
@@ -395,10 +309,6 @@ fn check_candidate(candidate: Option<Value>) -> Result<(), Refusal> {
     word().map(|_| ())
 }
 
-fn bad_data(message: impl Into<Cow<'static, str>>) -> Refusal {
-    Refusal::new(ErrorCode::BadData, message)
-}
-
 /// An object, or a JSON string that holds one; `null` is an empty one.
 fn object(value: Value, name: &str) -> Result<Map<String, Value>, Refusal> {
     let value = match value {
@@ -412,7 +322,7 @@ fn object(value: Value, name: &str) -> Result<Map<String, Value>, Refusal> {
     match value {
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
-        _ => Err(bad_data(format!("{name} is not an object"))),
+        _ => Err(Refusal::bad_data(format!("{name} is not an object"))),
     }
 }
 
@@ -420,7 +330,7 @@ fn text(value: Option<Value>, name: &str) -> Result<Option<String>, Refusal> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(bad_data(format!("{name} is not a string"))),
+        Some(_) => Err(Refusal::bad_data(format!("{name} is not a string"))),
     }
 }
 
@@ -513,6 +423,10 @@ pub enum Outbound<'a> {
     TrackPublished(&'a TrackInfo),
     /// `track-unpublished`
     TrackUnpublished(&'a TrackInfo),
+    /// `layer-changed`, of that track.
+    LayerChanged(&'a TrackInfo, &'a LayerChange),
+    /// `layers-wanted`, of that track of the client's own.
+    LayersWanted(&'a TrackInfo, &'a LayersWanted),
     /// `active-speakers`
     ActiveSpeakers {
         /// Who has the floor.
@@ -576,6 +490,8 @@ impl Outbound<'_> {
             Self::PeerLeft(peer) => ("peer-left", json!({"peer_id": peer.as_str()})),
             Self::TrackPublished(track) => ("track-published", json!({"track": track_json(track)})),
             Self::TrackUnpublished(track) => ("track-unpublished", track_json(track)),
+            Self::LayerChanged(track, change) => ("layer-changed", change_json(track, change)),
+            Self::LayersWanted(track, wanted) => ("layers-wanted", wanted_json(track, wanted)),
             Self::ActiveSpeakers { dominant, speakers } => {
                 let speaker = |(peer, level): &(&PeerId, u8)| json!({"peer_id": peer.as_str(), "level": level});
                 let data = json!({
@@ -610,6 +526,61 @@ fn peer_json(peer: &PeerInfo) -> Value {
     value
 }
 
+fn change_json(track: &TrackInfo, change: &LayerChange) -> Value {
+    let mut value = json!({
+        "peer_id": track.peer.as_str(),
+        "track_id": track.id.as_str(),
+    });
+    if let Value::Object(fields) = &mut value {
+        fields.extend(layer_fields(change));
+    }
+    value
+}
+
+/// What a subscription gets and why, as `layer-changed` and the REST interface tell it.
+#[must_use]
+pub fn layer_fields(change: &LayerChange) -> Map<String, Value> {
+    let layer = change.layer.map(|layer| {
+        let mut value = json!({
+            "encoding": layer.encoding.0,
+            "spatial": layer.spatial,
+            "temporal": layer.temporal,
+        });
+        if let Some(rid) = change.rid {
+            value["rid"] = json!(rid.as_str());
+        }
+        value
+    });
+    let mut fields = Map::new();
+    fields.insert("layer".to_owned(), json!(layer));
+    fields.insert("reason".to_owned(), json!(change.reason.as_str()));
+    let available = change.available.map(|bitrate| bitrate.0);
+    fields.insert("available_bps".to_owned(), json!(available));
+    fields.insert("layer_bps".to_owned(), json!(change.bitrate.0));
+    if let Some(next) = change.next {
+        fields.insert("next_layer_bps".to_owned(), json!(next.0));
+    }
+    if let Some((width, height)) = change.size {
+        fields.insert("width".to_owned(), json!(width));
+        fields.insert("height".to_owned(), json!(height));
+    }
+    fields
+}
+
+fn wanted_json(track: &TrackInfo, wanted: &LayersWanted) -> Value {
+    let encoding = |encoding: &EncodingWanted| {
+        let mut value = json!({"index": encoding.index.0, "wanted": encoding.is_wanted});
+        if let Some(rid) = encoding.rid {
+            value["rid"] = json!(rid.as_str());
+        }
+        value
+    };
+    json!({
+        "track_id": track.id.as_str(),
+        "encodings": wanted.encodings.iter().map(encoding).collect::<Vec<_>>(),
+    })
+}
+
 fn track_json(track: &TrackInfo) -> Value {
     json!({
         "peer_id": track.peer.as_str(),
@@ -622,10 +593,12 @@ fn track_json(track: &TrackInfo) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-    use crate::base::ids::{MediaKind, PeerKey, ShardId, TrackId, TrackKey};
+    use crate::base::ids::{
+        Bitrate, EncodingIndex, LayerId, MediaKind, PeerKey, Rid, ShardId, SubscriptionKey,
+        TrackId, TrackKey,
+    };
+    use crate::base::layer_reason::LayerReason;
 
     fn code(text: &str) -> Option<ErrorCode> {
         parse(text).err().map(|error| error.refusal.code)
@@ -642,18 +615,6 @@ mod tests {
             }) => Ok(*join),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.refusal.code),
-        }
-    }
-
-    #[test]
-    fn codes_are_distinct_kebab_case() {
-        let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
-        assert_eq!(texts.len(), ErrorCode::ALL.len());
-        for text in texts {
-            assert!(
-                text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
-                "{text}"
-            );
         }
     }
 
@@ -805,6 +766,39 @@ mod tests {
         let track_data = json!({"peer_id": "Zoë", "track_id": "{t}", "kind": "video",
             "stream_id": "Zo%C3%AB", "msid_track": "{t}"});
         let refusal = Refusal::new(ErrorCode::RoomFull, "full");
+        let change = LayerChange {
+            subscription: SubscriptionKey(1),
+            track: track.key,
+            layer: Some(LayerId {
+                encoding: EncodingIndex(1),
+                spatial: 0,
+                temporal: 2,
+            }),
+            rid: Rid::new("m"),
+            reason: LayerReason::Bandwidth,
+            available: Some(Bitrate(600_000)),
+            bitrate: Bitrate(450_000),
+            next: Some(Bitrate(1_500_000)),
+            size: Some((640, 360)),
+        };
+        let paused = LayerChange {
+            layer: None,
+            reason: LayerReason::LastN,
+            available: None,
+            bitrate: Bitrate(0),
+            next: None,
+            size: None,
+            ..change
+        };
+        let encoding = |index, rid, is_wanted| EncodingWanted {
+            index: EncodingIndex(index),
+            rid,
+            is_wanted,
+        };
+        let wanted = LayersWanted {
+            track: track.key,
+            encodings: vec![encoding(0, Rid::new("l"), true), encoding(1, None, false)],
+        };
         let cases = [
             (
                 Outbound::Answer("v=0"),
@@ -825,6 +819,23 @@ mod tests {
             (
                 Outbound::TrackUnpublished(&track),
                 json!({"event": "track-unpublished", "data": track_data}),
+            ),
+            (
+                Outbound::LayerChanged(&track, &change),
+                json!({"event": "layer-changed", "data": {"peer_id": "Zoë", "track_id": "{t}",
+                    "layer": {"encoding": 1, "rid": "m", "spatial": 0, "temporal": 2},
+                    "reason": "bandwidth", "available_bps": 600_000, "layer_bps": 450_000,
+                    "next_layer_bps": 1_500_000, "width": 640, "height": 360}}),
+            ),
+            (
+                Outbound::LayerChanged(&track, &paused),
+                json!({"event": "layer-changed", "data": {"peer_id": "Zoë", "track_id": "{t}",
+                    "layer": null, "reason": "last-n", "available_bps": null, "layer_bps": 0}}),
+            ),
+            (
+                Outbound::LayersWanted(&track, &wanted),
+                json!({"event": "layers-wanted", "data": {"track_id": "{t}", "encodings": [
+                    {"index": 0, "rid": "l", "wanted": true}, {"index": 1, "wanted": false}]}}),
             ),
             (
                 Outbound::ActiveSpeakers {

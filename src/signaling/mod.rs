@@ -4,8 +4,11 @@ pub mod bucket;
 pub mod message;
 pub mod msid;
 pub mod negotiation;
+pub mod notices;
+pub mod refusal;
 pub mod roster;
 pub mod session;
+pub mod wishes;
 
 #[cfg(test)]
 mod fake_client;

@@ -20,7 +20,9 @@ use crate::signaling::message::{
     self, ErrorCode, FRAME_BYTES_MAX, IceServer, Inbound, InboundEvent, Join, Outbound, Refusal,
 };
 use crate::signaling::negotiation::{Action, Negotiation, NegotiationConfig};
+use crate::signaling::notices::{Notice, Notices};
 use crate::signaling::roster::{KnownRoster, News};
+use crate::signaling::wishes::{Subscribe, Wishes};
 
 /// How often the socket is pinged.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -196,6 +198,10 @@ struct Stay {
     roster: KnownRoster,
     pull: Pull,
     negotiation: Negotiation,
+    wishes: Wishes,
+    notices: Notices,
+    /// What the client itself publishes.
+    own: Vec<TrackInfo>,
 }
 
 /// Whether the coordinator is being asked for changes: never twice at once.
@@ -236,7 +242,9 @@ impl Session {
             State::Closed => return None,
             State::Idle { since } => Some(*since + JOIN_TIMEOUT),
             State::Joining(_) => None,
-            State::InRoom(stay) => stay.negotiation.poll_timeout(),
+            State::InRoom(stay) => {
+                earliest(stay.negotiation.poll_timeout(), stay.notices.poll_timeout())
+            }
         };
         let alive = self
             .ping
@@ -263,6 +271,7 @@ impl Session {
             stay.negotiation.handle_timeout(now);
         }
         self.drain_negotiation();
+        self.tell_notices(now);
     }
 
     /// A ping or pong came over the socket: it lives. They count as frames, since each costs as much.
@@ -352,12 +361,17 @@ impl Session {
         };
         let ask_again = std::mem::replace(&mut stay.pull, Pull::None) == Pull::AskAgain;
         let news = stay.roster.apply(changes);
+        let mut is_wished_for = false;
         for item in &news {
             match item {
                 News::Published(track) => {
                     stay.negotiation.add_tracks(std::slice::from_ref(track));
+                    is_wished_for |= stay.wishes.has(track);
                 }
-                News::Unpublished(track) => stay.negotiation.remove_tracks(&[track.key]),
+                News::Unpublished(track) => {
+                    stay.negotiation.remove_tracks(&[track.key]);
+                    stay.notices.forget(track.key);
+                }
                 News::PeerJoined(_) | News::PeerLeft(_) => {}
             }
         }
@@ -376,6 +390,9 @@ impl Session {
         if ask_again {
             self.pull_changes();
         }
+        if is_wished_for {
+            self.send_preferences();
+        }
         self.drain_negotiation();
     }
 
@@ -392,10 +409,19 @@ impl Session {
             Event::Transport(peer, event) if self.peer() == Some(peer) => {
                 self.handle_transport(now, event);
             }
+            Event::Layer(peer, change) if self.peer() == Some(peer) => {
+                self.take_notice(now, Notice::Layer(change));
+            }
+            Event::LayersWanted(peer, wanted) if self.peer() == Some(peer) => {
+                self.take_notice(now, Notice::Wanted(wanted));
+            }
             Event::Speakers(peer, speakers) if self.peer() == Some(peer) => {
                 self.tell_speakers(&speakers);
             }
-            Event::Transport(..) | Event::Speakers(..) => {}
+            Event::Transport(..)
+            | Event::Layer(..)
+            | Event::LayersWanted(..)
+            | Event::Speakers(..) => {}
         }
         self.drain_negotiation();
     }
@@ -491,6 +517,10 @@ impl Session {
         match inbound.event {
             InboundEvent::Offer(sdp) => stay.negotiation.handle_offer(now, &sdp),
             InboundEvent::Answer(sdp) => stay.negotiation.handle_answer(now, &sdp),
+            InboundEvent::Subscribe(subscribe) => {
+                self.handle_subscribe(subscribe);
+                Ok(())
+            }
             // An ICE-lite server answers checks and makes none: it needs no candidates.
             InboundEvent::Candidate | InboundEvent::Join(_) => Ok(()),
             InboundEvent::Leave => {
@@ -514,6 +544,51 @@ impl Session {
         }));
         self.state = State::Joining(join);
         Ok(())
+    }
+
+    fn handle_subscribe(&mut self, subscribe: Subscribe) {
+        if let State::InRoom(stay) = &mut self.state {
+            stay.wishes.take(subscribe);
+            self.send_preferences();
+        }
+    }
+
+    /// Tells the shard what the client wants of the tracks that are there.
+    fn send_preferences(&mut self) {
+        if let State::InRoom(stay) = &self.state {
+            self.outputs.push_back(Output::Shard(Command::Prefer {
+                peer: stay.key,
+                preferences: stay.wishes.preferences(stay.roster.tracks()),
+            }));
+        }
+    }
+
+    fn take_notice(&mut self, now: Instant, notice: Notice) {
+        if let State::InRoom(stay) = &mut self.state {
+            stay.notices.push(notice);
+        }
+        self.tell_notices(now);
+    }
+
+    /// Tells what is due of layers; what is about a track that the client does not know (any more) is for nobody.
+    fn tell_notices(&mut self, now: Instant) {
+        let State::InRoom(stay) = &mut self.state else {
+            return;
+        };
+        for notice in stay.notices.take_due(now) {
+            let (tracks, key) = match &notice {
+                Notice::Layer(change) => (stay.roster.tracks(), change.track),
+                Notice::Wanted(wanted) => (&stay.own[..], wanted.track),
+            };
+            let Some(track) = tracks.iter().find(|track| track.key == key) else {
+                continue;
+            };
+            let frame = match &notice {
+                Notice::Layer(change) => Outbound::LayerChanged(track, change),
+                Notice::Wanted(wanted) => Outbound::LayersWanted(track, wanted),
+            };
+            self.outputs.push_back(Output::Send(frame.to_text()));
+        }
     }
 
     fn enter(&mut self, now: Instant, join: Join, joined: Joined) {
@@ -551,6 +626,9 @@ impl Session {
             roster,
             pull: Pull::None,
             negotiation,
+            wishes: Wishes::default(),
+            notices: Notices::default(),
+            own: Vec::new(),
         }));
         self.drain_negotiation();
     }
@@ -632,6 +710,7 @@ impl Session {
                     continue;
                 }
                 Action::SetTracks(tracks) => {
+                    stay.own.clone_from(tracks);
                     self.outputs.push_back(Output::SetTracks(tracks.clone()));
                     continue;
                 }
@@ -649,8 +728,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::ids::{MediaKind, PeerId, ShardId};
-    use crate::control::{Change, PeerInfo, Roster, Speaker, SrtpProfile};
+    use crate::base::ids::{
+        Bitrate, EncodingIndex, MediaKind, PeerId, ShardId, SubscriptionKey, TrackKey,
+    };
+    use crate::control::layers::{EncodingWanted, LayerChange, LayersWanted, Preferences};
+    use crate::control::{Change, LayerReason, PeerInfo, Roster, Speaker, SrtpProfile};
     use crate::signaling::fake_client::{CHROMIUM, Client};
     use crate::signaling::harness::{Room, config};
 
@@ -1091,6 +1173,7 @@ mod tests {
             6 => prop::sample::select(vec![
                 Event::RoomChanged,
                 Event::Replaced(PeerKey(1)),
+                Event::Layer(PeerKey(1), change(PeerKey(2), LayerReason::Best)),
                 Event::Shutdown,
                 Event::Transport(PeerKey(1), TransportEvent::Connected { profile }),
                 Event::Transport(PeerKey(1), TransportEvent::ConsentLost),
@@ -1121,11 +1204,131 @@ mod tests {
             offer(&CHROMIUM.replace("a=sendrecv", "a=inactive")),
             offer(&CHROMIUM.replace("OIkc", "OIkd")),
             offer(CHROMIUM).replace("offer", "answer"),
+            subscribe("p2", json!({"width": 320, "priority": 70})),
         ]
     }
 
+    fn subscribe(peer: &str, mut entry: Value) -> String {
+        entry["peer_id"] = json!(peer);
+        entry["track_id"] = json!("video");
+        json!({"event": "subscribe", "data": {"subscriptions": [entry]}}).to_string()
+    }
+
+    fn change(peer: PeerKey, reason: LayerReason) -> LayerChange {
+        LayerChange {
+            subscription: SubscriptionKey(1),
+            track: TrackKey { peer, index: 1 },
+            layer: None,
+            rid: None,
+            reason,
+            available: Some(Bitrate(180_000)),
+            bitrate: Bitrate(0),
+            next: Some(Bitrate(500_000)),
+            size: None,
+        }
+    }
+
+    fn preferences(outputs: &[Output]) -> Vec<Preferences> {
+        let commands = outputs.iter().filter_map(|output| match output {
+            Output::Shard(Command::Prefer { preferences, .. }) => Some(preferences.clone()),
+            _ => None,
+        });
+        commands.collect()
+    }
+
+    /// The reasons of the layer changes that are told.
+    fn told(outputs: &[Output]) -> Vec<String> {
+        let frames = outputs.iter().filter_map(|output| match output {
+            Output::Send(text) => Some(serde_json::from_str::<Value>(text).unwrap()),
+            _ => None,
+        });
+        frames
+            .filter(|frame| frame["event"] == "layer-changed")
+            .map(|frame| frame["data"]["reason"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn wishes_reach_the_shard_when_their_track_is_there() {
+        let now = Instant::now();
+        let mut session = in_room(now);
+        session.handle_text(now, &subscribe("p3", json!({"paused": true})));
+        let sent = preferences(&drain(&mut session));
+        assert_eq!(sent, [Preferences::default()], "the track is not there");
+        // Others publish: the wish holds, and stays over what happens later.
+        for peers in [1, 2, 3] {
+            session.handle_changes(now, Some(Changes::Snapshot(roster(peers))));
+            let sent = preferences(&drain(&mut session));
+            assert_eq!(sent.len(), usize::from(peers == 2), "{peers}");
+            for preferences in sent {
+                let [(track, preference)] = preferences.tracks[..] else {
+                    panic!("{preferences:?}");
+                };
+                assert_eq!((track.peer, track.index), (PeerKey(3), 1));
+                assert!(preference.is_paused);
+            }
+        }
+        session.handle_text(now, r#"{"event":"subscribe","data":{"last_n":2}}"#);
+        let sent = preferences(&drain(&mut session));
+        assert_eq!((sent[0].tracks.len(), sent[0].last_n), (1, Some(2)));
+        session.handle_text(now, &subscribe("p3", json!({"priority": 101})));
+        let outputs = drain(&mut session);
+        assert_eq!(errors(&outputs), ["bad-data"]);
+        assert!(preferences(&outputs).is_empty());
+    }
+
+    #[test]
+    fn of_layers_the_client_is_told_the_latest_and_not_too_often() {
+        let t0 = Instant::now();
+        let mut session = in_room(t0);
+        session.handle_changes(t0, Some(Changes::Snapshot(roster(1))));
+        drain(&mut session);
+        let layer = |peer, reason| Event::Layer(PeerKey(peer), change(PeerKey(2), reason));
+        session.handle_event(t0, layer(1, LayerReason::Best));
+        assert_eq!(told(&drain(&mut session)), ["best"]);
+        for _ in 0..1_000 {
+            session.handle_event(t0, layer(1, LayerReason::Best));
+            session.handle_event(t0, layer(1, LayerReason::Bandwidth));
+        }
+        session.handle_event(t0, layer(7, LayerReason::Cpu));
+        assert!(told(&drain(&mut session)).is_empty());
+        let due = session.poll_timeout().unwrap();
+        assert!(due <= t0 + Duration::from_millis(250));
+        session.handle_timeout(due);
+        assert_eq!(told(&drain(&mut session)), ["bandwidth"]);
+        // What ended, or was never there, is not told.
+        session.handle_event(due, layer(1, LayerReason::Paused));
+        session.handle_changes(due, Some(Changes::Snapshot(roster(0))));
+        let unknown = change(PeerKey(5), LayerReason::Best);
+        session.handle_event(due, Event::Layer(PeerKey(1), unknown));
+        session.handle_timeout(due + Duration::from_secs(1));
+        assert!(told(&drain(&mut session)).is_empty());
+    }
+
+    #[test]
+    fn a_publisher_is_told_which_encodings_are_wanted() {
+        let mut room = Room::new();
+        let a = room.publisher("a");
+        let member = &room.members[a];
+        let key = member.published.iter().find(|t| t.kind == MediaKind::Video);
+        let (key, peer) = (key.unwrap().key, member.key.unwrap());
+        let wanted = LayersWanted {
+            track: key,
+            encodings: vec![EncodingWanted {
+                index: EncodingIndex(0),
+                rid: None,
+                is_wanted: false,
+            }],
+        };
+        room.event(a, Event::LayersWanted(peer, wanted));
+        let frame = room.members[a].frames.last().unwrap();
+        assert_eq!(frame["event"], "layers-wanted");
+        assert_eq!(frame["data"]["track_id"], "a-video");
+        assert_eq!(frame["data"]["encodings"][0]["wanted"], false);
+    }
+
     fn roster(n: u8) -> Roster {
-        use crate::base::ids::{PeerId, TrackId, TrackKey};
+        use crate::base::ids::{PeerId, TrackId};
         use crate::control::PeerInfo;
         let mut roster = Roster {
             revision: Revision(u64::from(n)),

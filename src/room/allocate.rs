@@ -1,0 +1,406 @@
+//! What each subscriber gets of each video: gathers what the allocator needs to know, and carries out what it decides.
+//!
+//! Runs when the estimate, the offers of publishers or the wishes of the client have changed, and twice a second; never
+//! more often than that is of use, and never for a packet.
+
+use std::time::{Duration, Instant};
+
+use crate::base::ids::{Bitrate, EncodingIndex, EncodingSet, LayerId, MediaKind, SubscriptionKey};
+use crate::base::layer_reason::LayerReason;
+use crate::base::time::earliest;
+use crate::control::Event;
+use crate::control::layers::{LayerChange, Preference, Preferences};
+use crate::media::allocation::{Budget, Share, VideoDemand, Wanted, allocate, cap_of, full_demand};
+use crate::room::allotment::Allotment;
+use crate::room::output::Output;
+use crate::room::reception::Wish;
+use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
+use crate::room::state::Room;
+use crate::room::subscription::Subscription;
+use crate::room::track::Track;
+
+impl Room {
+    /// Takes what a peer wants of what it receives.
+    pub fn set_preferences(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        mut preferences: Preferences,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        preferences.tracks.sort_by_key(|(track, _)| *track);
+        preferences.tracks.dedup_by_key(|(track, _)| *track);
+        let former = std::mem::replace(&mut peer.preferences, preferences);
+        for (_, subscription) in &peer.subscriptions {
+            if let Some(subscription) = self.subscriptions.get_mut(*subscription)
+                && let Some(allotment) = &mut subscription.allotment
+            {
+                let track = subscription.config.source;
+                if former.of(track) != peer.preferences.of(track) {
+                    // What the client has just asked for is not to wait for what failed before.
+                    allotment.pace.reset();
+                }
+            }
+        }
+        self.review_last_n_of(now, slot, output);
+        self.review_wants(output);
+        self.allocate_soon(now, slot, output);
+    }
+
+    /// Something has changed that decides what a peer gets.
+    pub(in crate::room) fn allocate_soon(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.division.hasten(now);
+            output.rescheduled.push(peer.key);
+        }
+    }
+
+    /// As [`Room::allocate_soon`], for all who receive a track.
+    pub(in crate::room) fn allocate_receivers(
+        &mut self,
+        now: Instant,
+        track: TrackSlot,
+        output: &mut Output,
+    ) {
+        let subscriptions = self
+            .tracks
+            .get(track)
+            .map(|track| track.subscriptions.len());
+        for at in 0..subscriptions.unwrap_or(0) {
+            let slot = self.tracks.get(track).and_then(|t| t.subscriptions.get(at));
+            let subscription = slot.and_then(|slot| self.subscriptions.get(*slot));
+            if let Some(subscriber) = subscription.map(|s| s.subscriber) {
+                self.allocate_soon(now, subscriber, output);
+            }
+        }
+    }
+
+    /// Divides a peer's bandwidth anew, if that is due.
+    pub(in crate::room) fn allocate_if_due(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
+        let due = self.peers.get(slot).and_then(|peer| peer.division.due);
+        if due.is_some_and(|due| due <= now) {
+            self.allocate(now, slot, output);
+        }
+    }
+
+    /// Divides a peer's bandwidth among the videos it receives.
+    pub fn allocate(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let Some(peer) = self.peers.get(slot) else {
+            return;
+        };
+        // Who cannot be sent to is looked at when it can.
+        let (videos, audio) = match peer.routed {
+            Some(_) => self.demands(now, slot),
+            None => (Vec::new(), Bitrate(0)),
+        };
+        let budget = Budget {
+            estimate: self.estimate(slot),
+            audio,
+            is_busy: output.is_busy,
+        };
+        let demands: Vec<VideoDemand<'_>> = videos.iter().map(|video| video.demand).collect();
+        let shares = allocate(&budget, &demands);
+        let demand = Bitrate(full_demand(&demands).0 + audio.0);
+        let decisions: Vec<_> = videos
+            .iter()
+            .zip(shares)
+            .map(|(video, share)| (video.subscription, video.wished, share))
+            .collect();
+        let mut next = (!decisions.is_empty()).then_some(now + PERIOD);
+        for (subscription, wished, share) in decisions {
+            let again = self.carry_out(now, subscription, wished, share, output);
+            next = earliest(next, again);
+        }
+        self.review_wants(output);
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.demand = demand;
+            peer.division.on_done(now, next);
+            output.rescheduled.push(peer.key);
+        }
+    }
+
+    /// What a peer's network carries has become known, or not known.
+    pub fn on_estimate(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        estimate: Option<Bitrate>,
+        output: &mut Output,
+    ) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.estimate = estimate;
+        }
+        self.allocate_soon(now, slot, output);
+    }
+
+    /// What a peer's network carries; `None` while nothing tells.
+    pub(in crate::room) fn estimate(&self, slot: PeerSlot) -> Option<Bitrate> {
+        self.peers.get(slot)?.estimate
+    }
+
+    /// The videos that a peer receives, in the order of their keys, and what its sound takes.
+    fn demands(&self, now: Instant, slot: PeerSlot) -> (Vec<Video<'_>>, Bitrate) {
+        let (mut videos, mut audio) = (Vec::new(), 0);
+        let Some(peer) = self.peers.get(slot) else {
+            return (videos, Bitrate(0));
+        };
+        for (_, slot) in &peer.subscriptions {
+            let subscription = self.subscriptions.get(*slot);
+            let Some(subscription) = subscription.filter(|s| s.config.active) else {
+                continue;
+            };
+            let track = subscription.track.and_then(|slot| self.tracks.get(slot));
+            let Some(track) = track else {
+                continue;
+            };
+            match track.config.kind {
+                MediaKind::Audio => {
+                    let rates = track.encodings.first().map(|e| e.rates.bitrate(now, 0, 0));
+                    audio += rates.map_or(0, |rate| rate.0);
+                }
+                MediaKind::Video => {
+                    let preference = peer.preferences.of(track.config.key);
+                    videos.push(Video::new(now, *slot, subscription, track, preference));
+                }
+            }
+        }
+        videos.sort_unstable_by_key(|video| video.key);
+        (videos, Bitrate(audio))
+    }
+
+    /// Gives a subscription its share. Says when that is to be looked at again, if sooner than usual.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        wished: EncodingSet,
+        share: Share,
+        output: &mut Output,
+    ) -> Option<Instant> {
+        let subscription = self.subscriptions.get_mut(slot)?;
+        let (source, shard) = (subscription.config.source, subscription.config.source_shard);
+        let allotment = subscription.allotment.get_or_insert_default();
+        let before = allotment.layer();
+        allotment.pace.on_share(now, before, &share);
+        allotment.share = Some(share);
+        let wishes_differently = std::mem::replace(&mut allotment.wished, wished) != wished;
+        let paused_until = allotment.pace.poll_timeout(now);
+        let wish = match share.layer {
+            Some(layer) => Some(Wish::Layer(layer)),
+            None => match share.reason {
+                // It goes on as soon as its publisher does, or speaks.
+                LayerReason::PublisherMuted | LayerReason::LastN => None,
+                _ => Some(Wish::Paused),
+            },
+        };
+        if let Some(wish) = wish {
+            self.set_target(now, slot, wish, output);
+        }
+        if wishes_differently {
+            self.note_source(source, shard);
+            self.review_wanted(now, slot, output);
+        }
+        let is_waiting = self.tell(slot, output);
+        let limited_until = paused_until.filter(|_| share.reason == LayerReason::Bandwidth);
+        earliest(is_waiting.then_some(now), limited_until)
+    }
+
+    /// A subscription is sent another encoding from now on.
+    pub(in crate::room) fn on_switched(&mut self, slot: SubscriptionSlot, output: &mut Output) {
+        self.tell(slot, output);
+    }
+
+    /// Tells the client what a subscription gets, if that is something else than before. True if it waits for
+    /// something.
+    fn tell(&mut self, slot: SubscriptionSlot, output: &mut Output) -> bool {
+        let Some(subscription) = self.subscriptions.get(slot) else {
+            return false;
+        };
+        let track = subscription.track.and_then(|slot| self.tracks.get(slot));
+        let present = present_layer(subscription, track);
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        let Some(allotment) = &mut subscription.allotment else {
+            return false;
+        };
+        allotment.present = present;
+        let is_waiting = allotment.is_waiting();
+        let told = (present, allotment.reason());
+        let before = allotment.told.replace(told);
+        // Of a track that has never sent anything there is nothing to tell.
+        let is_known = track.is_some_and(|track| track.supply.is_known());
+        if before == Some(told) || !is_known {
+            if !is_known {
+                allotment.told = before;
+            }
+            return is_waiting;
+        }
+        if before.is_some_and(|(layer, _)| layer != present) {
+            output.layer_switches[told.1.index()] += 1;
+        }
+        if let Some(change) = layer_change(subscription, track)
+            && let Some(peer) = self.peers.get(subscription.subscriber)
+        {
+            output
+                .told
+                .push_back((peer.key, Event::Layer(peer.key, change)));
+        }
+        is_waiting
+    }
+}
+
+/// One video of a subscriber, as the allocator sees it.
+struct Video<'s> {
+    key: SubscriptionKey,
+    subscription: SubscriptionSlot,
+    wished: EncodingSet,
+    demand: VideoDemand<'s>,
+}
+
+impl<'s> Video<'s> {
+    fn new(
+        now: Instant,
+        slot: SubscriptionSlot,
+        subscription: &Subscription,
+        track: &'s Track,
+        preference: Preference,
+    ) -> Self {
+        let supply = &track.supply;
+        let allotment = subscription.allotment.as_deref();
+        let off = match () {
+            () if preference.is_paused => Some(LayerReason::Paused),
+            () if subscription.is_outside_last_n => Some(LayerReason::LastN),
+            () if !supply.is_flowing() => Some(LayerReason::PublisherMuted),
+            () => None,
+        };
+        let mut demand = VideoDemand {
+            steps: supply.steps(),
+            top: LayerReason::Best,
+            wanted: Wanted {
+                width: preference.width,
+                height: preference.height,
+                frames_per_second: preference.max_framerate,
+            },
+            priority: preference.priority,
+            off,
+            present: allotment.and_then(Allotment::layer),
+            may_rise: allotment.is_none_or(|allotment| allotment.pace.may_rise(now)),
+        };
+        let wished = wished(track, &demand);
+        demand.top = top(track, wished);
+        Self {
+            key: subscription.config.key,
+            subscription: slot,
+            wished,
+            demand,
+        }
+    }
+}
+
+/// The encodings that a subscriber would take if its network carried them: all up to the one that covers what it wants.
+fn wished(track: &Track, demand: &VideoDemand<'_>) -> EncodingSet {
+    let all = EncodingSet::lowest(track.encodings.len());
+    match demand.off {
+        Some(LayerReason::PublisherMuted) | None => {}
+        // A speaker's picture is wanted at once: something of it always flows.
+        Some(LayerReason::LastN) => return EncodingSet::lowest(1),
+        Some(_) => return EncodingSet::NONE,
+    }
+    let steps = track.supply.known_steps();
+    let known = VideoDemand {
+        steps: &steps,
+        off: None,
+        ..*demand
+    };
+    match cap_of(&known) {
+        // What was never seen may be what is wanted.
+        Some(cap) if cap + 1 < steps.len() => {
+            EncodingSet::lowest(steps[cap].layer.encoding.at() + 1)
+        }
+        _ => all,
+    }
+}
+
+/// Why there is nothing better than what flows: it is not sent although it is wished, or not wished, or there is none.
+fn top(track: &Track, wished: EncodingSet) -> LayerReason {
+    let flowing = track.supply.flowing();
+    let above = (0..track.encodings.len() as u8)
+        .rev()
+        .map(EncodingIndex)
+        .take_while(|index| !flowing.contains(*index));
+    let (mut is_any, mut is_wished) = (false, false);
+    for index in above {
+        is_any = true;
+        is_wished |= wished.contains(index);
+    }
+    match (is_any, is_wished) {
+        (false, _) => LayerReason::Best,
+        (true, true) => LayerReason::NotSent,
+        (true, false) => LayerReason::Wanted,
+    }
+}
+
+/// What a subscription is sent at present.
+fn present_layer(subscription: &Subscription, track: Option<&Track>) -> Option<LayerId> {
+    let encoding = subscription.rewriter.encoding()?;
+    let allotment = subscription.allotment.as_deref()?;
+    match allotment.layer() {
+        Some(layer) if layer.encoding == encoding => Some(layer),
+        _ => {
+            let steps = track.map_or(&[][..], |track| track.supply.steps());
+            let top = steps.iter().rev().find(|s| s.layer.encoding == encoding);
+            let lowest = LayerId {
+                encoding,
+                spatial: 0,
+                temporal: 0,
+            };
+            Some(top.map_or(lowest, |step| step.layer))
+        }
+    }
+}
+
+/// What a video's client is told; `None` if nothing was decided yet.
+pub(in crate::room) fn layer_change(
+    subscription: &Subscription,
+    track: Option<&Track>,
+) -> Option<LayerChange> {
+    let allotment = subscription.allotment.as_deref()?;
+    let share = allotment.share?;
+    let layer = allotment.present;
+    let steps = track.map_or(&[][..], |track| track.supply.steps());
+    let at = steps.iter().position(|step| Some(step.layer) == layer);
+    let encoding = |index: EncodingIndex| track.and_then(|track| track.encoding(index));
+    // Until the chosen layer has come: the numbers of the present one, and the chosen one is the next.
+    let next = match allotment.is_waiting() && share.layer.is_some() {
+        true => Some(share.bitrate),
+        false => share.next,
+    };
+    Some(LayerChange {
+        subscription: subscription.config.key,
+        track: subscription.config.source,
+        layer,
+        rid: layer.and_then(|layer| encoding(layer.encoding)?.config.rid),
+        reason: allotment.reason(),
+        available: share.available,
+        bitrate: at.map_or(Bitrate(0), |at| steps[at].bitrate),
+        next,
+        size: at.and_then(|at| steps[at].size),
+    })
+}
+
+/// How often a peer's bandwidth is divided anew, if nothing calls for it sooner: rates of layers move.
+const PERIOD: Duration = Duration::from_millis(500);
