@@ -143,6 +143,7 @@ impl Simulcast {
             encoding: at as u8,
             counter: layer.counter,
             picture: self.picture,
+            taken_ms: now.saturating_duration_since(self.zero).as_millis() as u32,
             picture_id: layer.picture_id,
             tl0_pic_idx: layer.picture_id as u8,
             is_keyframe,
@@ -214,6 +215,8 @@ pub struct Stamp {
     /// Counts the encoding's packets.
     pub counter: u32,
     pub picture: u32,
+    /// When it was taken, after the publisher's beginning.
+    pub taken_ms: u32,
     /// What decoders follow (RFC 7741 §4.2): rewritten on the way.
     pub picture_id: u16,
     pub tl0_pic_idx: u8,
@@ -232,6 +235,7 @@ impl Stamp {
         payload.extend([u8::from(!self.is_keyframe), self.encoding]);
         payload.extend(self.counter.to_be_bytes());
         payload.extend(self.picture.to_be_bytes());
+        payload.extend(self.taken_ms.to_be_bytes());
         payload
     }
 
@@ -244,6 +248,7 @@ impl Stamp {
             encoding: *payload.get(7)?,
             counter: u32::from_be_bytes(payload.get(8..12)?.try_into().ok()?),
             picture: u32::from_be_bytes(payload.get(12..16)?.try_into().ok()?),
+            taken_ms: u32::from_be_bytes(payload.get(16..20)?.try_into().ok()?),
         })
     }
 }
@@ -258,8 +263,10 @@ pub struct Checker {
     stay: Option<Stay>,
     /// The encodings it got, one after another.
     pub encodings: Vec<EncodingIndex>,
-    /// When the last new packet came, and the highest timestamp.
-    last: Option<(Instant, u32)>,
+    /// When the picture of the last new packet was taken, and its timestamp.
+    last: Option<(u32, u32)>,
+    /// The publisher's beginning.
+    zero: Instant,
     /// How many packets it got for the first time.
     pub packets: u64,
     /// When the last packet came that was not there before.
@@ -283,8 +290,9 @@ struct Stay {
 }
 
 impl Checker {
-    pub fn new() -> Self {
+    pub fn new(zero: Instant) -> Self {
         Self {
+            zero,
             highest: None,
             seen: HashMap::new(),
             stay: None,
@@ -353,12 +361,13 @@ impl Checker {
     fn take_new(&mut self, now: Instant, seq: i64, stamp: Stamp, timestamp: u32) {
         let before = self.highest.replace(seq);
         let is_change = self.stay.is_none_or(|stay| stay.encoding != stamp.encoding);
-        if let Some((at, last)) = self.last.replace((now, timestamp)) {
+        if let Some((at, last)) = self.last.replace((stamp.taken_ms, timestamp)) {
             let ahead = timestamp.wrapping_sub(last) as i32;
             assert!(ahead >= 0, "{ahead} ticks back");
             // Within an encoding they are the publisher's own.
-            let elapsed = now.saturating_duration_since(at).as_micros() * 9 / 100;
-            let is_allowed = i64::from(ahead) <= elapsed as i64 + AHEAD_TICKS_MAX;
+            let now_ms = now.saturating_duration_since(self.zero).as_millis() as i64;
+            let elapsed = (now_ms - i64::from(at)) * 90;
+            let is_allowed = i64::from(ahead) <= elapsed + AHEAD_TICKS_MAX;
             assert!(!is_change || is_allowed, "{ahead} ticks in {elapsed}");
         }
         if is_change {
