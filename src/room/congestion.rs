@@ -128,7 +128,10 @@ impl Room {
                 output.counters.paced_dropped += 1;
                 continue;
             };
-            let Some(shape) = subscription.shape_again(track, &packet) else {
+            // Meanwhile it may have been asked for, and gone out.
+            let shape = subscription.shape_again(track, &packet);
+            let Some(shape) = shape.filter(|shape| subscription.may_repeat(asked.out, shape))
+            else {
                 output.counters.paced_dropped += 1;
                 continue;
             };

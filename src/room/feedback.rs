@@ -353,6 +353,13 @@ fn resend(
     let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
+    // Another packet under this number would be another packet under its nonce.
+    if !asked.is_first
+        && !subscription.has_own_stream(&shape)
+        && !subscription.may_repeat(asked.out, &shape)
+    {
+        return Resend::NotHeld;
+    }
     let rtt = peer.path.rtt.lowest();
     if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return Resend::Refused(refused);
@@ -360,6 +367,9 @@ fn resend(
     // One that came late, and whose place has been kept free, goes out now.
     if asked.is_first && !subscription.rewriter.fill(&asked) {
         return Resend::NotHeld;
+    }
+    if asked.is_first {
+        subscription.note_edit(asked.out, &shape);
     }
     let mut way = Way::new(now, path, &mut peer.congestion.sender);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));

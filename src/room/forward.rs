@@ -120,12 +120,16 @@ impl Room {
     ) -> Option<()> {
         let track = self.tracks.get_mut(slot.track)?;
         let kind = track.kinds.get(header.payload_type);
+        let is_sound = track.config.kind == MediaKind::Audio;
         let encoding = track.encoding_mut(slot.index)?;
-        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
+        let bytes = packet.len();
+        if is_sound {
+            encoding.on_layer(now, (0, 0), bytes, header.marker, None);
+        }
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         let misses = !encoding.nack.is_complete();
-        if track.config.kind == MediaKind::Audio {
+        if is_sound {
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
                 return Some(());
@@ -141,7 +145,12 @@ impl Room {
         let codec = track.codec(header.payload_type);
         self.read_layers(&mut incoming, codec, place.restarted);
         let track = self.tracks.get_mut(slot.track)?;
-        let has_others = track.encodings.len() > 1;
+        if let Some(info) = &incoming.layers {
+            let layer = (info.spatial, info.temporal);
+            let encoding = track.encoding_mut(slot.index)?;
+            encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
+        }
+        let has_others = track.is_simulcast;
         if !has_others && !misses {
             batch.packets.push(incoming);
             return Some(());
@@ -374,6 +383,7 @@ fn forward(
         counters.forward_late += 1;
         return has_switched;
     };
+    subscription.note_edit(seq, &shape);
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     if peer.congestion.admits(packet) {
         let path = (target.to, &target.sealer);
