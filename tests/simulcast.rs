@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use proptest::prelude::*;
 use shardcast::base::ids::{SeqNo16, ShardId, Ssrc};
-use shardcast::control::{EncodingConfig, SubscriptionConfig};
+use shardcast::control::layers::{Preference, Preferences};
+use shardcast::control::{Command, EncodingConfig, SubscriptionConfig};
 use shardcast::wire::codec::Codec;
 use shardcast::wire::rtcp::{RtcpPacket, write_nack, write_pli, write_sender_report};
 
@@ -83,6 +84,23 @@ impl Stage {
         self.viewers[viewer].config.active = !is_muted;
         self.viewers[viewer].checker.on_pause();
         self.configure(viewer);
+    }
+
+    /// A subscriber wants no more than so wide a picture; 0 is none.
+    fn want(&mut self, viewer: usize, width: Option<u16>) {
+        let viewer = &self.viewers[viewer];
+        let preference = Preference {
+            width,
+            is_paused: width == Some(0),
+            ..Preference::default()
+        };
+        let peer = self.worlds[viewer.shard].clients[viewer.at].key;
+        let preferences = Preferences {
+            tracks: vec![(viewer.config.source, preference)],
+            last_n: None,
+        };
+        self.worlds[viewer.shard].command(Command::Prefer { peer, preferences });
+        self.pump();
     }
 
     /// Packets arrive together.
@@ -213,6 +231,34 @@ fn when_the_encoding_stops_the_next_lower_one_takes_over_at_a_keyframe() {
 }
 
 #[test]
+fn who_wants_a_small_picture_gets_another_encoding_than_who_wants_a_large_one() {
+    let mut stage = Stage::new(2, 3, Naming::Rid);
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(2), Some(2)]);
+    stage.want(1, Some(320));
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(2), Some(0)]);
+    let silence = stage.viewers.iter().map(|v| v.checker.silence_max);
+    assert!(
+        silence.max().unwrap() <= 70 * MS,
+        "it goes on until the keyframe"
+    );
+    let before = stage.relayed();
+    stage.pictures(10);
+    assert_eq!(stage.relayed() - before, 10 * 2, "of the lowest only");
+    stage.want(0, Some(640));
+    stage.want(1, Some(0));
+    stage.pictures(60);
+    assert_eq!(stage.present()[0], Some(1));
+    let before = stage.relayed();
+    stage.pictures(10);
+    assert_eq!(stage.relayed(), before);
+    stage.want(1, None);
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(1), Some(2)]);
+}
+
+#[test]
 fn a_publisher_that_pauses_everything_changes_nothing() {
     let mut stage = Stage::new(1, 3, Naming::Ssrc);
     stage.pictures(10);
@@ -326,6 +372,8 @@ enum Op {
     Toggle(usize),
     Report(usize),
     Mute(usize, bool),
+    /// The subscriber wants no more than so wide a picture; 0 is none.
+    Want(usize, Option<u16>),
     /// The subscriber asks for a keyframe.
     Pli(usize),
     Nack(usize, u16),
@@ -345,6 +393,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0_usize..3).prop_map(Op::Toggle),
         4 => (0_usize..3).prop_map(Op::Report),
         1 => (0_usize..2, any::<bool>()).prop_map(|(viewer, muted)| Op::Mute(viewer, muted)),
+        2 => (0_usize..2, prop_oneof![
+            Just(None), Just(Some(0)), Just(Some(320)), Just(Some(640)), Just(Some(1280)),
+        ]).prop_map(|(viewer, width)| Op::Want(viewer, width)),
         1 => (0_usize..2).prop_map(Op::Pli),
         3 => (0_usize..2, 0_u16..60).prop_map(|(viewer, back)| Op::Nack(viewer, back)),
         1 => (2_usize..4).prop_map(Op::Describe),
@@ -389,6 +440,7 @@ impl Stage {
             }
             Op::Report(at) => self.report(at),
             Op::Mute(viewer, is_muted) => self.mute(viewer, is_muted),
+            Op::Want(viewer, width) => self.want(viewer, width),
             Op::Pli(viewer) => self.feedback(viewer, |out, ssrc| write_pli(out, Ssrc(1), ssrc)),
             Op::Nack(viewer, back) => {
                 let Some(last) = self.viewers[viewer].checker.last_number() else {
@@ -436,6 +488,7 @@ proptest! {
         stage.held.clear();
         for viewer in 0..2 {
             stage.mute(viewer, false);
+            stage.want(viewer, None);
         }
         for at in 0..3 {
             stage.publisher.set_active(at, true);

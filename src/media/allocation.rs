@@ -112,6 +112,8 @@ pub fn allocate(budget: &Budget, demands: &[VideoDemand<'_>]) -> Vec<Share> {
         used: 0,
     });
     match &mut purse {
+        // Nothing is risked by rising at once.
+        None if !budget.is_busy => plans.iter_mut().for_each(|plan| plan.got = plan.cap),
         None => plans.iter_mut().for_each(|plan| plan.got = plan.limit),
         Some(purse) => {
             give_lowest(&mut plans, purse);

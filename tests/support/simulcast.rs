@@ -225,17 +225,22 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// A VP8 descriptor with picture id, TL0PICIDX and TID 0 (RFC 7741 §4.2), the first byte of a frame's header, and
-    /// the stamp.
+    /// A VP8 descriptor with picture id, TL0PICIDX and TID 0 (RFC 7741 §4.2), the beginning of a
+    /// keyframe (RFC 6386 §9.1; each higher encoding has twice the size), and the stamp.
     fn payload(&self) -> Vec<u8> {
         let descriptor = if self.is_first { 0x90 } else { 0x80 };
         let mut payload = vec![descriptor, 0xe0];
         payload.extend((0x8000 | self.picture_id).to_be_bytes());
         payload.extend([self.tl0_pic_idx, 0]);
-        payload.extend([u8::from(!self.is_keyframe), self.encoding]);
+        payload.extend([u8::from(!self.is_keyframe), 0, 0, 0x9d, 0x01, 0x2a]);
+        payload.extend((320_u16 << self.encoding).to_le_bytes());
+        payload.extend((180_u16 << self.encoding).to_le_bytes());
+        payload.push(self.encoding);
         payload.extend(self.counter.to_be_bytes());
         payload.extend(self.picture.to_be_bytes());
         payload.extend(self.taken_ms.to_be_bytes());
+        // Higher encodings cost more.
+        payload.resize(200 << self.encoding.min(2), 0);
         payload
     }
 
@@ -245,10 +250,10 @@ impl Stamp {
             picture_id: u16::from_be_bytes(payload.get(2..4)?.try_into().ok()?) & 0x7fff,
             tl0_pic_idx: *payload.get(4)?,
             is_keyframe: payload.get(6)? & 1 == 0,
-            encoding: *payload.get(7)?,
-            counter: u32::from_be_bytes(payload.get(8..12)?.try_into().ok()?),
-            picture: u32::from_be_bytes(payload.get(12..16)?.try_into().ok()?),
-            taken_ms: u32::from_be_bytes(payload.get(16..20)?.try_into().ok()?),
+            encoding: *payload.get(16)?,
+            counter: u32::from_be_bytes(payload.get(17..21)?.try_into().ok()?),
+            picture: u32::from_be_bytes(payload.get(21..25)?.try_into().ok()?),
+            taken_ms: u32::from_be_bytes(payload.get(25..29)?.try_into().ok()?),
         })
     }
 }
