@@ -23,7 +23,7 @@ LOGS := $(CARGO_TARGET_DIR)/test-logs
 APT_PACKAGES := chromium firefox-esr iproute2 util-linux ca-certificates fonts-liberation g++
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: test all fmt lint docs unit bench-build fuzz-build fuzz-seeds fuzz fuzz-all web browser summary
+.PHONY: test all fmt lint docs unit lab bench-build fuzz-build fuzz-seeds fuzz fuzz-all web browser summary
 .PHONY: deps deps-apt deps-npm deps-fuzz bench run clean-logs
 
 ## Everything, in the order in which mistakes are cheapest to find.
@@ -72,6 +72,11 @@ docs:
 unit:
 	mkdir -p $(LOGS)
 	cargo test --locked 2>&1 | tee $(LOGS)/cargo.log
+
+## The impairment lab: a table and a graph for each scenario in target/lab/index.html.
+lab:
+	cargo test --locked --test lab -- --nocapture | grep -E '^[a-z-]+: (pass|FAIL)|^test result'
+	echo "$(CARGO_TARGET_DIR)/lab/index.html"
 
 web: deps-npm
 	cd web && npm run check

@@ -10,6 +10,7 @@ use shardcast::control::layers::{
     LayerChange, LayersWanted, PeerDescription, Preference, Preferences,
 };
 use shardcast::control::{Command, EncodingConfig, Event, LayerReason, TrackConfig};
+use shardcast::wire::bandwidth::Remb;
 use shardcast::wire::codec::Codec;
 use shardcast::wire::rtcp::RtcpPacket;
 use support::{Rtp, World, codec, subscription, track};
@@ -150,11 +151,12 @@ impl Stage {
     }
 
     fn squeeze(&mut self, bitrate: u64) {
-        let peer = self.world.clients[self.subscriber].key;
-        let now = self.world.now;
-        self.world
-            .shard
-            .on_estimate(now, peer, Some(Bitrate(bitrate)));
+        let remb = Remb {
+            sender: Ssrc(1),
+            bitrate: Bitrate(bitrate),
+            ssrcs: Vec::new(),
+        };
+        self.world.send_rtcp(self.subscriber, |out| remb.write(out));
     }
 
     fn prefer(&mut self, tracks: Vec<(TrackKey, Preference)>) {

@@ -1,8 +1,13 @@
-//! The load tester against the real server, both in this process, on loopback.
+//! The load tester against the real server, both in this process, on loopback; and the bad network in between.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
+use serde_json::{Value, json};
 use shardcast::config::Config;
 use shardcast::load::{LoadError, Options, Report, run};
 use shardcast::server::Server;
@@ -128,4 +133,61 @@ fn a_missing_server_is_told() {
     let options = Options::try_parse_from(["load", &target]).expect("valid options");
     let result = run(&options, &AtomicBool::new(false), &mut Vec::new());
     assert!(matches!(result, Err(LoadError::Connect(..))), "{result:?}");
+}
+
+/// `shardcast impair` as a process, and an echo behind it. A lower bound on time is all that is asserted of it.
+#[test]
+fn a_bad_network_can_be_put_in_between() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_shardcast"))
+        .arg("impair")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut orders = child.stdin.take().expect("a pipe");
+    let mut answers = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut ask = |order: Value| -> Value {
+        writeln!(orders, "{order}").expect("it reads");
+        let answer = answers.next().expect("an answer").expect("text");
+        serde_json::from_str(&answer).expect("JSON")
+    };
+    let echo = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let to = echo.local_addr().expect("an address");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    for socket in [&echo, &client] {
+        let patience = Some(Duration::from_secs(10));
+        socket.set_read_timeout(patience).expect("a timeout");
+    }
+    let answer = ask(json!({"open": {"link": "ann", "to": to}}));
+    let door = answer["opened"]["address"].as_str().expect("an address");
+    let mut buffer = [0; 100];
+    let mut round = |text: &[u8]| {
+        let start = Instant::now();
+        client.send_to(text, door).expect("sent");
+        let (len, from) = echo.recv_from(&mut buffer).expect("it gets there");
+        assert_eq!(&buffer[..len], text);
+        echo.send_to(text, from).expect("sent");
+        let (len, from) = client.recv_from(&mut buffer).expect("it comes back");
+        assert_eq!((&buffer[..len], from.to_string()), (text, door.to_owned()));
+        start.elapsed()
+    };
+    round(b"perfect");
+    let slow = json!({"delay_ms": 30});
+    let answer = ask(json!({"set": {"link": "ann", "up": slow, "down": slow}}));
+    assert_eq!(answer, json!({"done": {}}));
+    assert!(round(b"slow") >= Duration::from_millis(60));
+    ask(json!({"drop": {"link": "ann", "direction": "up", "count": 2}}));
+    client.send_to(b"lost", door).expect("sent");
+    client.send_to(b"lost", door).expect("sent");
+    round(b"not lost");
+    let stats = ask(json!({"stats": {"link": "ann"}}))["stats"].clone();
+    assert_eq!(
+        (&stats["up"]["lost"], &stats["up"]["arrived"]),
+        (&json!(2), &json!(3))
+    );
+    assert_eq!(stats["down"]["arrived_bytes"], json!(7 + 4 + 8));
+    assert!(ask(json!({"stats": {"link": "bob"}}))["error"].is_string());
+    assert!(ask(json!({"stop": 1}))["error"].is_string());
+    drop(orders);
+    assert!(child.wait().expect("it ends").success());
 }

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use shardcast::wire::bandwidth::PACKETS_MAX;
 use shardcast::wire::rtcp::{self, RtcpPacket};
 
 fuzz_target!(|data: &[u8]| {
@@ -24,6 +25,11 @@ fuzz_target!(|data: &[u8]| {
                 rtcp::write_nack(&mut out, *sender, *media, seqs);
                 continue;
             }
+            RtcpPacket::TransportFeedback(feedback) => {
+                assert!(feedback.arrivals.len() <= PACKETS_MAX);
+                assert_eq!(feedback.write(&mut out), feedback.arrivals.len());
+            }
+            RtcpPacket::Remb(remb) => remb.write(&mut out),
             RtcpPacket::Fir { entries } => {
                 assert!(entries.len() <= rtcp::FIR_MAX);
                 continue;

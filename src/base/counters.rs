@@ -36,6 +36,18 @@ counters! {
     rtcp_received,
     /// Keyframe requests sent to publishers.
     keyframe_requests_sent,
+    /// Transport-wide feedback sent to publishers.
+    transport_feedback_sent,
+    /// Transport-wide feedback taken from subscribers.
+    transport_feedback_received,
+    /// Estimates of their own (REMB) taken from subscribers.
+    remb_received,
+    /// Padding packets sent to probe for bandwidth.
+    padding_packets_sent,
+    /// Copies that waited to be sent, because the estimate did not allow them at once.
+    paced,
+    /// Of these, copies that were dropped: too many waited, or one waited too long.
+    paced_dropped,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
     /// Changes of the dominant speaker, as each shard of a room sees them.
@@ -110,6 +122,8 @@ counters! {
     forward_other_encoding,
     /// Copies not sent: the subscriber waits for a keyframe of that encoding.
     forward_awaits_keyframe,
+    /// Copies not sent: of a spatial or temporal layer that the subscriber is not to get.
+    forward_layer_left_out,
     /// Copies not sent: redundant audio that is malformed.
     forward_malformed_red,
     /// Subscriptions that changed over to another encoding, or began with one of several.

@@ -144,11 +144,11 @@ number! {
     /// Ticks per second of an RTP clock, in Hz.
     ClockRate(u32)
 }
-
 number! {
-    /// A rate of bits on a path or of a stream, in bits per second.
+    /// A rate in bits per second.
     Bitrate(u64)
 }
+
 number! {
     /// One encoding of a track, counted from 0: the higher, the better (RFC 8853). A track without simulcast has only 0.
     EncodingIndex(u8)

@@ -4,9 +4,9 @@
 
 pub mod allocation;
 pub mod cache;
+pub mod congestion;
 pub mod hearing;
 pub mod keyframe;
-pub mod keyframe_start;
 pub mod layer_rates;
 pub mod layers;
 pub mod loudest;

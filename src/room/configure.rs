@@ -214,7 +214,9 @@ impl Room {
         };
         let refused = peer.sources.declare(declared, lives_on);
         output.counters.source_refused += refused;
-        peer.source_ids = SourceIds::new(known.map(|(_, track)| &track.config.extensions));
+        let extensions = known.map(|(_, track)| &track.config.extensions);
+        peer.congestion.set_publishing(extensions.clone());
+        peer.source_ids = SourceIds::new(extensions);
         peer.tracks = tracks;
     }
 
@@ -308,6 +310,7 @@ impl Room {
         let wakes = config.active != subscription.config.active;
         let reshapes = subscription.config.codecs != config.codecs
             || subscription.config.extensions != config.extensions
+            || subscription.config.rtx_ssrc != config.rtx_ssrc
             || subscription.config.mid != config.mid;
         let starts = config.active && (!subscription.config.active || is_moved);
         // A want that was refused is made again.
@@ -328,7 +331,7 @@ impl Room {
         if !config.active {
             subscription.pause();
         }
-        subscription.config = config;
+        subscription.set_config(config);
         if is_moved {
             self.attach(slot, output);
         } else {

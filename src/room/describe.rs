@@ -26,11 +26,12 @@ impl Room {
             })
             .collect();
         subscriptions.sort_unstable_by_key(|one| one.change.subscription);
+        let link = self.link(now, slot);
         Some(PeerDescription {
             peer: peer.key,
             estimate: self.estimate(slot),
-            rtt: None,
-            loss: None,
+            rtt: link.as_ref().and_then(|link| link.rtt),
+            loss: link.and_then(|link| link.loss_down.fraction()),
             subscriptions,
         })
     }

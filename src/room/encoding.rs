@@ -9,6 +9,7 @@ use crate::control::EncodingConfig;
 use crate::media::cache::PacketCache;
 use crate::media::keyframe::{KEYFRAME_INTERVAL, KeyframeRequests, RELAY_INTERVAL};
 use crate::media::layer_rates::{LayerRates, SPATIAL_MAX};
+use crate::media::layers::reader::LayerReader;
 use crate::media::nack::{Arrival, NackGenerator};
 use crate::media::receive_stats::ReceiveStats;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
@@ -54,6 +55,8 @@ pub struct Encoding {
     pub last_packet: Option<Instant>,
     /// Whether its publisher sends it at present, as far as that can be told: see `switching`.
     pub is_flowing: bool,
+    /// What its packets say of layers; of video, from the first packet on.
+    pub layers: Option<Box<LayerReader>>,
     /// When its publisher is asked again for a keyframe that somebody waits for.
     pub retry: Option<Retry>,
 }
@@ -98,6 +101,7 @@ impl Encoding {
             tip: None,
             last_packet: None,
             is_flowing: false,
+            layers: None,
             retry: None,
         }
     }

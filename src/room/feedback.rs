@@ -4,23 +4,21 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::base::ids::{MediaKind, RtpTime, SeqNo16, Ssrc};
+use crate::base::ids::{MediaKind, SeqNo16, Ssrc};
 use crate::media::resend::NotResent;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::encoding::Encoding;
-use crate::room::incoming::Incoming;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
-use crate::room::redundancy::{FrameSet, Redundancy};
 use crate::room::relay::relay_clock;
+use crate::room::sending::Way;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
-use crate::wire::rtp::RtpHeader;
 
 impl Room {
     /// Takes a protected RTCP datagram of a peer.
@@ -64,6 +62,10 @@ impl Room {
                 RtcpPacket::ReferenceReplies(replies) => {
                     self.on_reference_replies(now, from, replies);
                 }
+                RtcpPacket::TransportFeedback(feedback) => {
+                    self.on_transport_feedback(now, from, feedback, output);
+                }
+                RtcpPacket::Remb(remb) => self.on_remb(now, from, remb, output),
                 // A publisher's name is the session's to choose.
                 RtcpPacket::Cname { .. } | RtcpPacket::Other => {}
             }
@@ -342,40 +344,29 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let held = subscription.rewriter.resend(seq).and_then(|asked| {
-        let encoding = track.encoding(asked.encoding)?;
-        Some((asked, encoding, encoding.cache.get(asked.seq)?))
-    });
-    let Some((asked, encoding, cached)) = held else {
+    let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
         return Resend::NotHeld;
     };
-    let numbering: (_, RtpTime) = (cached.seq, cached.timestamp);
-    let incoming = RtpHeader::parse(&cached.packet).and_then(|header| {
-        let kind = (track.config.kind, track.kinds.get(header.payload_type));
-        let ids = &track.config.extensions;
-        let slot = EncodingSlot {
-            track: slot,
-            index: asked.encoding,
-        };
-        Incoming::read(slot, cached.packet.clone(), &header, numbering, kind, ids)
-    });
-    let Some(mut incoming) = incoming else {
+    // What came before a switch has been replaced by its keyframe.
+    if subscription.rewriter.encoding() != Some(asked.encoding) {
         return Resend::NotHeld;
-    };
-    incoming.padding = cached.padding;
-    let repeated = FrameSet::from_bits(cached.repeated);
-    if !repeated.is_empty() {
-        let (cache, repeating) = (&encoding.cache, incoming.repeating());
-        incoming.redundancy = Redundancy::gather(cache, &repeating, repeated);
-        // Another packet under this number would be another packet under its nonce.
-        if incoming.redundancy.set() != repeated {
-            return Resend::NotHeld;
-        }
     }
-    let (Ok(shape), Some((to, sealer))) = (subscription.shape(&incoming), peer.transport.sealer())
-    else {
+    let Some(path) = peer.transport.rtp_path() else {
         return Resend::NotHeld;
     };
+    let Some(shape) = subscription.shape_again(track, &incoming) else {
+        return Resend::NotHeld;
+    };
+    // Another packet under this number would be another packet under its nonce.
+    if !asked.is_first
+        && !subscription.has_own_stream(&shape)
+        && !subscription.may_repeat(asked.out, &shape)
+    {
+        return Resend::NotHeld;
+    }
+    if !peer.congestion.admits_repair(now, incoming.packet().len()) {
+        return Resend::Refused(NotResent::OverBudget);
+    }
     let rtt = peer.path.rtt.lowest();
     if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return Resend::Refused(refused);
@@ -384,11 +375,16 @@ fn resend(
     if asked.is_first && !subscription.rewriter.fill(&asked) {
         return Resend::NotHeld;
     }
-    let path = (to, sealer.rtp());
-    let numbering = (asked.out, asked.timestamp(cached.timestamp));
+    if asked.is_first {
+        subscription.note_edit(asked.out, &shape);
+    }
+    let mut way = Way::new(now, path, &mut peer.congestion.sender);
+    let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
-    let on_own_stream = subscription.send_again(&incoming, &shape, numbering, path, outbox);
-    Resend::Sent { on_own_stream }
+    match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
+        Some(on_own_stream) => Resend::Sent { on_own_stream },
+        None => Resend::NotHeld,
+    }
 }
 
 /// Asks the publisher of `encoding` for a keyframe, with a PLI: whoever negotiates FIR takes that too.

@@ -17,8 +17,10 @@ use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
 use crate::room::padding::equalise;
 use crate::room::payload::PayloadKind;
-use crate::room::peer::REPORT_INTERVAL;
+use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_packet;
+use crate::room::select::Selected;
+use crate::room::sending::Way;
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::speakers::hear;
@@ -46,6 +48,9 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
+        if peer.congestion.on_arrival(now, &header, &packet) {
+            output.rescheduled.push(peer.key);
+        }
         let encoding = match self.locate(from, &header, &packet, output) {
             Some(Source::Media(encoding)) => encoding,
             Some(Source::Rtx(encoding)) => {
@@ -115,12 +120,16 @@ impl Room {
     ) -> Option<()> {
         let track = self.tracks.get_mut(slot.track)?;
         let kind = track.kinds.get(header.payload_type);
+        let is_sound = track.config.kind == MediaKind::Audio;
         let encoding = track.encoding_mut(slot.index)?;
-        encoding.on_layer(now, (0, 0), packet.len(), header.marker, None);
+        let bytes = packet.len();
+        if is_sound {
+            encoding.on_layer(now, (0, 0), bytes, header.marker, None);
+        }
         encoding.on_numbered(now, place.seq, place.timestamp);
         let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
         let misses = !encoding.nack.is_complete();
-        if track.config.kind == MediaKind::Audio {
+        if is_sound {
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
                 return Some(());
@@ -132,13 +141,20 @@ impl Room {
         }
         let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;
-        let incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
-        let has_others = track.encodings.len() > 1;
+        let mut incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
+        let codec = track.codec(header.payload_type);
+        self.read_layers(&mut incoming, codec, place.restarted);
+        let track = self.tracks.get_mut(slot.track)?;
+        if let Some(info) = &incoming.layers {
+            let layer = (info.spatial, info.temporal);
+            let encoding = track.encoding_mut(slot.index)?;
+            encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
+        }
+        let has_others = track.is_simulcast;
         if !has_others && !misses {
             batch.packets.push(incoming);
             return Some(());
         }
-        let incoming = incoming.with_keyframe_of(track.codec(header.payload_type));
         if incoming.starts_keyframe
             && let Some(encoding) = track.encoding_mut(slot.index)
         {
@@ -180,6 +196,10 @@ impl Room {
             if output.outbox.bytes_len() >= bytes_max {
                 return false;
             }
+            let mut peer = self.peers.get_mut(subscriber);
+            if let Some(peer) = &mut peer {
+                peer.congestion.begin(now);
+            }
             for run in &mut *runs {
                 let Some(track) = self.tracks.get(run.encoding.track) else {
                     continue;
@@ -193,15 +213,17 @@ impl Room {
                     let Some(subscription) = self.subscriptions.get_mut(target.subscription) else {
                         continue;
                     };
+                    let Some(peer) = peer.as_deref_mut() else {
+                        continue;
+                    };
                     for packet in &packets[run.packets.clone()] {
-                        if forward(now, subscription, track, target, packet, output) {
+                        if forward(now, subscription, track, (target, peer), packet, output) {
                             switched.push(target.subscription);
                         }
                     }
                     if subscription.is_report_due
                         && subscription.rewriter.encoding() == Some(run.encoding.index)
                         && let Some(clock) = &encoding.clock
-                        && let Some(peer) = self.peers.get_mut(subscriber)
                     {
                         let transport = &mut peer.transport;
                         let outbox = &mut output.outbox;
@@ -209,6 +231,11 @@ impl Room {
                         output.counters.sender_reports_sent += u64::from(sent);
                     }
                 }
+            }
+            if let Some(peer) = peer
+                && peer.congestion.take_wake()
+            {
+                output.rescheduled.push(peer.key);
             }
         }
         if !switched.is_empty() {
@@ -312,12 +339,12 @@ fn forward(
     now: Instant,
     subscription: &mut Subscription,
     track: &Track,
-    target: &Target,
+    (target, peer): (&Target, &mut Peer),
     packet: &Incoming,
     output: &mut Output,
 ) -> bool {
     let counters = &mut output.counters;
-    let shape = match subscription.shape(packet) {
+    let mut shape = match subscription.shape(packet) {
         Ok(shape) => shape,
         Err(Misfit::NoCodec) => {
             counters.forward_no_codec += 1;
@@ -343,13 +370,32 @@ fn forward(
             }
         }
     }
+    match subscription.select(track, packet) {
+        Selected::Whole => {}
+        Selected::Edited(edit) => shape.edit = Some(edit),
+        Selected::LeftOut => {
+            subscription.rewriter.skip(packet.seq);
+            counters.forward_layer_left_out += 1;
+            return has_switched;
+        }
+    }
     let Some(seq) = subscription.rewriter.forward(packet.seq) else {
         counters.forward_late += 1;
         return has_switched;
     };
+    subscription.note_edit(seq, &shape);
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
-    let path = (target.to, &target.sealer);
-    subscription.send(packet, &shape, (seq, timestamp), path, &mut output.outbox);
+    if peer.congestion.admits(packet) {
+        let path = (target.to, &target.sealer);
+        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let outbox = &mut output.outbox;
+        subscription.send(packet, &shape, (seq, timestamp), &mut way, outbox);
+    } else {
+        let (slot, seq) = (target.subscription, seq.on_wire());
+        let dropped = peer.congestion.delay(now, packet, slot, seq);
+        counters.paced += 1;
+        counters.paced_dropped += dropped as u64;
+    }
     subscription.on_sent(&shape);
     counters.rtp_forwarded += 1;
     counters.rtp_padded += u64::from(packet.padding > 0);

@@ -3,12 +3,11 @@
 use bytes::Bytes;
 
 use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo};
-use crate::media::keyframe_start::is_keyframe_start;
+use crate::media::layers::info::LayerInfo;
 use crate::media::red::RedLayout;
 use crate::room::payload::PayloadKind;
 use crate::room::redundancy::{Redundancy, Repeating};
 use crate::room::slots::EncodingSlot;
-use crate::wire::codec::Codec;
 use crate::wire::extension::{Extension, ExtensionMap};
 use crate::wire::rtp::RtpHeader;
 
@@ -35,8 +34,10 @@ pub struct Incoming {
     pub redundancy: Redundancy,
     /// Whether the publisher padded it. That padding is not passed on.
     pub was_padded: bool,
-    /// Whether a decoder can start with it; told only where there are several encodings to choose from.
+    /// Whether a decoder can start with it.
     pub starts_keyframe: bool,
+    /// What it is to the layers of its encoding: of video, when it comes for the first time.
+    pub layers: Option<LayerInfo>,
     /// Where its redundant audio lies, if it is that.
     pub red: Option<RedLayout>,
     payload: Span,
@@ -95,19 +96,13 @@ impl Incoming {
             redundancy: Redundancy::default(),
             was_padded: header.padding,
             starts_keyframe: false,
+            layers: None,
             red,
             payload,
             extensions,
             extensions_len,
             packet,
         })
-    }
-
-    /// Finds out whether a decoder can start with it, if its codec is given.
-    #[must_use]
-    pub fn with_keyframe_of(mut self, codec: Option<Codec>) -> Self {
-        self.starts_keyframe = codec.is_some_and(|codec| is_keyframe_start(codec, self.payload()));
-        self
     }
 
     /// The whole packet, as its publisher sent it.
@@ -138,6 +133,12 @@ impl Incoming {
         present
             .iter()
             .map(|(extension, span)| (*extension, self.part(*span)))
+    }
+
+    /// One of the header extensions that subscribers get.
+    pub fn extension(&self, wanted: Extension) -> Option<&[u8]> {
+        let mut all = self.extensions();
+        all.find_map(|(extension, value)| (extension == wanted).then_some(value))
     }
 
     /// How long a copy is without fixed header and padding, as far as that differs from packet to packet, for

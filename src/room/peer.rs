@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{Bitrate, PeerKey, Ssrc};
+use crate::base::ids::{PeerKey, Ssrc};
 use crate::control::layers::Preferences;
 use crate::room::allotment::Division;
 use crate::room::path::Path;
+use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::transport::Transport;
@@ -31,12 +32,10 @@ pub struct Peer {
     pub preferences: Preferences,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
+    /// What may be sent to it, and what it is told of what arrives.
+    pub congestion: Congestion,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
-    /// What its network carries towards it, if anything tells.
-    pub estimate: Option<Bitrate>,
-    /// What it would be sent if its network carried everything.
-    pub demand: Bitrate,
     /// When its bandwidth is divided among what it receives.
     pub division: Division,
     /// When it is next measured what its tracks offer; `None` while nothing comes.
@@ -62,12 +61,11 @@ impl Peer {
             subscriptions: Vec::new(),
             preferences: Preferences::default(),
             routed: None,
+            congestion: Congestion::default(),
             had_unknown: false,
             path: Path::default(),
             has_last_n: false,
             report_at: None,
-            estimate: None,
-            demand: Bitrate(0),
             division: Division::default(),
             measure_at: None,
         }

@@ -284,10 +284,7 @@ impl Room {
             track.kinds.get(packet.header.payload_type),
         );
         let ids = track.config.extensions;
-        let is_choice = track.encodings.len() > 1;
-        let codec = track
-            .codec(packet.header.payload_type)
-            .filter(|_| is_choice);
+        let codec = track.codec(packet.header.payload_type);
         let Some(encoding) = track.encoding_mut(index) else {
             output.counters.relay_stale += 1;
             return;
@@ -297,7 +294,8 @@ impl Room {
         if packet.kind == MediaKind::Audio {
             encoding.on_layer(now, (0, 0), packet.packet.len(), packet.header.marker, None);
         }
-        if packet.run > encoding.run {
+        let restarted = packet.run > encoding.run;
+        if restarted {
             encoding.run = packet.run;
             // What was reported of the former run says nothing of this one.
             encoding.clock = None;
@@ -307,9 +305,11 @@ impl Room {
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);
-        batch
-            .packets
-            .extend(incoming.map(|incoming| incoming.with_keyframe_of(codec)));
+        let Some(mut incoming) = incoming else {
+            return;
+        };
+        self.read_layers(&mut incoming, codec, restarted);
+        batch.packets.push(incoming);
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {

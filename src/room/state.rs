@@ -150,6 +150,7 @@ impl Room {
                 peer.report_at,
                 peer.measure_at,
                 peer.division.due,
+                peer.congestion.poll_timeout(),
             ])
             .fold(None, earliest)
     }
@@ -171,6 +172,7 @@ impl Room {
         self.send_due_keyframe_requests(now, slot, output);
         self.send_due_nacks(now, slot, output);
         self.send_due_report(now, slot, output);
+        self.handle_congestion_timeout(now, slot, output);
         self.measure_if_due(now, slot, output);
         self.allocate_if_due(now, slot, output);
     }

@@ -1,6 +1,5 @@
 //! A subscription: one peer's copy of a track.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -10,9 +9,11 @@ use crate::base::ids::{
     EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
 use crate::control::SubscriptionConfig;
+use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
+use crate::media::layers::selector::Selector;
 use crate::media::red::{RedLayout, write_red};
 use crate::media::resend::{NotResent, ResendBudget};
-use crate::media::rewrite::Rewriter;
+use crate::media::rewrite::{Resend, Rewriter};
 use crate::media::rtt::ReceiverReports;
 use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
@@ -21,14 +22,16 @@ use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
-use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::redundancy::{FrameSet, Redundancy};
+use crate::room::sending::{Stamping, Way};
+use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
+use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
-use crate::transport::{RtpSealer, Transport};
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
-use crate::wire::rtp::{OutgoingHeader, write_header};
+use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
 
 /// One peer's copy of a track.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ pub struct Subscription {
     pub rewriter: Rewriter,
     /// Its timestamps.
     pub timeline: Timeline,
+    /// Which layers of its encoding it gets: only where that is not all, or its numbers are not the publisher's.
+    pub layers: Option<Box<Selector>>,
+    /// What its packets tell of their sending.
+    stamping: Stamping,
     /// What it was given, if it is a video.
     pub allotment: Option<Box<Allotment>>,
     /// How much is sent again.
@@ -72,6 +79,8 @@ pub struct Shape<'p> {
     payload_type: PayloadType,
     payload: &'p [u8],
     red: Red,
+    /// Numbers that are changed in it.
+    pub edit: Option<Edit>,
 }
 
 /// What becomes of redundant audio.
@@ -121,6 +130,8 @@ impl Subscription {
     /// A subscription that waits for its track. Its numbers start at random.
     pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
         Self {
+            stamping: Stamping::new(&config),
+            layers: None,
             timeline: Timeline::new(clock_rate(config.kind), rng.random()),
             config,
             subscriber,
@@ -155,6 +166,7 @@ impl Subscription {
             payload_type,
             payload,
             red: Red::None,
+            edit: None,
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
@@ -192,7 +204,7 @@ impl Subscription {
         packet: &Incoming,
         shape: &Shape<'_>,
         (seq, timestamp): (SeqNo, RtpTime),
-        (to, sealer): (SocketAddr, &RtpSealer),
+        way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
         let names = Names {
@@ -202,25 +214,26 @@ impl Subscription {
             timestamp,
             original: None,
         };
-        self.write(packet, shape, &names, (to, sealer), outbox);
+        self.make(packet, shape, &names, way, outbox);
     }
 
     /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
-    /// negotiated (RFC 4588), else the identical datagram. True if on its own stream.
+    /// negotiated (RFC 4588): true; else the identical datagram: false. `None` if neither can be.
     pub fn send_again(
         &mut self,
         packet: &Incoming,
         shape: &Shape<'_>,
         (seq, timestamp): (SeqNo, RtpTime),
-        path: (SocketAddr, &RtpSealer),
+        way: &mut Way<'_>,
         outbox: &mut Outbox,
-    ) -> bool {
-        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
-        let mapping = self.config.codecs.iter().find(is_original);
-        let rtx = mapping.and_then(|mapping| mapping.rtx);
-        let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
-            self.send(packet, shape, (seq, timestamp), path, outbox);
-            return false;
+    ) -> Option<bool> {
+        let Some((ssrc, payload_type)) = self.own_stream(shape) else {
+            // Stamped anew it would be another packet under the same nonce.
+            if !self.stamping.is_none() {
+                return None;
+            }
+            self.send(packet, shape, (seq, timestamp), way, outbox);
+            return Some(false);
         };
         let names = Names {
             ssrc,
@@ -229,20 +242,51 @@ impl Subscription {
             timestamp,
             original: Some(seq.on_wire()),
         };
-        self.write(packet, shape, &names, path, outbox);
-        true
+        self.make(packet, shape, &names, way, outbox);
+        Some(true)
     }
 
-    /// The one place where packets are made: everything that each of them must have, retransmissions too, is added here.
+    /// Whether a packet of this shape is sent again on a stream of its own, so that it need not be the same.
+    pub fn has_own_stream(&self, shape: &Shape<'_>) -> bool {
+        self.own_stream(shape).is_some()
+    }
+
+    fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
+        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
+        let mapping = self.config.codecs.iter().find(is_original)?;
+        Some((self.config.rtx_ssrc?, mapping.rtx?))
+    }
+
+    #[inline]
+    fn make(
+        &self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        names: &Names,
+        way: &mut Way<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(edit) = &shape.edit else {
+            return self.write(packet, shape, None, names, way, outbox);
+        };
+        let mut buffer = [0; DESCRIPTOR_MAX];
+        let source = packet.extension(Extension::DependencyDescriptor);
+        let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
+        self.write(packet, shape, descriptor, names, way, outbox);
+    }
+
+    /// As [`Subscription::make`], with `descriptor` for the dependency descriptor, if that is another one here.
     #[inline]
     fn write(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
+        descriptor: Option<&[u8]>,
         names: &Names,
-        (to, sealer): (SocketAddr, &RtpSealer),
+        way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
+        let edit = shape.edit.as_ref();
         let config = &self.config;
         // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
         let padding = match names.original {
@@ -251,7 +295,7 @@ impl Subscription {
         };
         let header = OutgoingHeader {
             payload_type: names.payload_type,
-            marker: packet.marker,
+            marker: packet.marker || edit.is_some_and(|edit| edit.ends_picture),
             seq: names.seq.on_wire(),
             timestamp: names.timestamp,
             ssrc: names.ssrc,
@@ -259,13 +303,20 @@ impl Subscription {
         };
         let mid = config.extensions.id(Extension::Mid);
         let forwarded = packet.extensions();
-        let extensions =
-            mid.map(|id| (id, config.mid.as_bytes()))
-                .into_iter()
-                .chain(forwarded.filter_map(|(extension, value)| {
-                    config.extensions.id(extension).map(|id| (id, value))
-                }));
-        outbox.push_with(to, |arena| {
+        let stamp = way.stamp(&self.stamping);
+        let extensions = mid
+            .map(|id| (id, config.mid.as_bytes()))
+            .into_iter()
+            .chain(stamp.extensions())
+            .chain(forwarded.filter_map(|(extension, value)| {
+                let value = match (extension, descriptor) {
+                    (Extension::DependencyDescriptor, Some(own)) => own,
+                    _ => value,
+                };
+                config.extensions.id(extension).map(|id| (id, value))
+            }));
+        let (sealer, before) = (way.sealer, outbox.bytes_len());
+        outbox.push_with(way.to, |arena| {
             let start = arena.len();
             let len = shape.payload.len() + usize::from(padding);
             arena.reserve(HEADER_ROOM + len + sealer.overhead());
@@ -285,6 +336,9 @@ impl Subscription {
                     write_red(arena, *payload_type, blocks, shape.payload);
                 }
             }
+            if let Some(edit) = edit {
+                edit.apply(&mut arena[payload_start..]);
+            }
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
                 arena.resize(arena.len() + usize::from(padding) - 1, 0);
@@ -293,6 +347,92 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
+        way.on_sent(&stamp, outbox.bytes_len() - before);
+    }
+
+    /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
+    /// arrives.
+    pub fn takes_padding(&self) -> bool {
+        self.stamping.is_numbered()
+            && self.is_open()
+            && self.has_sent()
+            && self.config.rtx_ssrc.is_some()
+    }
+
+    /// Sends one packet of nothing but padding on its retransmission stream (RFC 3550 §5.1). Returns how long the
+    /// datagram is; 0 if it has no such stream.
+    pub fn send_padding(&mut self, way: &mut Way<'_>, outbox: &mut Outbox) -> usize {
+        let config = &self.config;
+        let rtx = config.codecs.iter().find_map(|mapping| mapping.rtx);
+        let (Some(ssrc), Some(payload_type)) = (config.rtx_ssrc, rtx) else {
+            return 0;
+        };
+        let seq = self.rtx.take();
+        let header = OutgoingHeader {
+            payload_type,
+            marker: false,
+            seq: seq.on_wire(),
+            timestamp: RtpTime(0),
+            ssrc,
+            padding: true,
+        };
+        let mid = config.extensions.id(Extension::Mid);
+        let mid = mid.map(|id| (id, config.mid.as_bytes()));
+        let stamp = way.stamp(&self.stamping);
+        let (sealer, before) = (way.sealer, outbox.bytes_len());
+        outbox.push_with(way.to, |arena| {
+            let start = arena.len();
+            let extensions = mid.into_iter().chain(stamp.extensions());
+            let header_len = write_header(arena, &header, extensions);
+            arena.resize(arena.len() + usize::from(PADDING_LEN) - 1, 0);
+            arena.push(PADDING_LEN);
+            sealer.seal(arena, start, header_len, seq.roc());
+            true
+        });
+        let bytes = outbox.bytes_len() - before;
+        way.on_sent(&stamp, bytes);
+        bytes
+    }
+
+    /// A packet that has got the number `seq` here, as far as it is still kept.
+    pub fn recall(
+        &self,
+        slot: TrackSlot,
+        track: &Track,
+        seq: SeqNo16,
+    ) -> Option<(Resend, Incoming)> {
+        let asked = self.rewriter.resend(seq)?;
+        let index = asked.encoding;
+        let encoding = track.encoding(index)?;
+        let cached = encoding.cache.get(asked.seq)?;
+        let header = RtpHeader::parse(&cached.packet)?;
+        let kind = (track.config.kind, track.kinds.get(header.payload_type));
+        let slot = EncodingSlot { track: slot, index };
+        let mut incoming = Incoming::read(
+            slot,
+            cached.packet.clone(),
+            &header,
+            (cached.seq, cached.timestamp),
+            kind,
+            &track.config.extensions,
+        )?;
+        incoming.padding = cached.padding;
+        let repeated = FrameSet::from_bits(cached.repeated);
+        if !repeated.is_empty() {
+            let repeating = incoming.repeating();
+            incoming.redundancy = Redundancy::gather(&encoding.cache, &repeating, repeated);
+            // Another packet under this number would be another packet under its nonce.
+            if incoming.redundancy.set() != repeated {
+                return None;
+            }
+        }
+        Some((asked, incoming))
+    }
+
+    /// The subscriber's description has changed.
+    pub fn set_config(&mut self, config: SubscriptionConfig) {
+        self.stamping = Stamping::new(&config);
+        self.config = config;
     }
 
     /// The track it copies and the shard of that.
@@ -336,11 +476,12 @@ impl Subscription {
             }
             _ => return Entry::NotReceived,
         };
-        // With one encoding, who has the picture decides: a late joiner may take what it can get.
-        if track.encodings.len() > 1 && !packet.starts_keyframe {
+        // A track that never had several encodings is joined anywhere.
+        if track.is_simulcast && !packet.starts_keyframe {
             return Entry::NoKeyframe;
         }
         self.reception = after;
+        let before = self.timeline.encoding();
         let end = self.end(track);
         let clock = track.encoding(to).and_then(|encoding| encoding.clock);
         let timestamp = packet.timestamp;
@@ -348,6 +489,7 @@ impl Subscription {
             .timeline
             .start(now, to, timestamp, clock.as_ref(), end.as_ref());
         self.rewriter.begin(to, packet.seq, time_offset);
+        self.begin_layers(track, before);
         self.is_report_due = true;
         entry
     }
@@ -356,6 +498,7 @@ impl Subscription {
     pub fn leave(&mut self, track: &Track) {
         self.pause();
         let end = self.end(track);
+        self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
         (self.track, self.reception) = (None, Reception::Off);
     }
@@ -437,3 +580,5 @@ impl Subscription {
 const HEADER_ROOM: usize = 64;
 /// A sender report with a CNAME of usual length; only a hint.
 const COMPOUND_ROOM: usize = 96;
+/// As much as its last byte can tell (RFC 3550 §5.1).
+const PADDING_LEN: u8 = 255;

@@ -28,17 +28,19 @@ pub struct Track {
     pub version: u32,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
+    /// It has several encodings, or once had.
+    pub is_simulcast: bool,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
-    /// What of that flows, and what it takes: of videos only.
-    pub supply: Supply,
-    /// What of it is wanted, if it is a video of this shard.
-    pub wanted: Wanted,
     /// Whether redundant audio is made of it for anybody, or was.
     pub makes_red: bool,
     /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
     /// loses much.
     pub red_deeper_until: Option<Instant>,
+    /// What of that flows, and what it takes: of videos only.
+    pub supply: Supply,
+    /// What of it is wanted, if it is a video of this shard.
+    pub wanted: Wanted,
     /// When it is next looked whether its encodings still flow; `None` while none does, or there is only one.
     pub flow_check_at: Option<Instant>,
     /// When the first of them flowed again, after all were silent.
@@ -65,11 +67,12 @@ impl Track {
             sinks: Vec::new(),
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
+            is_simulcast: config.encodings.len() > 1,
             encodings: config.encodings.iter().map(encoding).collect(),
-            supply: Supply::default(),
-            wanted: Wanted::default(),
             makes_red: false,
             red_deeper_until: None,
+            supply: Supply::default(),
+            wanted: Wanted::default(),
             flow_check_at: None,
             flows_since: None,
             subscriptions: Vec::new(),
@@ -133,6 +136,7 @@ impl Track {
                 }
             }
         }
+        self.is_simulcast |= config.encodings.len() > 1;
         self.config = config;
         changed
     }

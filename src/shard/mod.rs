@@ -372,14 +372,11 @@ impl Shard {
         Some((peer, Event::Speakers(peer, speakers)))
     }
 
-    /// What a peer's network carries towards it, as is known from elsewhere; `None`: nothing is known.
-    pub fn on_estimate(&mut self, now: Instant, key: PeerKey, estimate: Option<Bitrate>) {
-        if let Some(Member { route }) = self.peers.get(&key)
-            && let Some(room) = self.rooms.get_mut(route.room)
-        {
-            room.on_estimate(now, route.peer, estimate, &mut self.output);
-        }
-        self.reschedule();
+    /// What may be sent to a peer in all. `None`: nothing is known, and nothing is limited.
+    #[must_use]
+    pub fn estimate(&self, key: PeerKey) -> Option<Bitrate> {
+        let Member { route } = self.peers.get(&key)?;
+        self.rooms.get(route.room)?.estimate(route.peer)
     }
 
     /// Whether the thread has all it can do: then subscribers get no better layers than they have.

@@ -4,6 +4,7 @@
 //! small error, never panics, and allocates in proportion to its input at most.
 
 pub mod audio_level;
+pub mod bandwidth;
 pub mod codec;
 pub mod extension;
 pub mod ntp;

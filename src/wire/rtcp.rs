@@ -23,6 +23,7 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
 use rtc_shared::marshal::{Marshal, MarshalSize, Unmarshal};
 
 use crate::base::ids::{RtpTime, SeqNo16, Ssrc};
+use crate::wire::bandwidth::{FORMAT_APPLICATION, FORMAT_TRANSPORT_CC, Remb, TransportFeedback};
 pub use crate::wire::ntp::NtpTime;
 use crate::wire::xr::{self, ReferenceReply};
 
@@ -70,6 +71,10 @@ pub enum RtcpPacket {
         /// Each stream a keyframe is wanted of with the command's number, at most [`FIR_MAX`].
         entries: Vec<(Ssrc, u8)>,
     },
+    /// When packets arrived, by their transport-wide numbers (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    TransportFeedback(TransportFeedback),
+    /// The receiver's own estimate (draft-alvestrand-rmcat-remb-03).
+    Remb(Remb),
     /// The clock of somebody who wants to know the round trip (RFC 3611 §4.4).
     ReferenceTime {
         /// Who asks.
@@ -346,6 +351,13 @@ fn parse_feedback(message: &[u8]) -> Option<RtcpPacket> {
                     .map(|entry| (Ssrc(entry.ssrc), entry.sequence_number))
                     .collect(),
             }
+        }
+        (PacketType::TransportSpecificFeedback, FORMAT_TRANSPORT_CC) => {
+            RtcpPacket::TransportFeedback(TransportFeedback::parse(message)?)
+        }
+        // Other applications' messages have the same format number.
+        (PacketType::PayloadSpecificFeedback, FORMAT_APPLICATION) => {
+            Remb::parse(message).map_or(RtcpPacket::Other, RtcpPacket::Remb)
         }
         _ => RtcpPacket::Other,
     })

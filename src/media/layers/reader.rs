@@ -3,7 +3,7 @@
 use crate::base::ids::{RtpTime, SeqNo};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::numbering::{Extender, LastNumbers};
-use crate::media::layers::structures::Structure;
+use crate::media::layers::structures::{Limit, Structure};
 use crate::wire::codec::Codec;
 use crate::wire::payload::av1::Av1Aggregation;
 use crate::wire::payload::dependency::{
@@ -33,6 +33,7 @@ pub struct LayerReader {
     has_parameters: bool,
     /// How many frames of each layer began.
     begun: [[u32; LAYERS_MAX]; LAYERS_MAX],
+    top: Limit,
     sizes: [Option<(u16, u16)>; LAYERS_MAX],
 }
 
@@ -89,6 +90,10 @@ impl LayerReader {
             structures: [None, None],
             has_parameters: false,
             begun: [[0; LAYERS_MAX]; LAYERS_MAX],
+            top: Limit {
+                spatial: 0,
+                temporal: 0,
+            },
             sizes: [None; LAYERS_MAX],
         }
     }
@@ -134,6 +139,9 @@ impl LayerReader {
 
     /// The source starts anew with the packet `seq`: its numbers have nothing to do with those before.
     pub fn restart(&mut self, seq: SeqNo) {
+        if self.highest_seq.is_none() {
+            return;
+        }
         self.former = self.at;
         let run = self.at.run;
         let next = (run & !(RUNS_MAX - 1)) | (run.wrapping_add(1) & (RUNS_MAX - 1));
@@ -165,6 +173,18 @@ impl LayerReader {
             .iter()
             .flatten()
             .find(|structure| structure.from <= number)
+    }
+
+    /// The highest layers of the present run so far, each for itself.
+    #[must_use]
+    pub fn top(&self) -> Limit {
+        self.top
+    }
+
+    /// Whether only the first packet of the present run has come, and it is not the first run.
+    #[must_use]
+    pub fn is_new_run(&self) -> bool {
+        self.highest_seq == Some(self.first_seq) && self.former.run != self.at.run
     }
 
     /// How many frames of each spatial and temporal layer have begun, since the encoding is known: their
@@ -320,6 +340,10 @@ impl LayerReader {
             Layering::Vp9 { .. } => self.frames.note(info.frame / VP9_SPATIAL_MAX),
             Layering::Single | Layering::Described { .. } | Layering::Unknown => {}
         }
+        self.top = Limit {
+            spatial: self.top.spatial.max(info.spatial),
+            temporal: self.top.temporal.max(info.temporal),
+        };
         let spatial = usize::from(info.spatial).min(LAYERS_MAX - 1);
         let temporal = usize::from(info.temporal).min(LAYERS_MAX - 1);
         if info.starts_frame {

@@ -29,6 +29,12 @@ impl Limit {
         }
     }
 
+    /// Whether nothing lies above, of layers up to `top`.
+    #[must_use]
+    pub fn covers(self, top: Self) -> bool {
+        self.takes(top.spatial, top.temporal)
+    }
+
     /// Whether a layer lies inside.
     #[must_use]
     pub fn takes(self, spatial: u8, temporal: u8) -> bool {

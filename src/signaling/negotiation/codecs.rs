@@ -14,7 +14,7 @@ pub const CODECS_MAX: usize = 32;
 
 /// Whether feedback on each packet is negotiated (draft-holmer-rmcat-transport-wide-cc-extensions-01). Only while the
 /// media plane gives it: Chromium takes its absence for a path that carries nothing, and falls to 90 kbit/s.
-pub const TRANSPORT_WIDE: bool = false;
+pub const TRANSPORT_WIDE: bool = true;
 
 /// The codecs of a client's section that the server forwards, in the client's order, each once.
 /// RED stays only beside the Opus it holds.

@@ -1,0 +1,403 @@
+//! What may be sent to one peer: its feedback put together into one estimate.
+//!
+//! Knows numbers and times, no packet: its caller writes the numbers it gives into packets, and sends padding
+//! when it asks for that.
+
+use std::time::{Duration, Instant};
+
+use crate::base::ids::{Bitrate, SeqNo16};
+use crate::media::congestion::history::{Fate, SentHistory, SentPacket};
+use crate::media::congestion::loss::LossControl;
+use crate::media::congestion::probe::{
+    CEILING, CEILING_MIN, ProbeResult, Prober, RATE_MAX, Situation,
+};
+use crate::media::congestion::queueing::Queueing;
+use crate::media::congestion::rate::{DelayControl, Observation, START};
+use crate::media::congestion::throughput::Throughput;
+use crate::media::congestion::trend::{TrendDetector, Usage};
+use crate::wire::bandwidth::{TICK_US, TICKS_PER_REFERENCE, TransportFeedback};
+
+/// The sending half of congestion control for one peer.
+#[derive(Debug, Default)]
+pub struct SendSide {
+    /// The instant that all times below count from in microseconds: that of the first packet or input.
+    epoch: Option<Instant>,
+    /// The last instant that was asked for, and what it is in microseconds.
+    latest: Option<(Instant, i64)>,
+    history: SentHistory,
+    trend: TrendDetector,
+    queueing: Queueing,
+    throughput: Throughput,
+    delay: DelayControl,
+    loss: LossControl,
+    prober: Prober,
+    sending: SendingRate,
+    receiver: ReceiverClock,
+    demand: Option<f64>,
+    rtt_us: Option<i64>,
+    /// When the first packet that no feedback has answered was sent.
+    unanswered_us: Option<i64>,
+    feedback_us: Option<i64>,
+    /// When it is next looked at whether the peer has fallen silent.
+    check_us: Option<i64>,
+    /// The deadline may have come nearer by what was sent.
+    wakes: bool,
+    remb: Option<Bitrate>,
+    /// The estimate that its user last asked for.
+    told: Option<Bitrate>,
+}
+
+impl SendSide {
+    /// The transport-wide number that the next packet carries.
+    #[inline]
+    #[must_use]
+    pub fn next_number(&self) -> SeqNo16 {
+        SeqNo16(self.history.next() as u16)
+    }
+
+    /// A datagram goes out now, with the number that [`SendSide::next_number`] gave: `bytes` on the path, all
+    /// headers included.
+    #[inline]
+    pub fn on_sent(&mut self, now: Instant, bytes: usize) {
+        let at_us = self.micros(now);
+        if self.unanswered_us.is_none() {
+            self.on_first_sent(at_us);
+        }
+        let bytes = bytes as u16;
+        self.sending.bytes += u64::from(bytes);
+        let cluster = self.prober.on_sent(at_us, bytes);
+        self.history.push(SentPacket {
+            at_us,
+            bytes,
+            cluster,
+            fate: Fate::Unknown,
+        });
+    }
+
+    /// Takes feedback on what was sent.
+    pub fn on_feedback(&mut self, now: Instant, feedback: &TransportFeedback) {
+        let now_us = self.micros(now);
+        let Some(base) = self.history.extend(feedback.base) else {
+            return;
+        };
+        let reference_us = self.receiver.on_reference(feedback.reference);
+        let mut latest_sent_us = None;
+        let mut probed = None;
+        for (seq, arrival) in (base..).zip(&feedback.arrivals) {
+            let Some(packet) = self.history.get_mut(seq) else {
+                continue;
+            };
+            let former = packet.fate;
+            let Some(ticks) = arrival else {
+                if former == Fate::Unknown {
+                    packet.fate = Fate::Missing;
+                    self.loss.on_packet(false, false);
+                }
+                continue;
+            };
+            if former == Fate::Arrived {
+                continue;
+            }
+            packet.fate = Fate::Arrived;
+            let packet = *packet;
+            let arrived_us = reference_us + i64::from(*ticks) * TICK_US;
+            latest_sent_us = latest_sent_us.max(Some(packet.at_us));
+            self.loss.on_packet(true, former == Fate::Missing);
+            self.trend.on_packet(packet.at_us, arrived_us);
+            self.queueing.on_packet(packet.at_us, arrived_us);
+            self.throughput.on_arrival(arrived_us, packet.bytes);
+            if let Some(id) = packet.cluster {
+                let result = self
+                    .prober
+                    .on_arrival(id, packet.at_us, arrived_us, packet.bytes);
+                probed = result.or(probed);
+            }
+        }
+        let Some(sent_us) = latest_sent_us else {
+            return;
+        };
+        self.queueing.on_batch_end();
+        let rtt_us = (now_us - sent_us).max(1);
+        let smoothed = self.rtt_us.map(|rtt| rtt + (rtt_us - rtt) / 8);
+        self.rtt_us = Some(smoothed.unwrap_or(rtt_us));
+        self.feedback_us = Some(now_us);
+        self.unanswered_us = None;
+        self.update(now_us, probed);
+    }
+
+    /// Takes a receiver's own estimate. It counts as long as there is no feedback on packets.
+    pub fn on_remb(&mut self, bitrate: Bitrate) {
+        self.remb = Some(bitrate);
+    }
+
+    /// What may be sent in all, once a queue that drains at present is gone. `None`: nothing is known, and nothing is
+    /// limited.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Bitrate> {
+        self.known(self.limited(self.delay.lasting_rate()))
+    }
+
+    /// What may be sent in all at this moment.
+    #[must_use]
+    pub fn present_rate(&self) -> Option<Bitrate> {
+        self.known(self.rate())
+    }
+
+    /// `rate` if feedback tells, what else is known if not.
+    fn known(&self, rate: f64) -> Option<Bitrate> {
+        let latest_us = self.latest.map_or(0, |(_, us)| us);
+        let is_young = self
+            .unanswered_us
+            .is_some_and(|since| latest_us - since < GRACE_US);
+        if self.feedback_us.is_some() || (self.remb.is_none() && is_young) {
+            return Some(Bitrate(rate as u64));
+        }
+        self.remb
+    }
+
+    /// The estimate, if it differs from the one last returned here by so much that something may follow from
+    /// that.
+    pub fn take_change(&mut self) -> Option<Option<Bitrate>> {
+        let estimate = self.estimate();
+        let is_same = match (self.told, estimate) {
+            (None, None) => true,
+            (Some(told), Some(now)) => told.0.abs_diff(now.0) as f64 <= told.0 as f64 * CHANGE_MIN,
+            _ => false,
+        };
+        if is_same {
+            return None;
+        }
+        self.told = estimate;
+        Some(estimate)
+    }
+
+    /// What would be sent if nothing limited it: more is not probed for.
+    pub fn set_demand(&mut self, demand: Bitrate) {
+        self.demand = Some(demand.0 as f64);
+    }
+
+    /// From the sending of a packet to the feedback on it, smoothed.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        let rtt_us = self.rtt_us?;
+        Some(Duration::from_micros(rtt_us.unsigned_abs()))
+    }
+
+    /// The share of packets lost lately, 0 to 1.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.loss.share()
+    }
+
+    /// How long packets wait on the path, as far as that is known.
+    #[must_use]
+    pub fn queue_delay(&self) -> Option<Duration> {
+        let us = self.queueing.standing_us()?;
+        Some(Duration::from_micros(us.unsigned_abs()))
+    }
+
+    /// Whether far less is sent than could be.
+    #[must_use]
+    pub fn is_app_limited(&self) -> bool {
+        self.sending.rate < APP_LIMITED * self.rate()
+    }
+
+    /// Whether the deadline may have come nearer by what was sent since this was last asked.
+    #[inline]
+    pub fn take_wake(&mut self) -> bool {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// The time as the `abs-send-time` header extension has it: seconds in 6.18 fixed point.
+    #[must_use]
+    pub fn send_time(&mut self, now: Instant) -> [u8; 3] {
+        let us = self.micros(now).unsigned_abs();
+        let [.., a, b, c] = ((us << 18) / 1_000_000).to_be_bytes();
+        [a, b, c]
+    }
+
+    /// How many bytes of padding are to go out now, to probe the path; 0 for none.
+    pub fn padding_due(&mut self, now: Instant) -> usize {
+        let now_us = self.micros(now);
+        self.prober.bytes_due(now_us)
+    }
+
+    /// When padding may be due, or the silence of the peer tells something.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let (_, latest_us) = self.latest?;
+        let probe = self.prober.poll_timeout(latest_us);
+        let at_us = match (probe, self.check_us) {
+            (Some(a), Some(b)) => a.min(b),
+            (one, None) | (None, one) => one?,
+        };
+        let since = Duration::from_micros(at_us.max(0).unsigned_abs());
+        self.epoch.map(|epoch| epoch + since)
+    }
+
+    /// Does what is due, but for padding.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now_us = self.micros(now);
+        if self.check_us.is_none_or(|at| now_us < at) {
+            return;
+        }
+        let unanswered = self
+            .unanswered_us
+            .is_some_and(|since| now_us - since >= SILENCE_US);
+        let answered_us = self.feedback_us.filter(|_| unanswered);
+        match answered_us {
+            Some(_) => {
+                self.delay.on_silence(now_us);
+                self.check_us = Some(now_us + SILENCE_US / 2);
+            }
+            // As long as nothing is sent there is nothing to wait for.
+            None => {
+                let silent_us = self.unanswered_us.map(|since| since + SILENCE_US);
+                self.check_us = silent_us.map(|at| at.max(now_us + SILENCE_US / 4));
+            }
+        }
+    }
+
+    fn update(&mut self, now_us: i64, probed: Option<ProbeResult>) {
+        let is_app_limited = self.sending.update(now_us, self.rate() * APP_LIMITED);
+        let queue_us = self.queueing.standing_us().unwrap_or(0);
+        let usage = self.trend.usage();
+        self.delay.on_feedback(&Observation {
+            now_us,
+            usage,
+            queue_us,
+            arriving: self.throughput.rate(),
+            arriving_smooth: self.throughput.smooth_rate(),
+            arriving_latest: self.throughput.latest_rate(),
+            rtt_us: self.rtt_us.unwrap_or(0),
+            is_app_limited,
+        });
+        if self.delay.take_rebase() {
+            self.queueing.rebase();
+        }
+        let is_congested =
+            self.delay.is_draining() || usage == Usage::Over || queue_us >= PROBE_QUEUE_US_MAX;
+        if let Some(result) = probed
+            && usage != Usage::Over
+        {
+            self.delay.on_probe(result);
+            self.loss.on_probe(result.rate);
+        }
+        let ceiling = self
+            .demand
+            .map_or(RATE_MAX, |demand| (demand * CEILING).max(CEILING_MIN));
+        self.delay.limit(ceiling);
+        if self.delay.is_draining() {
+            // What the full queue has dropped was sent before, and has been answered.
+            self.loss.restart(now_us);
+        } else {
+            self.loss
+                .on_feedback(now_us, self.rate(), self.rtt_us.unwrap_or(0));
+        }
+        let decreased_us = self.delay.decreased_us();
+        let former = decreased_us.map(|at| (self.delay.former_rate(), at));
+        let since_us = decreased_us.map(|at| now_us - at);
+        self.prober.on_feedback(&Situation {
+            now_us,
+            estimate: self.rate(),
+            demand: self.demand,
+            is_congested,
+            former,
+            outgrown: self.delay.take_outgrown(),
+            is_app_limited,
+            is_careful: since_us.is_some_and(|since| since < CAREFUL_US),
+        });
+    }
+
+    /// The first packet since the last feedback, or of all.
+    #[cold]
+    fn on_first_sent(&mut self, now_us: i64) {
+        self.unanswered_us = Some(now_us);
+        if self.check_us.is_none() {
+            self.check_us = Some(now_us + SILENCE_US);
+            self.wakes = true;
+        }
+        if self.history.next() == 0 {
+            self.prober.start(now_us, START, self.demand);
+            self.wakes = true;
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.limited(self.delay.rate())
+    }
+
+    fn limited(&self, rate: f64) -> f64 {
+        self.loss.limit().map_or(rate, |limit| limit.min(rate))
+    }
+
+    #[inline]
+    fn micros(&mut self, now: Instant) -> i64 {
+        if let Some((latest, us)) = self.latest
+            && latest == now
+        {
+            return us;
+        }
+        let epoch = *self.epoch.get_or_insert(now);
+        let us = now.saturating_duration_since(epoch).as_micros() as i64;
+        self.latest = Some((now, us));
+        us
+    }
+}
+
+/// How much is sent.
+#[derive(Debug, Default)]
+struct SendingRate {
+    /// Since the last update.
+    bytes: u64,
+    updated_us: i64,
+    /// Smoothed, in bits per second.
+    rate: f64,
+}
+
+impl SendingRate {
+    /// Brings the rate up to date, and says whether it is below `threshold`.
+    fn update(&mut self, now_us: i64, threshold: f64) -> bool {
+        let elapsed_us = now_us - self.updated_us;
+        if elapsed_us >= SENDING_US_MIN {
+            let rate = self.bytes as f64 * 8e6 / elapsed_us as f64;
+            let weight = (elapsed_us as f64 / SENDING_US).min(1.0);
+            self.rate += weight * (rate - self.rate);
+            (self.bytes, self.updated_us) = (0, now_us);
+        }
+        self.rate < threshold
+    }
+}
+
+/// The receiver's clock, from the 24 bits of its references (draft-holmer §3.1): unwrapped.
+#[derive(Debug, Default)]
+struct ReceiverClock {
+    last: Option<(i32, i64)>,
+}
+
+impl ReceiverClock {
+    fn on_reference(&mut self, reference: i32) -> i64 {
+        let units = match self.last {
+            // The shortest way around the circle of 2^24.
+            Some((last, units)) => units + i64::from((reference.wrapping_sub(last) << 8) >> 8),
+            None => i64::from(reference),
+        };
+        self.last = Some((reference, units));
+        units * TICKS_PER_REFERENCE * TICK_US
+    }
+}
+
+/// A peer that answers nothing for so long after its first packet sends no feedback.
+const GRACE_US: i64 = 3_000_000;
+/// No feedback for so long while something was sent: less is sent. libwebrtc's receivers send some at least
+/// every 250 ms.
+const SILENCE_US: i64 = 1_000_000;
+/// libwebrtc's AlrDetector: below this share of the estimate, what is sent says nothing of the path.
+const APP_LIMITED: f64 = 0.65;
+const PROBE_QUEUE_US_MAX: i64 = 15_000;
+/// Smaller changes of the estimate than this are not told.
+const CHANGE_MIN: f64 = 0.04;
+/// So long after an overuse probes are small steps.
+const CAREFUL_US: i64 = 15_000_000;
+const SENDING_US: f64 = 500_000.0;
+const SENDING_US_MIN: i64 = 50_000;

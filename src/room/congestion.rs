@@ -1,0 +1,213 @@
+//! Congestion control of a room's peers, both ways: what a publisher sends is reported to it; what a subscriber is sent
+//! is numbered, paced and probed as its feedback allows. The machines themselves are `media::congestion`.
+//!
+//! A subscriber's pictures wait as numbers only: the packets are in the caches of their tracks, and become datagrams
+//! when their turn comes.
+
+use std::time::Instant;
+
+use crate::base::ids::{Bitrate, Ssrc};
+use crate::media::congestion::pacer::STEP;
+use crate::room::output::Output;
+use crate::room::peer::Peer;
+use crate::room::sending::{Congestion, PATH_OVERHEAD, Waiting, Way};
+use crate::room::slots::PeerSlot;
+use crate::room::state::Room;
+use crate::wire::bandwidth::{Remb, TransportFeedback};
+
+impl Room {
+    /// What may be sent to a peer in all. `None`: nothing is known, and nothing is limited.
+    #[must_use]
+    pub fn estimate(&self, slot: PeerSlot) -> Option<Bitrate> {
+        self.peers.get(slot)?.congestion.sender.estimate()
+    }
+
+    /// A peer tells when packets arrived.
+    pub(in crate::room) fn on_transport_feedback(
+        &mut self,
+        now: Instant,
+        from: PeerSlot,
+        feedback: &TransportFeedback,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(from) else {
+            return;
+        };
+        output.counters.transport_feedback_received += 1;
+        peer.congestion.sender.on_feedback(now, feedback);
+        peer.congestion.refresh();
+        output.rescheduled.push(peer.key);
+        self.follow_estimate(now, from, output);
+    }
+
+    /// A peer tells what it thinks it can take.
+    pub(in crate::room) fn on_remb(
+        &mut self,
+        now: Instant,
+        from: PeerSlot,
+        remb: &Remb,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(from) else {
+            return;
+        };
+        output.counters.remb_received += 1;
+        peer.congestion.sender.on_remb(remb.bitrate);
+        peer.congestion.refresh();
+        self.follow_estimate(now, from, output);
+    }
+
+    /// What a peer is sent is divided anew, if the estimate has moved.
+    fn follow_estimate(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let moved = self
+            .peers
+            .get_mut(slot)
+            .and_then(|peer| peer.congestion.sender.take_change());
+        if moved.is_some() {
+            self.allocate_soon(now, slot, output);
+        }
+    }
+
+    /// Does what is due for a peer: packets that wait, padding, feedback.
+    pub(in crate::room) fn handle_congestion_timeout(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.congestion.sender.handle_timeout(now);
+        peer.congestion.refresh();
+        send_due_feedback(now, peer, output);
+        self.drain_waiting(now, slot, output);
+        self.send_due_padding(now, slot, output);
+        self.follow_estimate(now, slot, output);
+    }
+
+    /// Sends what waits, as far as it may go now.
+    fn drain_waiting(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let Room {
+            peers,
+            tracks,
+            subscriptions,
+            ..
+        } = self;
+        let Some(peer) = peers.get_mut(slot) else {
+            return;
+        };
+        let Peer {
+            congestion,
+            transport,
+            ..
+        } = peer;
+        if congestion.drain_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let Congestion {
+            sender,
+            budget,
+            waiting,
+            ..
+        } = congestion;
+        output.counters.paced_dropped += waiting.expire(now) as u64;
+        budget.set_backlog(waiting.bytes());
+        budget.fill(now);
+        let path = transport.rtp_path();
+        while let Some(Waiting { subscription, seq }) = waiting.pop_within(budget) {
+            let recalled = subscriptions
+                .get_mut(subscription)
+                .and_then(|subscription| {
+                    let slot = subscription.track?;
+                    let track = tracks.get(slot)?;
+                    let (asked, packet) = subscription.recall(slot, track, seq)?;
+                    Some((subscription, track, asked, packet))
+                });
+            let (Some((subscription, track, asked, packet)), Some(path)) = (recalled, path) else {
+                output.counters.paced_dropped += 1;
+                continue;
+            };
+            // What came before a switch has been replaced by its keyframe: it would only delay that.
+            let is_current = subscription.rewriter.encoding() == Some(packet.encoding.index);
+            let shape = is_current.then(|| subscription.shape_again(track, &packet));
+            // Meanwhile it may have been asked for, and gone out.
+            let shape = shape.flatten();
+            let Some(shape) = shape.filter(|shape| subscription.may_repeat(asked.out, shape))
+            else {
+                output.counters.paced_dropped += 1;
+                continue;
+            };
+            let mut way = Way::new(now, path, sender);
+            let numbering = (asked.out, asked.timestamp(packet.timestamp));
+            subscription.send(&packet, &shape, numbering, &mut way, &mut output.outbox);
+        }
+        budget.set_backlog(waiting.bytes());
+        let wait = budget.wait().max(STEP);
+        congestion.drain_at = (!congestion.waiting.is_empty()).then(|| now + wait);
+    }
+
+    /// Sends the padding of a probe: on a retransmission stream, where it disturbs no numbers.
+    fn send_due_padding(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let due = peer.congestion.sender.padding_due(now);
+        if due == 0 {
+            return;
+        }
+        let Some(path) = peer.transport.rtp_path() else {
+            return;
+        };
+        let carrier = peer.subscriptions.iter().find(|(_, slot)| {
+            let subscription = self.subscriptions.get(*slot);
+            subscription.is_some_and(|subscription| subscription.takes_padding())
+        });
+        let Some(subscription) = carrier.and_then(|(_, slot)| self.subscriptions.get_mut(*slot))
+        else {
+            return;
+        };
+        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let mut sent = 0;
+        for _ in 0..PADDING_PACKETS_MAX {
+            if sent >= due {
+                break;
+            }
+            let bytes = subscription.send_padding(&mut way, &mut output.outbox);
+            if bytes == 0 {
+                break;
+            }
+            sent += bytes + PATH_OVERHEAD;
+            output.counters.padding_packets_sent += 1;
+        }
+    }
+}
+
+/// Tells a publisher when its packets arrived, if that is due.
+fn send_due_feedback(now: Instant, peer: &mut Peer, output: &mut Output) {
+    let sender: Ssrc = peer.rtcp_ssrc;
+    for _ in 0..FEEDBACK_MESSAGES_MAX {
+        if peer
+            .congestion
+            .arrivals
+            .poll_timeout()
+            .is_none_or(|at| now < at)
+        {
+            return;
+        }
+        let mut compound = peer.start_compound();
+        if peer
+            .congestion
+            .arrivals
+            .write_due(now, sender, &mut compound)
+        {
+            let sent = peer.transport.seal_rtcp(&compound, &mut output.outbox);
+            output.counters.transport_feedback_sent += u64::from(sent);
+        }
+    }
+}
+
+/// The most padding packets of one turn: 4 ms of 20 Mbit/s.
+const PADDING_PACKETS_MAX: usize = 40;
+/// Feedback is cut where packets came more than eight seconds apart.
+const FEEDBACK_MESSAGES_MAX: usize = 4;

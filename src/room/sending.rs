@@ -1,0 +1,244 @@
+//! What one peer's congestion control is made of: what may be sent to it and what waits for that, what packets tell of
+//! their sending, and what of its own packets has arrived. `congestion` does with it what inputs and deadlines ask for.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::base::ids::{MediaKind, SeqNo16};
+use crate::base::time::earliest;
+use crate::control::SubscriptionConfig;
+use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
+use crate::media::congestion::recorder::ArrivalRecorder;
+use crate::media::congestion::send_side::SendSide;
+use crate::room::incoming::Incoming;
+use crate::room::slots::SubscriptionSlot;
+use crate::transport::RtpSealer;
+use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
+use crate::wire::rtp::RtpHeader;
+
+/// Congestion control of one peer.
+#[derive(Debug, Default)]
+pub struct Congestion {
+    /// What may be sent to it.
+    pub sender: SendSide,
+    /// How much may go out at once.
+    pub budget: Budget,
+    /// What of that may be sent again.
+    pub repairs: Budget,
+    /// Pictures that are to go out when that allows.
+    pub waiting: PacingQueue<Waiting>,
+    /// When that is.
+    pub drain_at: Option<Instant>,
+    /// Something is due earlier than before.
+    wakes: bool,
+    /// What arrives from it.
+    pub arrivals: ArrivalRecorder,
+    /// Under which id its packets have transport-wide numbers.
+    number_id: Option<ExtensionId>,
+}
+
+/// A packet that waits to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Whose it is.
+    pub subscription: SubscriptionSlot,
+    /// Its number there.
+    pub seq: SeqNo16,
+}
+
+/// Which header extensions the packets of a subscription tell their sending with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stamping {
+    number: Option<ExtensionId>,
+    time: Option<ExtensionId>,
+}
+
+impl Stamping {
+    /// What was negotiated, as far as it can be used: without a retransmission stream, a packet that is asked for
+    /// again is sent again as the identical datagram, so that it can tell nothing of when it is sent.
+    pub fn new(config: &SubscriptionConfig) -> Self {
+        let is_repeated = config.rtx_ssrc.is_none() && config.codecs.iter().any(|c| c.nack);
+        if is_repeated {
+            return Self::default();
+        }
+        let extensions = &config.extensions;
+        let has_feedback = config.codecs.iter().any(|codec| codec.transport_cc);
+        let number = extensions.id(Extension::TransportSequenceNumber);
+        let number = number.filter(|_| has_feedback);
+        let time = extensions.id(Extension::AbsSendTime);
+        Self {
+            // Who gets numbers has no use for times.
+            time: time.filter(|_| number.is_none()),
+            number,
+        }
+    }
+
+    /// Whether packets tell nothing.
+    pub fn is_none(&self) -> bool {
+        self.number.is_none() && self.time.is_none()
+    }
+
+    /// Whether packets have transport-wide numbers.
+    pub fn is_numbered(&self) -> bool {
+        self.number.is_some()
+    }
+}
+
+/// The way to a subscriber for packets of one moment, and what keeps account of them.
+pub struct Way<'a> {
+    /// Where it is.
+    pub to: SocketAddr,
+    /// What protects the packets.
+    pub sealer: &'a RtpSealer,
+    now: Instant,
+    sender: &'a mut SendSide,
+}
+
+/// What one packet tells of its sending.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    number: Option<(ExtensionId, [u8; 2])>,
+    time: Option<(ExtensionId, [u8; 3])>,
+}
+
+impl<'a> Way<'a> {
+    /// The way of packets that go out now.
+    #[inline]
+    pub fn new(
+        now: Instant,
+        (to, sealer): (SocketAddr, &'a RtpSealer),
+        sender: &'a mut SendSide,
+    ) -> Self {
+        Self {
+            to,
+            sealer,
+            now,
+            sender,
+        }
+    }
+
+    /// What the next packet tells.
+    #[inline]
+    pub fn stamp(&mut self, stamping: &Stamping) -> Stamp {
+        let number = stamping.number;
+        Stamp {
+            number: number.map(|id| (id, self.sender.next_number().0.to_be_bytes())),
+            time: stamping
+                .time
+                .map(|id| (id, self.sender.send_time(self.now))),
+        }
+    }
+
+    /// It goes out, as a datagram of `bytes`.
+    #[inline]
+    pub fn on_sent(&mut self, stamp: &Stamp, bytes: usize) {
+        if stamp.number.is_some() {
+            self.sender.on_sent(self.now, bytes + PATH_OVERHEAD);
+        }
+    }
+}
+
+impl Stamp {
+    /// The header extensions.
+    #[inline]
+    pub fn extensions(&self) -> impl Iterator<Item = (ExtensionId, &[u8])> {
+        let number = self.number.iter().map(|(id, value)| (*id, &value[..]));
+        let time = self.time.iter().map(|(id, value)| (*id, &value[..]));
+        number.chain(time)
+    }
+}
+
+impl Congestion {
+    /// Packets of one moment will be sent.
+    #[inline]
+    pub fn begin(&mut self, now: Instant) {
+        self.budget.fill(now);
+    }
+
+    /// Whether a packet may go out at once. Sound always does.
+    #[inline]
+    pub fn admits(&mut self, packet: &Incoming) -> bool {
+        if self.budget.is_unlimited() && self.waiting.is_empty() {
+            return true;
+        }
+        let bytes = packet.packet().len() + PATH_OVERHEAD;
+        if packet.kind == MediaKind::Audio {
+            self.budget.charge(bytes);
+            return true;
+        }
+        self.waiting.is_empty() && self.budget.take(bytes)
+    }
+
+    /// Whether a datagram of `bytes` may be sent again now.
+    pub fn admits_repair(&mut self, now: Instant, bytes: usize) -> bool {
+        self.repairs.fill(now);
+        let admitted = self.repairs.take(bytes + PATH_OVERHEAD);
+        if admitted {
+            self.budget.fill(now);
+            self.budget.charge(bytes + PATH_OVERHEAD);
+        }
+        admitted
+    }
+
+    /// A packet that was not admitted waits, under the number it has got. Returns how many had to go for it.
+    #[cold]
+    pub fn delay(
+        &mut self,
+        now: Instant,
+        packet: &Incoming,
+        subscription: SubscriptionSlot,
+        seq: SeqNo16,
+    ) -> usize {
+        if self.drain_at.is_none() {
+            self.drain_at = Some(now + self.budget.wait().max(STEP));
+            self.wakes = true;
+        }
+        let bytes = packet.packet().len() + PATH_OVERHEAD;
+        self.waiting.push(now, bytes, Waiting { subscription, seq })
+    }
+
+    /// Whether the peer's deadline may have come nearer since this was last asked.
+    #[inline]
+    pub fn take_wake(&mut self) -> bool {
+        std::mem::take(&mut self.wakes) | self.sender.take_wake()
+    }
+
+    /// What the peer publishes has changed: under which id its packets have transport-wide numbers.
+    pub fn set_publishing<'a>(&mut self, extensions: impl Iterator<Item = &'a ExtensionMap>) {
+        let mut ids = extensions.filter_map(|map| map.id(Extension::TransportSequenceNumber));
+        self.number_id = ids.next();
+    }
+
+    /// A packet of the peer arrived. True if the peer's deadline has come nearer by that.
+    #[inline]
+    pub fn on_arrival(&mut self, now: Instant, header: &RtpHeader, packet: &[u8]) -> bool {
+        let Some(id) = self.number_id else {
+            return false;
+        };
+        let Some((_, &[high, low])) = header.extensions(packet).find(|(other, _)| *other == id)
+        else {
+            return false;
+        };
+        let was_due = self.arrivals.poll_timeout().is_some();
+        let seq = SeqNo16(u16::from_be_bytes([high, low]));
+        self.arrivals.on_packet(now, seq, header.ssrc);
+        !was_due
+    }
+
+    /// When something is next due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let sending = earliest(self.sender.poll_timeout(), self.drain_at);
+        earliest(sending, self.arrivals.poll_timeout())
+    }
+
+    /// The estimate may have changed.
+    pub fn refresh(&mut self) {
+        let rate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
+        let is_loose = self.sender.is_app_limited();
+        self.budget.set_rate(rate, is_loose);
+        self.repairs.set_repair_rate(rate);
+    }
+}
+
+/// What IPv4 and UDP add to a datagram: it passes the bottleneck, too.
+pub const PATH_OVERHEAD: usize = 28;

@@ -1,0 +1,527 @@
+//! The impairment lab: the real shard with publishers and receivers as browsers are, over bad networks, in virtual
+//! time. Each scenario asserts what is promised of it, and leaves a graph and its numbers in `target/lab/`.
+//!
+//! The network is the model of `shardcast impair`; everything is seeded, so that a run repeats exactly.
+
+mod graph;
+mod publisher;
+mod subscriber;
+#[path = "../support/shard_world.rs"]
+mod support;
+mod twcc;
+mod world;
+
+use std::time::Duration;
+
+use shardcast::load::link::{Conditions, Jitter, QueueLimit, Reordering};
+
+use crate::graph::{Check, Track};
+use crate::publisher::{EncodingSpec, SIMULCAST};
+use crate::subscriber::PLAYOUT_LATEST;
+use crate::world::{Lab, LinkId, Sample};
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn s(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// A way that takes so long; its line takes so much, and queues what a home router does.
+fn path(delay_ms: u64, rate_bps: Option<u64>) -> Conditions {
+    Conditions {
+        delay: ms(delay_ms),
+        rate_bps,
+        queue: QueueLimit::Time(ms(300)),
+        ..Conditions::default()
+    }
+}
+
+/// A publisher near the server and a subscriber behind `down`.
+struct Pair {
+    lab: Lab,
+    publisher_up: LinkId,
+    down: LinkId,
+    publisher: usize,
+    subscriber: usize,
+}
+
+impl Pair {
+    fn new(seed: u64, encodings: &[EncodingSpec], up: Conditions, down: Conditions) -> Self {
+        Self::far(seed, encodings, path(5, None), up, down)
+    }
+
+    /// With a publisher behind `publish_up`.
+    fn far(
+        seed: u64,
+        encodings: &[EncodingSpec],
+        publish_up: Conditions,
+        up: Conditions,
+        down: Conditions,
+    ) -> Self {
+        let mut lab = Lab::new(seed);
+        let publisher_down = lab.link(path(publish_up.delay.as_millis() as u64, None));
+        let publisher_up = lab.link(publish_up);
+        let publisher = lab.party(publisher_up, publisher_down);
+        let rtt = up.delay + down.delay;
+        let (up, down) = (lab.link(up), lab.link(down));
+        let subscriber = lab.party(up, down);
+        lab.publish(publisher, encodings);
+        lab.subscribe(subscriber, publisher, rtt);
+        Self {
+            lab,
+            publisher_up,
+            down,
+            publisher,
+            subscriber,
+        }
+    }
+
+    fn samples(&self) -> &[Sample] {
+        self.lab.samples(self.subscriber)
+    }
+
+    /// The longest time between two pictures shown between two times (in s), in ms.
+    fn freeze_ms(&self, from_s: f64, to_s: f64) -> f64 {
+        let video = &self.lab.subscriber(self.subscriber).receptions[1].video;
+        let at = |at: std::time::Instant| (at - self.lab.zero).as_secs_f64();
+        let shown = video.shown.iter().map(|(when, ..)| at(*when));
+        let within = shown.filter(|at| (from_s..to_s).contains(at));
+        let mut last = from_s;
+        let mut longest: f64 = 0.0;
+        for at in within.chain([to_s]) {
+            longest = longest.max(at - last);
+            last = at;
+        }
+        longest * 1000.0
+    }
+
+    /// The share of the sound between two times that was never there in time.
+    fn audio_loss(&self, from_s: f64, to_s: f64) -> f64 {
+        let heard = &self.lab.subscriber(self.subscriber).receptions[0].heard;
+        let earliest = heard.values().map(|(at, captured)| at - captured).min();
+        let latest = earliest.unwrap_or(0) + PLAYOUT_LATEST.as_micros() as u64;
+        let range = (from_s * 50.0) as u32..(to_s * 50.0) as u32;
+        let expected = range.len() as f64;
+        let in_time = heard
+            .range(range)
+            .filter(|(_, (at, captured))| at - captured <= latest);
+        1.0 - in_time.count() as f64 / expected
+    }
+
+    /// Nothing that a decoder would stumble over.
+    fn continuity(&self) -> Check {
+        let found = self.lab.subscriber(self.subscriber).receptions[1].discontinuities();
+        check(
+            "numbers go on across switches",
+            found.first().map_or("yes".to_owned(), Clone::clone),
+            found.is_empty(),
+        )
+    }
+
+    /// Writes the book's page, then fails if something does not hold.
+    fn conclude(&self, name: &str, title: &str, checks: Vec<Check>) {
+        let track = Track {
+            name: "subscriber",
+            samples: self.samples(),
+        };
+        conclude(name, title, &[track], checks);
+    }
+}
+
+fn conclude(name: &str, title: &str, tracks: &[Track<'_>], checks: Vec<Check>) {
+    graph::write(name, title, tracks, &checks);
+    for check in &checks {
+        let word = if check.holds { "pass" } else { "FAIL" };
+        println!("{name}: {word}: {}: {}", check.what, check.measured);
+    }
+    let failed: Vec<&Check> = checks.iter().filter(|check| !check.holds).collect();
+    assert!(failed.is_empty(), "{title}: {failed:#?}");
+}
+
+fn check(what: &str, measured: String, holds: bool) -> Check {
+    Check {
+        what: what.to_owned(),
+        measured,
+        holds,
+    }
+}
+
+/// The mean estimate between two times, in bits a second; 0 where there is none.
+fn mean_estimate(samples: &[Sample], from_s: f64, to_s: f64) -> f64 {
+    mean(samples, from_s, to_s, |s| s.estimate_bps.unwrap_or(0.0))
+}
+
+fn mean(samples: &[Sample], from_s: f64, to_s: f64, value: impl Fn(&Sample) -> f64) -> f64 {
+    let within = samples.iter().filter(|s| s.at_s > from_s && s.at_s <= to_s);
+    let values: Vec<f64> = within.map(value).collect();
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted
+        .get(at.min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+fn queue_checks(sorted: &[f64], when: &str) -> [Check; 2] {
+    let (median, p95) = (quantile(sorted, 0.5), quantile(sorted, 0.95));
+    [
+        check(
+            &format!("queue delay below 25 ms at the median{when}"),
+            format!("{median:.1} ms"),
+            median < 25.0,
+        ),
+        check(
+            &format!("queue delay below 100 ms at p95{when}"),
+            format!("{p95:.1} ms"),
+            p95 < 100.0,
+        ),
+    ]
+}
+
+/// Within 10 % below the capacity, on average over a time.
+fn settles(samples: &[Sample], from_s: f64, to_s: f64, capacity: f64) -> Check {
+    let share = mean_estimate(samples, from_s, to_s) / capacity;
+    check(
+        &format!(
+            "the estimate is within 10 % below {:.1} Mbit/s from {from_s} s to {to_s} s",
+            capacity / 1e6
+        ),
+        format!("{:.1} % of it", share * 100.0),
+        (0.9..=1.0).contains(&share),
+    )
+}
+
+const MBIT: f64 = 1e6;
+
+#[test]
+fn one_megabit() {
+    let mut pair = Pair::new(1, &SIMULCAST, path(50, None), path(50, Some(1_000_000)));
+    pair.lab.run_to(s(40));
+    let samples = pair.samples();
+    let mut checks = vec![
+        settles(samples, 5.0, 10.0, MBIT),
+        settles(samples, 10.0, 40.0, MBIT),
+        pair.continuity(),
+    ];
+    checks.extend(queue_checks(
+        &pair.lab.queued(pair.subscriber, 0.0, 40.0),
+        "",
+    ));
+    pair.conclude("one-megabit", "1 Mbit/s, 100 ms RTT", checks);
+}
+
+#[test]
+fn capacity_doubles() {
+    let mut pair = Pair::new(2, &SIMULCAST, path(50, None), path(50, Some(1_000_000)));
+    pair.lab
+        .schedule(pair.down, s(20), path(50, Some(2_000_000)));
+    pair.lab.run_to(s(40));
+    let samples = pair.samples();
+    let mut checks = vec![settles(samples, 25.0, 40.0, 2.0 * MBIT), pair.continuity()];
+    checks.extend(queue_checks(
+        &pair.lab.queued(pair.subscriber, 5.0, 40.0),
+        "",
+    ));
+    pair.conclude("capacity-doubles", "1 Mbit/s becomes 2 at 20 s", checks);
+}
+
+#[test]
+fn capacity_halves() {
+    let mut pair = Pair::new(3, &SIMULCAST, path(50, None), path(50, Some(1_000_000)));
+    pair.lab.schedule(pair.down, s(20), path(50, Some(500_000)));
+    pair.lab.run_to(s(40));
+    let samples = pair.samples();
+    let mut checks = vec![settles(samples, 25.0, 40.0, 0.5 * MBIT), pair.continuity()];
+    checks.extend(queue_checks(
+        &pair.lab.queued(pair.subscriber, 25.0, 40.0),
+        " from 25 s on",
+    ));
+    pair.conclude("capacity-halves", "1 Mbit/s becomes 0.5 at 20 s", checks);
+}
+
+#[test]
+fn two_behind_one_bottleneck() {
+    let mut lab = Lab::new(4);
+    let near = lab.link(path(5, None));
+    let publisher = lab.party(near, near);
+    lab.publish(publisher, &SIMULCAST);
+    let (up, down) = (
+        lab.link(path(50, None)),
+        lab.link(path(50, Some(2_000_000))),
+    );
+    let both = [lab.party(up, down), lab.party(up, down)];
+    for one in both {
+        lab.subscribe(one, publisher, ms(100));
+    }
+    lab.run_to(s(60));
+    let sent = both.map(|one| mean(lab.samples(one), 15.0, 60.0, |s| s.sent_bps));
+    let estimates = both.map(|one| mean_estimate(lab.samples(one), 15.0, 60.0));
+    let share = |two: [f64; 2]| two[0].min(two[1]) / two[0].max(two[1]).max(1.0);
+    let kbits = |two: [f64; 2]| format!("{:.0} and {:.0} kbit/s", two[0] / 1e3, two[1] / 1e3);
+    let mut checks = vec![
+        check(
+            "within 25 % of each other: sent",
+            kbits(sent),
+            share(sent) >= 0.75,
+        ),
+        check(
+            "within 25 % of each other: estimate",
+            kbits(estimates),
+            share(estimates) >= 0.75,
+        ),
+    ];
+    checks.extend(queue_checks(
+        &lab.queued(both[0], 15.0, 60.0),
+        " from 15 s on",
+    ));
+    let tracks = both.map(|one| Track {
+        name: if one == both[0] { "one" } else { "other" },
+        samples: lab.samples(one),
+    });
+    conclude(
+        "two-behind-one",
+        "Two subscribers behind one bottleneck of 2 Mbit/s",
+        &tracks,
+        checks,
+    );
+}
+
+#[test]
+fn ten_percent_loss() {
+    let lossy = |rate| Conditions {
+        loss: 0.1,
+        ..path(100, rate)
+    };
+    let mut pair = Pair::new(5, &SIMULCAST, lossy(None), lossy(Some(5_000_000)));
+    pair.lab.run_to(s(60));
+    let loss = pair.audio_loss(2.0, 58.0);
+    let freeze = pair.freeze_ms(3.0, 59.0);
+    let checks = vec![
+        check(
+            "audio loss after repair below 1 %",
+            format!("{:.2} %", loss * 100.0),
+            loss < 0.01,
+        ),
+        check(
+            "no freeze above 1 s",
+            format!("{freeze:.0} ms"),
+            freeze < 1000.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude("ten-percent-loss", "10 % loss each way, 200 ms RTT", checks);
+}
+
+#[test]
+fn bursts_of_twenty() {
+    let mut pair = Pair::new(6, &SIMULCAST, path(50, None), path(50, Some(5_000_000)));
+    pair.lab.run_to(s(10));
+    let before = pair.lab.publisher(pair.publisher).keyframe_requests.len();
+    let mut freezes = Vec::new();
+    for at in [10, 15, 20, 25] {
+        pair.lab.run_to(s(at));
+        pair.lab.drop_next(pair.down, 20);
+        pair.lab.run_to(s(at + 5));
+        freezes.push(pair.freeze_ms(at as f64, at as f64 + 4.9));
+    }
+    let requests = pair.lab.publisher(pair.publisher).keyframe_requests.len() - before;
+    let longest = freezes.iter().copied().fold(0.0, f64::max);
+    let checks = vec![
+        check(
+            "at most one keyframe for each of 4 bursts",
+            format!("{requests} asked for"),
+            requests <= 4,
+        ),
+        check(
+            "pictures go on within 500 ms",
+            format!("{longest:.0} ms"),
+            longest < 500.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude(
+        "bursts-of-twenty",
+        "20 packets lost in a row, four times",
+        checks,
+    );
+}
+
+#[test]
+fn squeezed_and_released() {
+    let wide = path(20, Some(5_000_000));
+    let mut pair = Pair::new(7, &SIMULCAST, path(20, None), wide);
+    pair.lab.schedule(pair.down, s(15), path(20, Some(300_000)));
+    pair.lab.schedule(pair.down, s(35), wide);
+    pair.lab.run_to(s(55));
+    let video = &pair.lab.subscriber(pair.subscriber).receptions[1].video;
+    let shown = |encoding: u8, from_s: f64| {
+        let shown = video.shown.iter();
+        shown
+            .map(|(at, e, _)| ((*at - pair.lab.zero).as_secs_f64(), *e))
+            .find(|(at, e)| *at >= from_s && *e == encoding)
+            .map_or(f64::INFINITY, |(at, _)| at - from_s)
+    };
+    let (first, down, up) = (shown(2, 0.0), shown(0, 15.0), shown(2, 35.0));
+    let freezes = [pair.freeze_ms(14.0, 25.0), pair.freeze_ms(34.0, 54.0)];
+    let checks = vec![
+        check(
+            "the best layer within 3 s of the start",
+            format!("{first:.1} s"),
+            first < 3.0,
+        ),
+        check("down within 2 s", format!("{down:.1} s"), down < 2.0),
+        check(
+            "without a freeze above 500 ms",
+            format!("{:.0} ms", freezes[0]),
+            freezes[0] < 500.0,
+        ),
+        check("up within 10 s", format!("{up:.1} s"), up < 10.0),
+        check(
+            "no freeze above 500 ms on the way up",
+            format!("{:.0} ms", freezes[1]),
+            freezes[1] < 500.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude("squeezed", "5 Mbit/s, 300 kbit/s from 15 s to 35 s", checks);
+}
+
+#[test]
+fn a_publisher_behind_loss() {
+    let lossy = Conditions {
+        loss: 0.1,
+        ..path(50, None)
+    };
+    let mut pair = Pair::far(8, &SIMULCAST[..1], lossy, path(20, None), path(20, None));
+    for at in [10, 20] {
+        pair.lab.run_to(s(at));
+        pair.lab.drop_next(pair.publisher_up, 20);
+    }
+    pair.lab.run_to(s(30));
+    let freeze = pair.freeze_ms(3.0, 29.0);
+    let checks = vec![
+        check(
+            "no freeze above 1 s",
+            format!("{freeze:.0} ms"),
+            freeze < 1000.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude(
+        "publisher-behind-loss",
+        "A publisher behind 10 % loss, 100 ms RTT and two bursts of 20",
+        checks,
+    );
+}
+
+#[test]
+fn jitter_reordering_and_duplicates() {
+    let down = Conditions {
+        jitter: Jitter {
+            up_to: ms(20),
+            keeps_order: true,
+        },
+        reordering: Some(Reordering {
+            chance: 0.01,
+            held: ms(15),
+        }),
+        duplication: 0.01,
+        ..path(30, Some(4_000_000))
+    };
+    let mut pair = Pair::new(9, &SIMULCAST, path(30, None), down);
+    pair.lab.run_to(s(40));
+    let samples = pair.samples();
+    let best = mean(samples, 10.0, 40.0, |s| {
+        f64::from(u8::from(s.layer.is_some_and(|(encoding, _)| encoding == 2)))
+    });
+    let freeze = pair.freeze_ms(5.0, 39.0);
+    let checks = vec![
+        check(
+            "the best layer for 95 % of the time from 10 s on",
+            format!("{:.0} %", best * 100.0),
+            best > 0.95,
+        ),
+        check(
+            "no freeze above 500 ms",
+            format!("{freeze:.0} ms"),
+            freeze < 500.0,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude(
+        "jitter",
+        "4 Mbit/s, 20 ms jitter, 1 % overtaken, 1 % twice",
+        checks,
+    );
+}
+
+#[test]
+fn a_path_changes() {
+    let mut pair = Pair::new(10, &SIMULCAST, path(15, None), path(15, Some(4_000_000)));
+    // From Wi-Fi to a phone's network, and back.
+    let mobile = Conditions {
+        jitter: Jitter {
+            up_to: ms(10),
+            keeps_order: true,
+        },
+        ..path(60, Some(1_200_000))
+    };
+    pair.lab.schedule(pair.down, s(15), mobile);
+    pair.lab
+        .schedule(pair.down, s(30), path(15, Some(4_000_000)));
+    pair.lab.run_to(s(50));
+    let samples = pair.samples();
+    let freeze = pair.freeze_ms(5.0, 49.0);
+    let share = mean_estimate(samples, 20.0, 30.0) / 1.2e6;
+    let best = mean(samples, 40.0, 50.0, |s| {
+        f64::from(u8::from(s.layer.is_some_and(|(encoding, _)| encoding == 2)))
+    });
+    let mut checks = vec![
+        check(
+            "the estimate is between 80 and 100 % of the slower path's capacity",
+            format!("{:.1} %", share * 100.0),
+            (0.8..=1.0).contains(&share),
+        ),
+        check(
+            "no freeze above 1 s",
+            format!("{freeze:.0} ms"),
+            freeze < 1000.0,
+        ),
+        check(
+            "the best layer again 10 s after the way back",
+            format!("{:.0} % of the time", best * 100.0),
+            best > 0.95,
+        ),
+        pair.continuity(),
+    ];
+    checks.extend(queue_checks(
+        &pair.lab.queued(pair.subscriber, 20.0, 50.0),
+        " from 20 s on",
+    ));
+    pair.conclude(
+        "path-change",
+        "30 ms RTT and 4 Mbit/s; from 15 s to 30 s 75 ms, jitter and 1.2 Mbit/s",
+        checks,
+    );
+}
+
+#[test]
+fn sound_comes_first() {
+    let mut pair = Pair::new(11, &SIMULCAST, path(30, None), path(30, Some(130_000)));
+    pair.lab.run_to(s(40));
+    let loss = pair.audio_loss(10.0, 38.0);
+    let checks = vec![
+        check(
+            "audio loss below 1 % from 10 s on",
+            format!("{:.2} %", loss * 100.0),
+            loss < 0.01,
+        ),
+        pair.continuity(),
+    ];
+    pair.conclude("sound-first", "130 kbit/s: too little for pictures", checks);
+}

@@ -1,0 +1,411 @@
+//! A shard, its peers, and links between them, in virtual time; what happens is sampled as it goes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use shardcast::base::ids::{PeerKey, Ssrc};
+use shardcast::control::SubscriptionConfig;
+use shardcast::load::link::{Conditions, Link};
+use shardcast::wire::codec::Codec;
+use shardcast::wire::extension::Extension;
+use shardcast::wire::rtp::PacketKind;
+
+use crate::publisher::{EncodingSpec, OPUS, Outgoing, Publisher, RED, video_codec};
+use crate::subscriber::Subscriber;
+use crate::support::{World, codec, extensions, subscription};
+
+const TRANSPORT_ID: u8 = 5;
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// Consent must be confirmed within 30 s.
+const CHECK_EVERY: Duration = Duration::from_secs(4);
+
+pub struct Lab {
+    pub world: World,
+    pub zero: Instant,
+    links: Vec<Link<Parcel>>,
+    parties: Vec<Party>,
+    seed: u64,
+    next_sample: Instant,
+    next_check: Instant,
+}
+
+struct Parcel {
+    to_server: bool,
+    /// Whose it is, to or from the server.
+    party: usize,
+    datagram: Vec<u8>,
+}
+
+impl Clone for Parcel {
+    fn clone(&self) -> Self {
+        Self {
+            datagram: self.datagram.clone(),
+            ..*self
+        }
+    }
+}
+
+struct Party {
+    client: usize,
+    up: LinkId,
+    down: LinkId,
+    publisher: Option<Publisher>,
+    subscriber: Option<Subscriber>,
+    subscriptions: Vec<SubscriptionConfig>,
+    sent_bytes: u64,
+    /// How long each packet of media waited for the line, in ms, and when it came, in s.
+    queued: Vec<(f64, f64)>,
+    queued_most_ms: f64,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkId(usize);
+
+/// A tenth of a second of one subscriber.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    pub at_s: f64,
+    /// Of the link, shared or not; 0 for no limit.
+    pub capacity_bps: f64,
+    /// What the server thinks that it can send.
+    pub estimate_bps: Option<f64>,
+    /// What it sent, with headers.
+    pub sent_bps: f64,
+    /// The longest that a packet waited.
+    pub queue_ms: f64,
+    /// Of the last picture shown within the last second: encoding and temporal layer.
+    pub layer: Option<(u8, u8)>,
+}
+
+impl Lab {
+    pub fn new(seed: u64) -> Self {
+        let world = World::new();
+        let zero = world.now;
+        Self {
+            world,
+            zero,
+            links: Vec::new(),
+            parties: Vec::new(),
+            seed,
+            next_sample: zero + SAMPLE_EVERY,
+            next_check: zero + CHECK_EVERY,
+        }
+    }
+
+    pub fn link(&mut self, conditions: Conditions) -> LinkId {
+        let seed = self.seed * 1000 + self.links.len() as u64;
+        self.links.push(Link::new(self.zero, conditions, seed));
+        LinkId(self.links.len() - 1)
+    }
+
+    /// A connected peer. All are to be made before time goes on.
+    pub fn party(&mut self, up: LinkId, down: LinkId) -> usize {
+        let client = self.world.join("lab");
+        self.parties.push(Party {
+            client,
+            up,
+            down,
+            publisher: None,
+            subscriber: None,
+            subscriptions: Vec::new(),
+            sent_bytes: 0,
+            queued: Vec::new(),
+            queued_most_ms: 0.0,
+            samples: Vec::new(),
+        });
+        self.parties.len() - 1
+    }
+
+    pub fn publish(&mut self, party: usize, encodings: &[EncodingSpec]) {
+        let client = self.parties[party].client;
+        let key = self.world.clients[client].key;
+        let publisher = Publisher::new(self.zero, party, key, encodings, self.seed + party as u64);
+        self.parties[party].publisher = Some(publisher);
+        self.configure(party);
+    }
+
+    /// Everything of a publisher. `rtt` is what the receiver takes for the round trip.
+    pub fn subscribe(&mut self, party: usize, to: usize, rtt: Duration) {
+        let publisher = self.parties[to].publisher.as_ref().expect("it publishes");
+        let tracks = [publisher.audio.clone(), publisher.video.clone()];
+        let zero = self.zero;
+        let at = &mut self.parties[party];
+        let receiver = at
+            .subscriber
+            .get_or_insert_with(|| Subscriber::new(zero, rtt));
+        for track in tracks {
+            let number = at.subscriptions.len() as u32;
+            let is_video = !track.codecs.iter().any(|c| c.codec == Codec::Opus);
+            let codecs = if is_video {
+                vec![video_codec()]
+            } else {
+                let mut codecs = vec![codec(RED, Codec::Red), codec(OPUS, Codec::Opus)];
+                codecs.iter_mut().for_each(|c| c.transport_cc = true);
+                codecs
+            };
+            let mut config = subscription(number, &track, &codecs);
+            config.extensions = extensions(&[
+                (Extension::Mid, 9),
+                (Extension::TransportSequenceNumber, TRANSPORT_ID),
+            ]);
+            let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
+            config.rtx_ssrc = is_video.then_some(Ssrc(rtx_ssrc));
+            receiver.add(config.ssrc.0, rtx_ssrc, is_video, TRANSPORT_ID);
+            at.subscriptions.push(config);
+        }
+        self.configure(party);
+    }
+
+    fn configure(&mut self, party: usize) {
+        let party = &self.parties[party];
+        let publisher = party.publisher.as_ref();
+        let tracks = publisher.map_or(Vec::new(), |p| vec![p.audio.clone(), p.video.clone()]);
+        self.world
+            .configure(party.client, &tracks, &party.subscriptions);
+    }
+
+    /// Lets conditions change by themselves, `at` after the beginning.
+    pub fn schedule(&mut self, link: LinkId, at: Duration, conditions: Conditions) {
+        self.links[link.0].schedule(self.zero + at, conditions);
+    }
+
+    pub fn drop_next(&mut self, link: LinkId, count: u32) {
+        let now = self.world.now;
+        self.links[link.0].drop_next(now, count);
+    }
+
+    pub fn publisher(&self, party: usize) -> &Publisher {
+        self.parties[party]
+            .publisher
+            .as_ref()
+            .expect("it publishes")
+    }
+
+    pub fn subscriber(&self, party: usize) -> &Subscriber {
+        self.parties[party]
+            .subscriber
+            .as_ref()
+            .expect("it receives")
+    }
+
+    /// How long each packet of media that came between two times (in s) waited for the line, in ms, sorted.
+    pub fn queued(&self, party: usize, from_s: f64, to_s: f64) -> Vec<f64> {
+        let queued = self.parties[party].queued.iter();
+        let mut found: Vec<f64> = queued
+            .filter(|(at, _)| (from_s..to_s).contains(at))
+            .map(|(_, ms)| *ms)
+            .collect();
+        found.sort_by(f64::total_cmp);
+        found
+    }
+
+    pub fn samples(&self, party: usize) -> &[Sample] {
+        &self.parties[party].samples
+    }
+
+    // --- time ----------------------------------------------------------------------------------
+
+    /// Runs until `at` after the beginning.
+    pub fn run_to(&mut self, at: Duration) {
+        let end = self.zero + at;
+        self.drain_shard();
+        loop {
+            let next = self.next_deadline();
+            if next > end {
+                self.world.now = end;
+                return;
+            }
+            self.world.now = self.world.now.max(next);
+            self.turn();
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let links = self.links.iter().filter_map(Link::poll_timeout);
+        let parties = self.parties.iter().flat_map(|party| {
+            let publisher = party.publisher.as_ref().map(Publisher::poll_timeout);
+            let subscriber = party.subscriber.as_ref().map(Subscriber::poll_timeout);
+            [publisher, subscriber].into_iter().flatten()
+        });
+        links
+            .chain(parties)
+            .chain(self.world.shard.poll_timeout())
+            .chain([self.next_sample, self.next_check])
+            .min()
+            .expect("there are samples to take")
+    }
+
+    fn turn(&mut self) {
+        let now = self.world.now;
+        if self.world.shard.poll_timeout().is_some_and(|at| at <= now) {
+            self.world.shard.handle_timeout(now);
+            self.drain_shard();
+        }
+        for index in 0..self.links.len() {
+            while let Some(arrival) = self.links[index].pop(now) {
+                let parcel = arrival.what;
+                if parcel.to_server {
+                    let from = self.address(parcel.party);
+                    let datagram = BytesMut::from(&parcel.datagram[..]);
+                    self.world.shard.handle_datagram(now, from, datagram);
+                    self.drain_shard();
+                } else {
+                    if PacketKind::of(&parcel.datagram) == PacketKind::Rtp {
+                        let waited = arrival.queued.as_secs_f64() * 1000.0;
+                        let at_s = (now - self.zero).as_secs_f64();
+                        let party = &mut self.parties[parcel.party];
+                        party.queued.push((at_s, waited));
+                        party.queued_most_ms = party.queued_most_ms.max(waited);
+                    }
+                    self.receive(parcel.party, &parcel.datagram);
+                }
+            }
+        }
+        for party in 0..self.parties.len() {
+            self.run_party(party);
+        }
+        if self.next_check <= now {
+            self.next_check += CHECK_EVERY;
+            for party in 0..self.parties.len() {
+                let check = self.world.clients[self.parties[party].client].check();
+                self.send_up(party, check);
+            }
+        }
+        if self.next_sample <= now {
+            self.next_sample += SAMPLE_EVERY;
+            self.sample();
+        }
+    }
+
+    fn address(&self, party: usize) -> SocketAddr {
+        self.world.clients[self.parties[party].client].address
+    }
+
+    /// What comes due at a peer.
+    fn run_party(&mut self, index: usize) {
+        let now = self.world.now;
+        let party = &mut self.parties[index];
+        let mut out = Vec::new();
+        if let Some(publisher) = &mut party.publisher
+            && publisher.poll_timeout() <= now
+        {
+            out.extend(publisher.poll(now));
+        }
+        if let Some(subscriber) = &mut party.subscriber
+            && subscriber.poll_timeout() <= now
+        {
+            out.extend(subscriber.poll(now).into_iter().map(Outgoing::Rtcp));
+        }
+        self.send(index, out);
+    }
+
+    /// A datagram has come to a peer.
+    fn receive(&mut self, index: usize, datagram: &[u8]) {
+        let now = self.world.now;
+        let party = &mut self.parties[index];
+        let client = &mut self.world.clients[party.client];
+        client.receive(now, datagram);
+        client.sealed_rtp.clear();
+        let mut out = Vec::new();
+        for packet in std::mem::take(&mut client.rtp) {
+            if let Some(subscriber) = &mut party.subscriber {
+                let messages = subscriber.handle_rtp(now, &packet);
+                out.extend(messages.into_iter().map(Outgoing::Rtcp));
+            }
+        }
+        for packet in client.take_rtcp() {
+            if let Some(publisher) = &mut party.publisher {
+                out.extend(publisher.handle_rtcp(now, &packet));
+            }
+            if let Some(subscriber) = &mut party.subscriber {
+                subscriber.handle_rtcp(now, &packet);
+            }
+        }
+        self.send(index, out);
+    }
+
+    fn send(&mut self, index: usize, out: Vec<Outgoing>) {
+        let at = self.parties[index].client;
+        for packet in out {
+            let client = &mut self.world.clients[at];
+            let sealed = match packet {
+                Outgoing::Rtp(packet) => client.seal_rtp(&packet),
+                Outgoing::Rtcp(packet) => client.seal_rtcp(&packet),
+            };
+            self.send_up(index, sealed.to_vec());
+        }
+    }
+
+    fn send_up(&mut self, party: usize, datagram: Vec<u8>) {
+        let up = self.parties[party].up;
+        let parcel = Parcel {
+            to_server: true,
+            party,
+            datagram,
+        };
+        self.links[up.0].push(self.world.now, parcel.datagram.len(), parcel);
+    }
+
+    /// What the shard sends goes onto the links.
+    fn drain_shard(&mut self) {
+        let now = self.world.now;
+        let world = &mut self.world;
+        while let Some(event) = world.shard.poll_event() {
+            world.events.push(event);
+        }
+        while let Some(outbox) = world.shard.poll_outbox(now) {
+            for (to, datagram) in outbox.iter() {
+                let found = self.parties.iter_mut().enumerate();
+                let Some((index, party)) = found
+                    .into_iter()
+                    .find(|(_, party)| world.clients[party.client].address == to)
+                else {
+                    continue;
+                };
+                party.sent_bytes += datagram.len() as u64 + shardcast::load::link::HEADERS_LEN;
+                let parcel = Parcel {
+                    to_server: false,
+                    party: index,
+                    datagram: datagram.to_vec(),
+                };
+                self.links[party.down.0].push(now, datagram.len(), parcel);
+            }
+            outbox.clear();
+        }
+    }
+
+    fn sample(&mut self) {
+        let now = self.world.now;
+        for party in &mut self.parties {
+            let Some(subscriber) = &party.subscriber else {
+                continue;
+            };
+            let shown = subscriber.receptions.iter().filter_map(|r| {
+                let (at, encoding, _) = r.video.shown.last()?;
+                let recent = r.video.shown.iter().rev();
+                let recent = recent.take_while(|(at, ..)| now - *at < Duration::from_millis(500));
+                let temporal = recent.filter(|(_, e, _)| e == encoding).map(|(.., t)| *t);
+                (now - *at < Duration::from_secs(1))
+                    .then(|| (*encoding, temporal.max().unwrap_or(0)))
+            });
+            let conditions = self.links[party.down.0].conditions();
+            let key = self.world.clients[party.client].key;
+            party.samples.push(Sample {
+                at_s: (now - self.zero).as_secs_f64(),
+                capacity_bps: conditions.rate_bps.unwrap_or(0) as f64,
+                estimate_bps: estimate(&self.world.shard, key),
+                sent_bps: party.sent_bytes as f64 * 8.0 / SAMPLE_EVERY.as_secs_f64(),
+                queue_ms: std::mem::take(&mut party.queued_most_ms),
+                layer: shown.max(),
+            });
+            party.sent_bytes = 0;
+        }
+    }
+}
+
+/// What the server thinks that it can send to a peer.
+fn estimate(shard: &shardcast::shard::Shard, peer: PeerKey) -> Option<f64> {
+    shard.estimate(peer).map(|estimate| estimate.0 as f64)
+}
