@@ -189,12 +189,9 @@ fn what_is_sent_is_numbered_without_gaps_and_no_nonce_stands_for_two() {
     );
     assert!(stage.world.count("rtp_retransmitted") > 0);
     assert!(stage.world.count("padding_packets_sent") > 0);
-    // 1.1 Mbit/s goes through, and probes went to six times 300 kbit/s.
-    assert!(
-        stage.estimate().unwrap() > Bitrate(1_100_000),
-        "{:?}",
-        stage.estimate()
-    );
+    // From 300 kbit/s: probes found more, up to the least ceiling while what the track takes is hardly measured.
+    let estimate = stage.estimate().unwrap();
+    assert!(estimate > Bitrate(900_000), "{estimate}");
 }
 
 #[test]

@@ -11,7 +11,9 @@
 //! 3. What is left raises the videos of the highest priority as far as it goes, then those of the next. Among equals
 //!    the cheapest step is taken first, so that all get one size before one gets the next.
 //! 4. Nobody gets more than the wanted size and frame rate.
-//! 5. A step up needs room to spare, and time since the last step (see [`Pace`]); what no longer fits is given up at
+//! 5. Before a video that has its lowest layer is given up, that must not fit for a while: estimates undershoot when they
+//!    fall, and a black picture is worse than a short queue.
+//! 6. A step up needs room to spare, and time since the last step (see [`Pace`]); what no longer fits is given up at
 //!    once. Where two want what is enough for one, who has it keeps it.
 //!
 //! LiveKit's allocator and Jitsi's are the models for rules 2 and 3; the numbers are ours.
@@ -64,6 +66,8 @@ pub struct VideoDemand<'s> {
     pub present: Option<LayerId>,
     /// Whether it may be given more than that: [`Pace::may_rise`].
     pub may_rise: bool,
+    /// Whether it may keep its lowest layer although that does not fit: [`Pace::may_cling`].
+    pub may_cling: bool,
 }
 
 /// What there is to divide.
@@ -92,6 +96,8 @@ pub struct Share {
     pub next: Option<Bitrate>,
     /// Width and height of its pictures, where known.
     pub size: Option<(u16, u16)>,
+    /// It does not fit, and is given up soon if that stays so.
+    pub is_clinging: bool,
 }
 
 /// Divides `budget`. The result has one share for each demand, in the same order.
@@ -106,6 +112,8 @@ pub fn allocate(budget: &Budget, demands: &[VideoDemand<'_>]) -> Vec<Share> {
         used: 0,
     });
     match &mut purse {
+        // Nothing is risked by rising at once.
+        None if !budget.is_busy => plans.iter_mut().for_each(|plan| plan.got = plan.cap),
         None => plans.iter_mut().for_each(|plan| plan.got = plan.limit),
         Some(purse) => {
             give_lowest(&mut plans, purse);
@@ -166,6 +174,7 @@ struct Plan<'s> {
     /// The last step that it has already.
     held: Option<usize>,
     got: Option<usize>,
+    is_clinging: bool,
 }
 
 /// What video may use, and what is used or set aside.
@@ -194,6 +203,7 @@ impl<'s> Plan<'s> {
             limit,
             held,
             got: None,
+            is_clinging: false,
         }
     }
 
@@ -227,6 +237,18 @@ impl<'s> Plan<'s> {
         true
     }
 
+    /// Keeps the lowest step although there is no room for it.
+    fn cling(&mut self, is_first: bool, purse: &mut Purse) -> bool {
+        let after = purse.used + self.bitrate(0);
+        let is_bearable = is_first || after <= purse.room * CLING_FACTOR;
+        if !self.demand.may_cling || !self.is_held(0) || !is_bearable {
+            return false;
+        }
+        purse.used = after;
+        (self.got, self.is_clinging) = (Some(0), true);
+        true
+    }
+
     /// Cheap steps come first, roughly; what somebody has comes before what somebody else would like.
     fn rank(&self, step: usize) -> (u32, bool) {
         let is_held = self.is_held(step);
@@ -250,6 +272,7 @@ impl<'s> Plan<'s> {
             bitrate: Bitrate(self.cost()),
             next: steps.get(next).map(|step| step.bitrate),
             size: self.got.and_then(|step| steps[step].size),
+            is_clinging: self.is_clinging,
         }
     }
 
@@ -296,9 +319,9 @@ fn give_lowest(plans: &mut [Plan<'_>], purse: &mut Purse) {
         (Reverse(plan.demand.priority), plan.rank(0))
     });
     let mut set_aside = 0;
-    for at in order {
+    for (place, at) in order.into_iter().enumerate() {
         let plan = &mut plans[at];
-        if !plan.take(0, purse) {
+        if !plan.take(0, purse) && !plan.cling(place == 0, purse) {
             set_aside += plan.bitrate(0);
             // It would jump the queue as soon as the others are served.
             plan.limit = None;
@@ -401,6 +424,10 @@ pub struct Pace {
     rise_at: Option<Instant>,
     /// How long it waits after the next fall.
     backoff: Duration,
+    /// It has lost everything since it last proved right.
+    was_dark: bool,
+    /// Since when it has its lowest layer although that does not fit.
+    clings_since: Option<Instant>,
 }
 
 impl Default for Pace {
@@ -409,6 +436,8 @@ impl Default for Pace {
             rose_at: None,
             rise_at: None,
             backoff: BACKOFF_MIN,
+            was_dark: false,
+            clings_since: None,
         }
     }
 }
@@ -420,6 +449,13 @@ impl Pace {
         self.rise_at.is_none_or(|at| now >= at)
     }
 
+    /// Whether it may keep its lowest layer although that does not fit.
+    #[must_use]
+    pub fn may_cling(&self, now: Instant) -> bool {
+        let since = self.clings_since;
+        since.is_none_or(|since| now.saturating_duration_since(since) < CLING_FOR)
+    }
+
     /// When it may be given more, if it has to wait for that.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
@@ -428,6 +464,12 @@ impl Pace {
 
     /// It was given `share`, and had `before`.
     pub fn on_share(&mut self, now: Instant, before: Option<LayerId>, share: &Share) {
+        match share.is_clinging {
+            true => _ = self.clings_since.get_or_insert(now),
+            // What was given up must not cling to the next beginning either, until it fits.
+            false if share.layer.is_some() => self.clings_since = None,
+            false => {}
+        }
         if share.layer > before {
             self.rose_at = Some(now);
             self.rise_at = Some(now + RISE_INTERVAL);
@@ -436,14 +478,15 @@ impl Pace {
         let rose_at = self.rose_at;
         let has_proved = |at: Instant| now.saturating_duration_since(at) >= PROVED_AFTER;
         if rose_at.is_some_and(has_proved) {
-            (self.rose_at, self.backoff) = (None, BACKOFF_MIN);
+            (self.rose_at, self.backoff, self.was_dark) = (None, BACKOFF_MIN, false);
         }
         if share.layer < before && share.reason == LayerReason::Bandwidth {
             if self.rose_at.take().is_some() {
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
             }
-            // Who gets nothing at all waits shorter: a black picture is worse than a step that is taken back.
-            let is_first = share.layer.is_none() && self.backoff == BACKOFF_MIN;
+            // Who gets nothing at all waits shorter, once: a black picture is worse than a step that is taken back.
+            let goes_dark = share.layer.is_none();
+            let is_first = goes_dark && !std::mem::replace(&mut self.was_dark, goes_dark);
             self.rise_at = Some(now + if is_first { RESUME_AFTER } else { self.backoff });
         }
     }
@@ -473,6 +516,10 @@ const PROVED_AFTER: Duration = Duration::from_secs(8);
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// After everything had to be given up for the first time: a round trip or two.
 const RESUME_AFTER: Duration = Duration::from_millis(400);
+/// How long the lowest layer is kept although it does not fit: as long as an estimate that undershot takes to recover.
+const CLING_FOR: Duration = Duration::from_secs(1);
+/// Who clings may make the whole exceed the room by this factor, but for the first, who always may.
+const CLING_FACTOR: u64 = 2;
 /// However often a step up was too much, it is tried again after this long.
 const BACKOFF_MAX: Duration = Duration::from_secs(16);
 
@@ -518,6 +565,7 @@ mod tests {
             off: None,
             present: None,
             may_rise: true,
+            may_cling: false,
         }
     }
 
@@ -739,6 +787,7 @@ mod tests {
         fn allocate(&mut self, now: Instant, budget: &Budget) -> Vec<Share> {
             for (demand, pace) in self.demands.iter_mut().zip(&self.paces) {
                 demand.may_rise = pace.may_rise(now);
+                demand.may_cling = pace.may_cling(now);
             }
             let shares = allocate(budget, &self.demands);
             for (at, share) in shares.iter().enumerate() {
@@ -783,6 +832,30 @@ mod tests {
             rises += usize::from(subscriber.demands[0].present > before);
         }
         assert!((8..=14).contains(&rises), "{rises}");
+    }
+
+    #[test]
+    fn a_short_undershoot_gives_nothing_up() {
+        let t0 = Instant::now();
+        let steps = simulcast();
+        let mut subscriber = Subscriber::new(vec![demand(&steps); 3]);
+        let mut at = |ms, kbits| -> Vec<i8> {
+            let now = t0 + Duration::from_millis(ms);
+            let shares = subscriber.allocate(now, &budget(kbits));
+            let of = |share: Share| share.layer.map_or(-1, |layer| layer.encoding.0 as i8);
+            shares.into_iter().map(of).collect()
+        };
+        assert_eq!(at(0, 2_000), [1, 1, 1]);
+        // A moment at a fifth of what two of them need: the first keeps something.
+        assert_eq!(at(1_000, 70), [0, -1, -1]);
+        assert_eq!(at(1_600, 400), [0, 0, -1]);
+        assert_eq!(at(9_000, 250), [0, 0, -1], "twice as much is bearable");
+        assert_eq!(at(9_900, 250), [0, 0, -1]);
+        assert_eq!(at(10_000, 250), [0, -1, -1], "not for long");
+        assert_eq!(at(10_200, 70), [0, -1, -1]);
+        assert_eq!(at(11_200, 70), [-1, -1, -1]);
+        assert_eq!(at(11_400, 70), [-1, -1, -1]);
+        assert_eq!(at(11_700, 400), [0, 0, -1], "soon again");
     }
 
     #[test]

@@ -117,11 +117,11 @@ impl Room {
         let decisions: Vec<_> = videos
             .iter()
             .zip(shares)
-            .map(|(video, share)| (video.subscription, video.wished, share))
+            .map(|(video, share)| (video.subscription, (video.wished, video.best), share))
             .collect();
         let mut next = (!decisions.is_empty()).then_some(now + PERIOD);
-        for (subscription, wished, share) in decisions {
-            let again = self.carry_out(now, subscription, wished, share, output);
+        for (subscription, wishes, share) in decisions {
+            let again = self.carry_out(now, subscription, wishes, share, output);
             next = earliest(next, again);
         }
         self.review_wants(output);
@@ -169,7 +169,7 @@ impl Room {
         &mut self,
         now: Instant,
         slot: SubscriptionSlot,
-        wished: EncodingSet,
+        (wished, best): (EncodingSet, Option<LayerId>),
         share: Share,
         output: &mut Output,
     ) -> Option<Instant> {
@@ -182,6 +182,10 @@ impl Room {
         let wishes_differently = std::mem::replace(&mut allotment.wished, wished) != wished;
         let paused_until = allotment.pace.poll_timeout(now);
         let wish = match share.layer {
+            // What its publisher does not send at present is taken with its first keyframe, where nothing limits.
+            Some(layer) if share.available.is_none() && share.reason == LayerReason::NotSent => {
+                Some(Wish::Layer(best.unwrap_or(layer)))
+            }
             Some(layer) => Some(Wish::Layer(layer)),
             None => match share.reason {
                 // It goes on as soon as its publisher does, or speaks.
@@ -251,6 +255,8 @@ struct Video<'s> {
     key: SubscriptionKey,
     subscription: SubscriptionSlot,
     wished: EncodingSet,
+    /// The best layer of use that was ever seen, whether it flows or not.
+    best: Option<LayerId>,
     demand: VideoDemand<'s>,
 }
 
@@ -282,26 +288,29 @@ impl<'s> Video<'s> {
             off,
             present: allotment.and_then(Allotment::layer),
             may_rise: allotment.is_none_or(|allotment| allotment.pace.may_rise(now)),
+            may_cling: allotment.is_some_and(|allotment| allotment.pace.may_cling(now)),
         };
-        let wished = wished(track, &demand);
+        let (wished, best) = wished(track, &demand);
         demand.top = top(track, wished);
         Self {
             key: subscription.config.key,
             subscription: slot,
             wished,
+            best,
             demand,
         }
     }
 }
 
-/// The encodings that a subscriber would take if its network carried them: all up to the one that covers what it wants.
-fn wished(track: &Track, demand: &VideoDemand<'_>) -> EncodingSet {
+/// The encodings that a subscriber would take if its network carried them: all up to the one that covers what it wants;
+/// and the layer that does.
+fn wished(track: &Track, demand: &VideoDemand<'_>) -> (EncodingSet, Option<LayerId>) {
     let all = EncodingSet::lowest(track.encodings.len());
     match demand.off {
         Some(LayerReason::PublisherMuted) | None => {}
         // A speaker's picture is wanted at once: something of it always flows.
-        Some(LayerReason::LastN) => return EncodingSet::lowest(1),
-        Some(_) => return EncodingSet::NONE,
+        Some(LayerReason::LastN) => return (EncodingSet::lowest(1), None),
+        Some(_) => return (EncodingSet::NONE, None),
     }
     let steps = track.supply.known_steps();
     let known = VideoDemand {
@@ -312,9 +321,10 @@ fn wished(track: &Track, demand: &VideoDemand<'_>) -> EncodingSet {
     match cap_of(&known) {
         // What was never seen may be what is wanted.
         Some(cap) if cap + 1 < steps.len() => {
-            EncodingSet::lowest(steps[cap].layer.encoding.at() + 1)
+            let layer = steps[cap].layer;
+            (EncodingSet::lowest(layer.encoding.at() + 1), Some(layer))
         }
-        _ => all,
+        cap => (all, cap.map(|cap| steps[cap].layer)),
     }
 }
 

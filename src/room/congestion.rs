@@ -131,7 +131,10 @@ impl Room {
             // What came before a switch has been replaced by its keyframe: it would only delay that.
             let is_current = subscription.rewriter.encoding() == Some(packet.encoding.index);
             let shape = is_current.then(|| subscription.shape_again(track, &packet));
-            let Some(shape) = shape.flatten() else {
+            // Meanwhile it may have been asked for, and gone out.
+            let shape = shape.flatten();
+            let Some(shape) = shape.filter(|shape| subscription.may_repeat(asked.out, shape))
+            else {
                 output.counters.paced_dropped += 1;
                 continue;
             };

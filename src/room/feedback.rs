@@ -357,6 +357,13 @@ fn resend(
     let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
+    // Another packet under this number would be another packet under its nonce.
+    if !asked.is_first
+        && !subscription.has_own_stream(&shape)
+        && !subscription.may_repeat(asked.out, &shape)
+    {
+        return Resend::NotHeld;
+    }
     if !peer.congestion.admits_repair(now, incoming.packet().len()) {
         return Resend::Refused(NotResent::OverBudget);
     }
@@ -367,6 +374,9 @@ fn resend(
     // One that came late, and whose place has been kept free, goes out now.
     if asked.is_first && !subscription.rewriter.fill(&asked) {
         return Resend::NotHeld;
+    }
+    if asked.is_first {
+        subscription.note_edit(asked.out, &shape);
     }
     let mut way = Way::new(now, path, &mut peer.congestion.sender);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));

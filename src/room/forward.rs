@@ -119,15 +119,17 @@ impl Room {
         output: &mut Output,
     ) -> Option<()> {
         let track = self.tracks.get_mut(slot.track)?;
-        let is_sound = track.config.kind == MediaKind::Audio;
         let kind = track.kinds.get(header.payload_type);
+        let is_sound = track.config.kind == MediaKind::Audio;
         let encoding = track.encoding_mut(slot.index)?;
-        encoding.on_numbered(now, place.seq, place.timestamp);
-        let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
-        let misses = !encoding.nack.is_complete();
         let bytes = packet.len();
         if is_sound {
             encoding.on_layer(now, (0, 0), bytes, header.marker, None);
+        }
+        encoding.on_numbered(now, place.seq, place.timestamp);
+        let starts_flow = !std::mem::replace(&mut encoding.is_flowing, true);
+        let misses = !encoding.nack.is_complete();
+        if is_sound {
             self.floor.wake(now, &self.id, output);
             if !hear(track, header, &packet, output) {
                 return Some(());
@@ -148,7 +150,7 @@ impl Room {
             let encoding = track.encoding_mut(slot.index)?;
             encoding.on_layer(now, layer, bytes, info.ends_frame, info.size);
         }
-        let has_others = track.encodings.len() > 1;
+        let has_others = track.is_simulcast;
         if !has_others && !misses {
             batch.packets.push(incoming);
             return Some(());
@@ -381,6 +383,7 @@ fn forward(
         counters.forward_late += 1;
         return has_switched;
     };
+    subscription.note_edit(seq, &shape);
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     if peer.congestion.admits(packet) {
         let path = (target.to, &target.sealer);

@@ -103,21 +103,22 @@ impl Reception {
     }
 
     /// What becomes of it when nothing goes out for a while: with several encodings, a keyframe is needed then.
-    pub fn interrupted(self, count: usize) -> Self {
+    pub fn interrupted(self, is_simulcast: bool) -> Self {
         match self {
-            Self::Steady { on: to } | Self::Switching { to, .. } if count > 1 => {
+            Self::Steady { on: to } | Self::Switching { to, .. } if is_simulcast => {
                 Self::Waiting { to }
             }
             other => other,
         }
     }
 
-    /// What becomes of it when `aim` is to be got, of a track with `count` encodings.
-    pub fn towards(self, aim: Option<EncodingIndex>, count: usize) -> Self {
+    /// What becomes of it when `aim` is to be got, of a track with `count` encodings. One that never
+    /// had several is joined anywhere: whose picture it is decides what that is worth.
+    pub fn towards(self, aim: Option<EncodingIndex>, count: usize, is_simulcast: bool) -> Self {
         let Some(to) = aim else {
             return Self::Off;
         };
-        if count == 1 {
+        if !is_simulcast {
             return Self::Steady { on: to };
         }
         match self {
@@ -208,10 +209,15 @@ mod tests {
             ),
             // What goes out is no encoding of the track any more.
             (Steady { on: high }, Some(low), 2, Waiting { to: low }),
-            (Steady { on: high }, Some(low), 1, Steady { on: low }),
+            (Steady { on: high }, Some(low), 1, Waiting { to: low }),
         ];
         for (before, aim, count, after) in cases {
-            assert_eq!(before.towards(aim, count), after, "{before:?} {aim:?}");
+            let is_simulcast = count > 1 || before != Off;
+            assert_eq!(
+                before.towards(aim, count, is_simulcast),
+                after,
+                "{before:?} {aim:?}"
+            );
         }
     }
 }

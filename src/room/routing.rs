@@ -27,7 +27,7 @@ impl Room {
         let open = path.filter(|_| subscription.is_open());
         if open.is_none() {
             let reception = subscription.reception;
-            subscription.reception = reception.interrupted(track.encodings.len());
+            subscription.reception = reception.interrupted(track.is_simulcast);
         }
         let received = subscription.received();
         if open.is_none() || received.is_empty() {

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::base::ids::EncodingIndex;
+use crate::base::ids::{EncodingIndex, SeqNo};
 use crate::media::layers::info::LayerInfo;
 use crate::media::layers::munger::Edit;
 use crate::media::layers::reader::{LayerPacket, LayerReader, RUNS_MAX};
@@ -114,19 +114,24 @@ impl Subscription {
     /// Packets of another encoding go out from now on, or of the same after a pause; `before` went out last. The
     /// numbers that a decoder follows go on.
     pub(in crate::room) fn begin_layers(&mut self, track: &Track, before: Option<EncodingIndex>) {
-        if self.layers.is_none()
-            && before.is_some_and(|before| self.rewriter.encoding() != Some(before))
-            && self.has_sent()
-            && let Some(reader) = before
-                .and_then(|before| track.encoding(before))
-                .and_then(|encoding| encoding.layers.as_deref())
-        {
-            self.layers = Some(Box::new(Selector::new(Limit::ALL, &reader.position())));
+        if before.is_some_and(|before| self.rewriter.encoding() != Some(before)) {
+            self.keep_numbers(track, before);
         }
         if let Some(selector) = self.layers.as_mut() {
             selector.begin();
         }
         self.review_layers(track);
+    }
+
+    /// The encoding that went out last, if one did, is left: where the numbers that a decoder follows have got to is kept.
+    pub(in crate::room) fn keep_numbers(&mut self, track: &Track, last: Option<EncodingIndex>) {
+        if self.layers.is_none()
+            && self.has_sent()
+            && let Some(encoding) = last.and_then(|last| track.encoding(last))
+            && let Some(reader) = encoding.layers.as_deref()
+        {
+            self.layers = Some(Box::new(Selector::new(Limit::ALL, &reader.position())));
+        }
     }
 
     /// What a packet becomes that comes for the first time, where layers are selected. `None`: it does not go out.
@@ -178,6 +183,25 @@ impl Subscription {
             Selected::LeftOut => return None,
         }
         Some(shape)
+    }
+
+    /// A packet goes out for the first time under the number `seq`.
+    #[inline]
+    pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
+        if let Some(edit) = &shape.edit
+            && let Some(selector) = &mut self.layers
+        {
+            selector.sent.note(seq, edit);
+        }
+    }
+
+    /// Whether a packet that went out under the number `seq` may go out under it again: it looks the same.
+    pub(in crate::room) fn may_repeat(&self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        match (&shape.edit, &self.layers) {
+            (None, _) => true,
+            (Some(edit), Some(selector)) => selector.sent.is_same(seq, edit),
+            (Some(_), None) => false,
+        }
     }
 
     /// Whether it waits for a keyframe of an encoding because of its layers.

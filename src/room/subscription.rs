@@ -227,10 +227,7 @@ impl Subscription {
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) -> Option<bool> {
-        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
-        let mapping = self.config.codecs.iter().find(is_original);
-        let rtx = mapping.and_then(|mapping| mapping.rtx);
-        let (Some(ssrc), Some(payload_type)) = (self.config.rtx_ssrc, rtx) else {
+        let Some((ssrc, payload_type)) = self.own_stream(shape) else {
             // Stamped anew it would be another packet under the same nonce.
             if !self.stamping.is_none() {
                 return None;
@@ -249,7 +246,17 @@ impl Subscription {
         Some(true)
     }
 
-    /// The one place where packets are made: everything that each of them must have, retransmissions too, is added here.
+    /// Whether a packet of this shape is sent again on a stream of its own, so that it need not be the same.
+    pub fn has_own_stream(&self, shape: &Shape<'_>) -> bool {
+        self.own_stream(shape).is_some()
+    }
+
+    fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
+        let is_original = |mapping: &&CodecMapping| mapping.payload_type == shape.payload_type;
+        let mapping = self.config.codecs.iter().find(is_original)?;
+        Some((self.config.rtx_ssrc?, mapping.rtx?))
+    }
+
     #[inline]
     fn make(
         &self,
@@ -469,8 +476,8 @@ impl Subscription {
             }
             _ => return Entry::NotReceived,
         };
-        // With one encoding, who has the picture decides: a late joiner may take what it can get.
-        if track.encodings.len() > 1 && !packet.starts_keyframe {
+        // A track that never had several encodings is joined anywhere.
+        if track.is_simulcast && !packet.starts_keyframe {
             return Entry::NoKeyframe;
         }
         self.reception = after;
@@ -491,6 +498,7 @@ impl Subscription {
     pub fn leave(&mut self, track: &Track) {
         self.pause();
         let end = self.end(track);
+        self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
         (self.track, self.reception) = (None, Reception::Off);
     }

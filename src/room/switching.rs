@@ -89,7 +89,7 @@ impl Room {
         let before = subscription.reception;
         let flows = |index| track.encoding(index).is_some_and(|e| e.is_flowing);
         let aim = subscription.wish.aim(count, before.present(), flows);
-        let after = before.towards(aim, count);
+        let after = before.towards(aim, count, track.is_simulcast);
         if after == before {
             return false;
         }
@@ -129,7 +129,7 @@ impl Room {
         let Some(track) = self.tracks.get(slot) else {
             return;
         };
-        if track.encodings.len() == 1 {
+        if !track.is_simulcast {
             return;
         }
         relay_flow(track, &mut output.relay);
@@ -179,7 +179,7 @@ impl Room {
         output: &mut Output,
     ) {
         let track = self.tracks.get(slot.track);
-        if track.is_some_and(|track| track.encodings.len() > 1) {
+        if track.is_some_and(|track| track.is_simulcast) {
             self.repeat_keyframe(now, slot, output);
         }
     }
@@ -228,7 +228,7 @@ impl Room {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let is_due = track.flow_check_at.is_some_and(|at| at <= now);
+        let is_due = track.is_simulcast && track.flow_check_at.is_some_and(|at| at <= now);
         if is_due && check_flow(now, track) {
             self.on_flow_changed(now, slot, None, output);
         }
@@ -280,14 +280,15 @@ impl Room {
 impl Track {
     /// When [`Room::handle_encodings_timeout`] is next due for it.
     pub(in crate::room) fn poll_encodings(&self) -> Option<Instant> {
+        let flow_check_at = self.flow_check_at.filter(|_| self.is_simulcast);
         let retries = self.encodings.iter().map(|e| e.retry.map(|retry| retry.at));
-        retries.fold(self.flow_check_at, earliest)
+        retries.fold(flow_check_at, earliest)
     }
 
     /// A packet of one of its encodings has come from its publisher. True if the deadline has come nearer.
     #[inline]
     pub(in crate::room) fn watch_flow(&mut self, now: Instant) -> bool {
-        if self.encodings.len() == 1 || self.flow_check_at.is_some() {
+        if self.flow_check_at.is_some() {
             return false;
         }
         self.flows_since = Some(now);

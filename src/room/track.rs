@@ -28,6 +28,8 @@ pub struct Track {
     pub version: u32,
     /// What each payload type carries.
     pub kinds: PayloadKinds,
+    /// It has several encodings, or once had.
+    pub is_simulcast: bool,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
     /// Whether redundant audio is made of it for anybody, or was.
@@ -65,6 +67,7 @@ impl Track {
             sinks: Vec::new(),
             version: 0,
             kinds: PayloadKinds::new(&config.codecs),
+            is_simulcast: config.encodings.len() > 1,
             encodings: config.encodings.iter().map(encoding).collect(),
             makes_red: false,
             red_deeper_until: None,
@@ -133,6 +136,7 @@ impl Track {
                 }
             }
         }
+        self.is_simulcast |= config.encodings.len() > 1;
         self.config = config;
         changed
     }

@@ -11,4 +11,5 @@ pub mod munger;
 pub mod numbering;
 pub mod reader;
 pub mod selector;
+pub mod sent;
 pub mod structures;

@@ -11,7 +11,7 @@ use crate::wire::payload::dependency::{DependencyDescriptor, set_frame_number};
 use crate::wire::payload::numbers::{PictureId, Tl0PicIdx};
 
 /// The offsets of one subscription.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Munger {
     picture_id_offset: u16,
     tl0_pic_idx_offset: u8,
@@ -33,6 +33,8 @@ pub struct Edit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DependencyEdit {
     number: u16,
+    /// The publisher's.
+    source: u16,
     active_targets: Option<u32>,
     descriptor: Option<DependencyDescriptor>,
 }
@@ -86,6 +88,7 @@ impl Munger {
             .map(|index| (index, index.value.wrapping_add(self.tl0_pic_idx_offset)));
         let dependency = info.dependency.map(|dependency| DependencyEdit {
             number: (dependency.number as u16).wrapping_add(self.frame_number_offset),
+            source: dependency.number as u16,
             active_targets,
             descriptor: dependency.descriptor,
         });
@@ -110,7 +113,44 @@ impl Munger {
     }
 }
 
+/// All that an edit makes of a packet, for comparing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Print {
+    ends_picture: bool,
+    picture_id: Option<u16>,
+    tl0_pic_idx: Option<u8>,
+    number: Option<u16>,
+    mask: Option<(u32, (u16, u16, u8))>,
+}
+
 impl Edit {
+    /// What it makes of the packet that it was made for.
+    #[must_use]
+    pub fn print(&self) -> Print {
+        let dependency = self.dependency.as_ref();
+        let mask = dependency.and_then(|edit| Some((edit.active_targets?, edit.descriptor?)));
+        Print {
+            ends_picture: self.ends_picture,
+            picture_id: self.picture_id.map(|(_, value)| value),
+            tl0_pic_idx: self.tl0_pic_idx.map(|(_, value)| value),
+            number: dependency.map(|edit| edit.number),
+            mask: mask.map(|(mask, descriptor)| (mask, descriptor.layout())),
+        }
+    }
+
+    /// Whether the copy it was made for is as the publisher's packet.
+    #[must_use]
+    pub fn changes_nothing(&self) -> bool {
+        let dependency = self.dependency.as_ref();
+        !self.ends_picture
+            && self.picture_id.is_none_or(|(id, value)| id.value == value)
+            && self
+                .tl0_pic_idx
+                .is_none_or(|(index, value)| index.value == value)
+            && dependency
+                .is_none_or(|edit| edit.number == edit.source && edit.active_targets.is_none())
+    }
+
     /// Changes a copy of the payload it was made for. No length changes.
     pub fn apply(&self, payload: &mut [u8]) {
         if let Some((id, value)) = self.picture_id {

@@ -10,6 +10,7 @@ use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::munger::{Edit, Munger};
 use crate::media::layers::reader::{LayerReader, Position};
+use crate::media::layers::sent::SentEdits;
 use crate::media::layers::structures::{Limit, Structure};
 
 /// Decides for one subscription, and numbers what it lets through.
@@ -17,13 +18,13 @@ use crate::media::layers::structures::{Limit, Structure};
 pub struct Selector {
     wish: Limit,
     current: Limit,
-    /// The run it is in; `None` before the first packet of one.
-    run: Option<u32>,
-    /// What is below the history's beginning went out as it came.
-    took_all_before: bool,
-    history: History,
-    changes: Changes,
-    munger: Munger,
+    /// The next packet begins a new run here.
+    is_beginning: bool,
+    present: Run,
+    /// The run before: what went out of it may be asked for again.
+    former: Option<Run>,
+    /// What copies looked like; the caller, who numbers them, keeps it.
+    pub sent: SentEdits,
     /// The picture of the highest frame.
     picture: Option<RtpTime>,
     /// The highest spatial layer of it that went out.
@@ -31,6 +32,17 @@ pub struct Selector {
     /// Whether a frame of it was left out. Then what is left out of a lower layer might be missed later, after
     /// going down: up with the next picture.
     has_left_out: bool,
+}
+
+/// What was decided in one run of one source.
+#[derive(Debug)]
+struct Run {
+    run: u32,
+    /// What is below the history's beginning went out as it came.
+    took_all_before: bool,
+    history: History,
+    changes: Changes,
+    munger: Munger,
 }
 
 /// The last changes of what goes out, oldest first.
@@ -56,11 +68,16 @@ impl Selector {
         Self {
             wish,
             current: Limit::ALL,
-            run: Some(position.run),
-            took_all_before: true,
-            history: History::new(position.frame.map_or(0, |frame| frame + 1)),
-            changes: Changes::new(Limit::ALL),
-            munger: Munger::new(position.last),
+            is_beginning: false,
+            present: Run {
+                run: position.run,
+                took_all_before: true,
+                history: History::new(position.frame.map_or(0, |frame| frame + 1)),
+                changes: Changes::new(Limit::ALL),
+                munger: Munger::new(position.last),
+            },
+            former: None,
+            sent: SentEdits::default(),
             picture: position.picture,
             picture_top: None,
             has_left_out: false,
@@ -93,35 +110,35 @@ impl Selector {
 
     /// The next packet is the first one of another encoding, or after a pause.
     pub fn begin(&mut self) {
-        self.run = None;
+        self.is_beginning = true;
     }
 
     /// Decides for a packet that comes for the first time. `None`: it does not go out.
     pub fn handle(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        if self.run != Some(info.run) {
+        if self.is_beginning || self.present.run != info.run {
             self.start(info);
         }
         if info.layering == Layering::Single {
-            let edit = self.munger.edit(info, 0, false, None);
-            self.munger.on_sent(&edit);
+            let edit = self.present.munger.edit(info, 0, false, None);
+            self.present.munger.on_sent(&edit);
             return Some(edit);
         }
         if info.layering == Layering::Unknown {
             // Only who takes everything can take what is not known.
             return (self.current == Limit::ALL && self.wish == Limit::ALL)
-                .then(|| self.munger.edit(info, 0, false, None));
+                .then(|| self.present.munger.edit(info, 0, false, None));
         }
-        match self.history.place(info.frame) {
+        match self.present.history.place(info.frame) {
             Place::New => self.handle_new(info, reader),
             Place::Late => {
-                let limit = self.changes.at(info.frame)?.limit;
+                let limit = self.present.changes.at(info.frame)?.limit;
                 let is_needed = needs(limit, info, reader);
                 let fate = match is_needed {
                     true => Fate::Forwarded,
                     false => Fate::DroppedLate,
                 };
-                self.history.record(info.frame, fate);
-                self.edit(info, reader).filter(|_| is_needed)
+                self.present.history.record(info.frame, fate);
+                self.present.edit(info, reader).filter(|_| is_needed)
             }
             Place::Known(_) | Place::Before | Place::TooOld => self.edit_of(info, reader),
         }
@@ -131,31 +148,26 @@ impl Selector {
     /// known any more how it looked.
     #[must_use]
     pub fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        if self.run != Some(info.run) {
-            return None;
-        }
-        match info.layering {
-            Layering::Single => return Some(self.munger.edit(info, 0, false, None)),
-            Layering::Unknown => return None,
-            Layering::Vp8 { .. } | Layering::Vp9 { .. } | Layering::Described { .. } => {}
-        }
-        match self.history.place(info.frame) {
-            Place::Known(Fate::Forwarded) => self.edit(info, reader),
-            Place::Before if self.took_all_before => Some(self.munger.edit(info, 0, false, None)),
-            _ => None,
-        }
+        let mut runs = std::iter::once(&self.present).chain(&self.former);
+        runs.find_map(|run| run.edit_of(info, reader))
     }
 
     /// Another source or encoding: it begins with this packet.
     fn start(&mut self, first: &LayerInfo) {
-        self.run = Some(first.run);
-        self.took_all_before = false;
-        self.history = History::new(first.frame);
+        let mut munger = self.present.munger;
+        munger.start(first);
+        let next = Run {
+            run: first.run,
+            took_all_before: false,
+            history: History::new(first.frame),
+            changes: Changes::new(Limit::ALL),
+            munger,
+        };
+        self.former = Some(std::mem::replace(&mut self.present, next));
+        self.is_beginning = false;
         // A decoder starts at a keyframe, where everything is allowed.
         self.current = Limit::ALL;
-        self.changes = Changes::new(Limit::ALL);
         (self.picture, self.picture_top) = (None, None);
-        self.munger.start(first);
     }
 
     fn handle_new(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
@@ -169,22 +181,22 @@ impl Selector {
         if self.current != before {
             // For all layers of the picture that are still to come, also those that come late.
             let lowest = info.frame.saturating_sub(u64::from(info.spatial));
-            let from = self.history.next().max(lowest);
-            self.changes.push(from, self.current);
+            let from = self.present.history.next().max(lowest);
+            self.present.changes.push(from, self.current);
         }
         if !needs(self.current, info, reader) {
-            self.history.record(info.frame, Fate::Dropped);
+            self.present.history.record(info.frame, Fate::Dropped);
             self.has_left_out = true;
             return None;
         }
-        self.history.record(info.frame, Fate::Forwarded);
+        self.present.history.record(info.frame, Fate::Forwarded);
         self.picture_top = self.picture_top.max(Some(info.spatial));
         if let Some(structure) = structure_of(info, reader) {
             let mask = structure.active(self.current);
-            self.changes.announce(info.frame, mask);
+            self.present.changes.announce(info.frame, mask);
         }
-        let edit = self.edit(info, reader)?;
-        self.munger.on_sent(&edit);
+        let edit = self.present.edit(info, reader)?;
+        self.present.munger.on_sent(&edit);
         Some(edit)
     }
 
@@ -210,8 +222,8 @@ impl Selector {
                 ..
             } => {
                 let has_lower = !is_inter_layer || self.picture_top == info.spatial.checked_sub(1);
-                let has_all =
-                    has_lower && references.is_none_or(|known| self.went_out(&known, info.frame));
+                let has_all = has_lower
+                    && references.is_none_or(|known| self.present.went_out(&known, info.frame));
                 if info.can_switch_up && wish.temporal > current.temporal {
                     if info.temporal <= current.temporal {
                         self.current.temporal = wish.temporal;
@@ -248,7 +260,7 @@ impl Selector {
                     .find(|limit| structure.switches(*limit, &indications));
                 if let Some(limit) = higher
                     && !self.has_left_out
-                    && self.went_out(&references, info.frame)
+                    && self.present.went_out(&references, info.frame)
                 {
                     // The fourth stands for all above.
                     let open = |layer: u8, wish: u8| if layer == LAYER_TOP { wish } else { layer };
@@ -259,6 +271,24 @@ impl Selector {
                 }
             }
             Layering::Single | Layering::Unknown => {}
+        }
+    }
+}
+
+impl Run {
+    fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
+        if info.run != self.run {
+            return None;
+        }
+        match info.layering {
+            Layering::Single => return Some(self.munger.edit(info, 0, false, None)),
+            Layering::Unknown => return None,
+            Layering::Vp8 { .. } | Layering::Vp9 { .. } | Layering::Described { .. } => {}
+        }
+        match self.history.place(info.frame) {
+            Place::Known(Fate::Forwarded) => self.edit(info, reader),
+            Place::Before if self.took_all_before => Some(self.munger.edit(info, 0, false, None)),
+            _ => None,
         }
     }
 

@@ -174,6 +174,13 @@ impl DependencyDescriptor {
         &self.differences[..usize::from(self.differences_len)]
     }
 
+    /// Where a mask stands or would stand, and where the descriptor ends, in bits; and how wide the mask is: what decides, beside
+    /// the source, what [`Self::write`] makes.
+    #[must_use]
+    pub fn layout(&self) -> (u16, u16, u8) {
+        (self.mask_at, self.end, self.targets)
+    }
+
     /// Writes `source`, which this was read from, with another frame number and, where given, another mask of
     /// active decode targets. Returns how many bytes it took; `None` if `into` is too short.
     #[must_use]

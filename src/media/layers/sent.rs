@@ -1,0 +1,99 @@
+//! What copies looked like that went out with changed numbers: so that a copy that goes out again under its number is
+//! the same, whatever a publisher writes into its packets. Two different packets under one nonce would be
+//! the end of its key (RFC 7714 §8.2).
+
+use crate::base::ids::SeqNo;
+use crate::media::layers::munger::{Edit, Print};
+
+/// The prints of the last [`SENT_MAX`] edits.
+#[derive(Debug, Default)]
+pub struct SentEdits {
+    /// Made with the first one.
+    ring: Option<Box<[Entry; SENT_MAX]>>,
+    /// What went out below went out as it came.
+    first: Option<SeqNo>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    seq: SeqNo,
+    print: Print,
+}
+
+impl SentEdits {
+    /// A packet goes out for the first time, under the number `seq`, with this edit.
+    pub fn note(&mut self, seq: SeqNo, edit: &Edit) {
+        self.first.get_or_insert(seq);
+        let entry = Entry {
+            seq,
+            print: edit.print(),
+        };
+        let ring = self.ring.get_or_insert_with(|| {
+            let nothing = Entry {
+                seq: SeqNo(u64::MAX),
+                ..entry
+            };
+            Box::new([nothing; SENT_MAX])
+        });
+        ring[(seq.0 % SENT_MAX as u64) as usize] = entry;
+    }
+
+    /// Whether a packet that went out under the number `seq` looked as this edit would make it.
+    #[must_use]
+    pub fn is_same(&self, seq: SeqNo, edit: &Edit) -> bool {
+        if self.first.is_none_or(|first| seq < first) {
+            return edit.changes_nothing();
+        }
+        let ring = self.ring.as_ref();
+        let entry = ring.map(|ring| &ring[(seq.0 % SENT_MAX as u64) as usize]);
+        entry.is_some_and(|entry| entry.seq == seq && entry.print == edit.print())
+    }
+}
+
+/// A quarter of a second of 2 Mbit/s has 60 packets; what is asked for later than after 512 is of no use.
+const SENT_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::RtpTime;
+    use crate::media::layers::munger::Munger;
+    use crate::media::layers::numbering::LastNumbers;
+    use crate::media::layers::reader::{LayerPacket, LayerReader};
+    use crate::wire::codec::Codec;
+
+    /// Edits of the frame 5: as it came, and after a frame with the id 9.
+    fn edits() -> (Edit, Edit) {
+        let payload = [0x90, 0xe0, 0x80, 5, 1, 0, 1];
+        let packet = LayerPacket {
+            codec: Codec::Vp8,
+            seq: SeqNo(1),
+            timestamp: RtpTime(0),
+            marker: false,
+            payload: &payload,
+            descriptor: None,
+        };
+        let info = LayerReader::new(0).read(&packet);
+        let mut munger = Munger::new(LastNumbers {
+            picture_id: Some(9),
+            ..LastNumbers::default()
+        });
+        let same = munger.edit(&info, 0, false, None);
+        munger.start(&info);
+        (same, munger.edit(&info, 0, false, None))
+    }
+
+    #[test]
+    fn a_number_stands_for_one_edit() {
+        let (same, other) = edits();
+        assert!(same.changes_nothing() && !other.changes_nothing());
+        let mut sent = SentEdits::default();
+        assert!(sent.is_same(SeqNo(99), &same) && !sent.is_same(SeqNo(99), &other));
+        sent.note(SeqNo(100), &other);
+        assert!(sent.is_same(SeqNo(100), &other) && !sent.is_same(SeqNo(100), &same));
+        assert!(!sent.is_same(SeqNo(101), &same), "never sent");
+        assert!(sent.is_same(SeqNo(99), &same), "from before");
+        sent.note(SeqNo(100 + SENT_MAX as u64), &same);
+        assert!(!sent.is_same(SeqNo(100), &other), "too long ago");
+    }
+}
