@@ -288,6 +288,7 @@ impl<'s> Video<'s> {
             off,
             present: allotment.and_then(Allotment::layer),
             may_rise: allotment.is_none_or(|allotment| allotment.pace.may_rise(now)),
+            rises_below: allotment.and_then(|allotment| allotment.pace.rises_below(now)),
             may_cling: allotment.is_some_and(|allotment| allotment.pace.may_cling(now)),
         };
         let (wished, best) = wished(track, &demand);
