@@ -389,6 +389,8 @@ fn bursts_of_twenty() {
     );
 }
 
+/// The narrow line's queue holds 150 ms: with the 300 ms of the others, a full queue alone is most of the freeze that is
+/// allowed.
 #[test]
 fn squeezed_and_released() {
     let wide = path(20, Some(5_000_000));
