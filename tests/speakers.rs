@@ -27,6 +27,8 @@ struct Meeting {
     mesh: Mesh,
     people: Vec<Person>,
     packets: u32,
+    /// Every how many-th picture is a keyframe.
+    keyframe_every: u32,
 }
 
 struct Person {
@@ -59,6 +61,7 @@ impl Meeting {
             mesh: Mesh::new(5, MS),
             people: Vec::new(),
             packets: 0,
+            keyframe_every: 1,
         };
         for number in 0..people {
             let shard = number % shards;
@@ -137,7 +140,7 @@ impl Meeting {
                 } else {
                     &[]
                 },
-                payload: b"sound",
+                payload: &self.packets.to_be_bytes(),
             };
             world.send_rtp(person.at, &packet.bytes());
         }
@@ -147,8 +150,11 @@ impl Meeting {
             timestamp: 1800 * self.packets,
             payload_type: 96,
             extensions: &[],
-            // A keyframe each time (RFC 7741 §4.3), so that a switch needs not wait for one.
-            payload: &[0x10, 0, 0, 0, 0x9d, 0x01, 0x2a, 16, 0, 16, 0],
+            // P is 0 in a keyframe (RFC 7741 §4.3).
+            payload: match self.packets % self.keyframe_every {
+                0 => &[0x10, 0, 0, 0, 0x9d, 0x01, 0x2a, 16, 0, 16, 0],
+                _ => &[0x10, 1, 0, 0],
+            },
         };
         world.send_rtp(person.at, &packet.bytes());
     }
@@ -385,11 +391,23 @@ fn a_stream_that_comes_and_goes_has_no_gap() {
         };
         let mut meeting = Meeting::new(shards, 3, options);
         let mut numbers: Vec<(u32, u16)> = Vec::new();
+        let mut clocks: HashSet<(Ssrc, u32)> = HashSet::new();
         for turn in 0..6 {
             meeting.speak(&[turn % 2]);
             meeting.run(3000 * MS);
-            numbers.extend(meeting.received(2));
+            let person = &meeting.people[2];
+            let packets = meeting.worlds[person.shard].clients[person.at].take_rtp();
+            for (header, payload) in packets {
+                let number = header.ssrc.0 - 0x5000_0000;
+                numbers.push((number, header.seq.0));
+                if number % 2 == 0 {
+                    let sent = u32::from_be_bytes(payload[..4].try_into().unwrap());
+                    let offset = header.timestamp.0.wrapping_sub(960 * sent);
+                    clocks.insert((header.ssrc, offset));
+                }
+            }
         }
+        assert_eq!(clocks.len(), 2, "each goes on by its own clock: {clocks:?}");
         for speaker in [0, 1] {
             let of: Vec<u16> = numbers
                 .iter()
@@ -493,6 +511,32 @@ fn a_picture_that_comes_asks_for_a_keyframe_and_has_no_gap() {
             let gaps = of.windows(2).filter(|w| w[1] != w[0].wrapping_add(1));
             assert_eq!(gaps.count(), 0, "{speaker} on {shards} shards");
         }
+    }
+}
+
+#[test]
+fn a_picture_that_comes_back_begins_with_a_keyframe() {
+    for shards in 1..=2 {
+        let mut meeting = Meeting::new(shards, 3, last_n(1));
+        meeting.keyframe_every = 100;
+        for turn in 0..5 {
+            meeting.speak(&[turn % 2]);
+            meeting.run(500 * MS);
+            let person = &meeting.people[2];
+            meeting.worlds[person.shard].clients[person.at].take_rtp();
+            meeting.run(3000 * MS);
+            let person = &meeting.people[2];
+            let packets = meeting.worlds[person.shard].clients[person.at].take_rtp();
+            let speaker = Ssrc(0x5000_0000 + 2 * (turn as u32 % 2) + 1);
+            let mut of = packets.iter().filter(|(header, _)| header.ssrc == speaker);
+            let (_, first) = of.next().expect("it came");
+            // Whom one sees from the beginning is seen already.
+            assert!(
+                turn == 0 || first.len() > 4,
+                "turn {turn} on {shards} shards"
+            );
+        }
+        assert!(meeting.count("forward_awaits_keyframe") > 0);
     }
 }
 

@@ -314,10 +314,9 @@ impl Voice {
             return;
         }
         self.spoken |= 1;
-        self.loudness = match self.spoken & !1 {
-            0 => heard,
-            _ => (self.loudness * 15 + heard) / 16,
-        };
+        // The mean at first, then one that follows.
+        let ticks = self.spoken.count_ones().min(LOUDNESS_TICKS) as u16;
+        self.loudness = (self.loudness * (ticks - 1) + heard) / ticks;
     }
 
     fn spoken_of(&self, ticks: u32) -> u32 {
@@ -354,6 +353,8 @@ const LED_TICKS: u32 = 10;
 const REPORT_TICKS: u32 = 5;
 /// Sources known by report only. The one that was not heard of for the longest time makes room.
 const REPORTED_MAX: usize = 256;
+/// How many ticks of speech count for how loud it is.
+const LOUDNESS_TICKS: u32 = 16;
 /// Nothing below is speech: -55 dBov, in 1/16 dB above silence. A microphone with gain control brings speech to -40 to
 /// -15, and a quiet room to -80 to -60.
 const SPEECH_MIN: u16 = (127 - 55) * 16;

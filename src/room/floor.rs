@@ -12,6 +12,7 @@ use crate::media::hearing::TICK;
 use crate::media::loudest::Loudest;
 use crate::media::speakers::Speakers;
 use crate::room::output::Output;
+use crate::room::slots::SubscriptionSlot;
 
 /// Who speaks in a room, and what was told of it.
 #[derive(Debug, Default)]
@@ -32,6 +33,9 @@ pub struct Floor {
     pub has_reported: bool,
     /// Whether the others are told with this tick: every second one.
     pub is_report_due: bool,
+    /// Pictures that come back with their next keyframe, and how often that is asked for yet; each subscription is in
+    /// here once.
+    pub coming_back: Vec<(SubscriptionSlot, u8)>,
     /// What the peers were told last; `None` if nothing yet.
     told: Option<Arc<ActiveSpeakers>>,
     /// When they may be told again.

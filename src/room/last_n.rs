@@ -96,6 +96,11 @@ impl Room {
             return;
         }
         output.counters.last_n_stopped += u64::from(is_outside);
+        subscription.comes_back = !is_outside;
+        if subscription.comes_back {
+            self.floor.coming_back.retain(|(other, _)| *other != slot);
+            self.floor.coming_back.push((slot, KEYFRAME_ATTEMPTS));
+        }
         let subscriber = subscription.subscriber;
         let (source, shard) = (subscription.config.source, subscription.config.source_shard);
         self.note_source(source, shard);
@@ -103,7 +108,26 @@ impl Room {
         self.want_keyframe(now, slot, output);
         self.allocate_soon(now, subscriber, output);
     }
+
+    /// Asks again for the keyframes with which pictures come back: a request may be lost, and who sees nothing asks
+    /// for nothing.
+    pub(in crate::room) fn urge_comebacks(&mut self, now: Instant, output: &mut Output) {
+        let mut coming = std::mem::take(&mut self.floor.coming_back);
+        coming.retain_mut(|(slot, attempts)| {
+            let subscription = self.subscriptions.get(*slot);
+            let waits = subscription.is_some_and(|s| s.comes_back && s.is_open());
+            if waits {
+                *attempts -= 1;
+                self.want_keyframe(now, *slot, output);
+            }
+            waits && *attempts > 0
+        });
+        self.floor.coming_back = coming;
+    }
 }
 
+/// How often a keyframe is asked for: once a tick, of which those within half a second become one request. A publisher
+/// that sends nothing for three seconds sends a keyframe when it begins again.
+const KEYFRAME_ATTEMPTS: u8 = 30;
 /// From this priority on a track is wanted whoever speaks: it is pinned, or a shared screen.
 const PRIORITY_EXEMPT: u8 = 80;

@@ -15,6 +15,7 @@ use crate::room::incoming::Incoming;
 use crate::room::origin::{Origin, Remote};
 use crate::room::output::{Output, WantChange};
 use crate::room::slots::{EncodingSlot, SubscriptionSlot, TrackSlot};
+use crate::room::speakers::is_held_gap;
 use crate::room::state::Room;
 use crate::room::track::Track;
 
@@ -300,16 +301,19 @@ impl Room {
             // What was reported of the former run says nothing of this one.
             encoding.clock = None;
         }
-        encoding.on_numbered(now, packet.seq, packet.timestamp);
-        self.close_audio_gap(slot, packet.seq);
         let (header, numbering) = (&packet.header, (packet.seq, packet.timestamp));
         let slot = EncodingSlot { track: slot, index };
+        let has_gap = kind.0 == MediaKind::Audio && is_held_gap(encoding.tip, packet.seq);
+        encoding.on_numbered(now, packet.seq, packet.timestamp);
         let incoming = Incoming::read(slot, packet.packet, header, numbering, kind, &ids);
         let Some(mut incoming) = incoming else {
             return;
         };
         self.read_layers(&mut incoming, codec, restarted);
         batch.packets.push(incoming);
+        if has_gap {
+            self.close_gap(slot.track);
+        }
     }
 
     fn remote_track(&mut self, want: WantKey) -> Option<(TrackSlot, &mut Remote)> {

@@ -13,6 +13,7 @@ use crate::control::relay::{RelayMessage, RelayedVoice, RelayedVoices};
 use crate::media::hearing::{Loudness, TICK};
 use crate::media::loudest::Heard;
 use crate::media::speakers::{Turn, VoiceReport};
+use crate::room::encoding::Tip;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::slots::{PeerSlot, TrackSlot};
@@ -44,22 +45,12 @@ impl Room {
         self.floor.set_options(options);
     }
 
-    /// A packet of a remote track came: if its stream was held back where it is published, what comes now follows
-    /// without a gap here too.
-    #[inline]
-    pub(in crate::room) fn close_audio_gap(&mut self, slot: TrackSlot, seq: SeqNo) {
-        let Some(track) = self.tracks.get_mut(slot) else {
-            return;
-        };
-        if track.config.kind != MediaKind::Audio {
-            return;
-        }
-        let newest = track.newest.replace(seq);
-        if newest.is_some_and(|newest| seq.0 > newest.0 + AUDIO_GAP_MAX) {
-            for subscription in &track.subscriptions {
-                if let Some(subscription) = self.subscriptions.get_mut(*subscription) {
-                    subscription.pause();
-                }
+    /// What comes next of a stream follows on what went out last, although packets are missing: it was held back.
+    pub(in crate::room) fn close_gap(&mut self, slot: TrackSlot) {
+        let subscriptions = self.tracks.get(slot).map(|track| &track.subscriptions);
+        for subscription in subscriptions.into_iter().flatten() {
+            if let Some(subscription) = self.subscriptions.get_mut(*subscription) {
+                subscription.pause();
             }
         }
     }
@@ -86,6 +77,7 @@ impl Room {
             self.floor.rank();
             self.review_last_n(now, output);
         }
+        self.urge_comebacks(now, output);
         self.report_voices(turn, output);
         if let Some(news) = self.floor.take_news(now, self.peers.len()) {
             let connected = self.peers.iter().filter(|(_, peer)| peer.routed.is_some());
@@ -93,7 +85,7 @@ impl Room {
             output.speakers.extend(told);
         }
         let floor = &mut self.floor;
-        floor.idle_ticks = match is_idle && !floor.is_telling(now) {
+        floor.idle_ticks = match is_idle && !floor.is_telling(now) && floor.coming_back.is_empty() {
             true => floor.idle_ticks + 1,
             false => 0,
         };
@@ -148,19 +140,18 @@ impl Room {
         all.dedup_by_key(|heard| heard.stream);
         loudest.on_tick(&all);
         self.floor.loudest = Some(loudest);
+        let mut held = Vec::new();
         for (key, slot) in &self.tracks_by_key {
             let Some(track) = self.tracks.get_mut(*slot) else {
                 continue;
             };
             let holds = is_heard_here(track) && !is_deaf(track) && !self.floor.lets_through(*key);
             if std::mem::replace(&mut track.is_held_back, holds) != holds && holds {
-                // What comes again follows without a gap.
-                for subscription in &track.subscriptions {
-                    if let Some(subscription) = self.subscriptions.get_mut(*subscription) {
-                        subscription.pause();
-                    }
-                }
+                held.push(*slot);
             }
+        }
+        for slot in held {
+            self.close_gap(slot);
         }
     }
 
@@ -272,6 +263,12 @@ fn relayed((track, report): (TrackKey, VoiceReport)) -> RelayedVoice {
         spoken: report.spoken,
         level: report.loudness.level(),
     }
+}
+
+/// Whether a relayed stream of sound was held back where it is published, until this packet.
+#[inline]
+pub fn is_held_gap(tip: Option<Tip>, seq: SeqNo) -> bool {
+    tip.is_some_and(|tip| seq.0 > tip.seq.0 + AUDIO_GAP_MAX)
 }
 
 /// The shards that a track's packets go to.

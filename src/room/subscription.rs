@@ -66,6 +66,8 @@ pub struct Subscription {
     pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
+    /// It was outside of last-n and is not any more: it begins with a keyframe.
+    pub comes_back: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
     packets: u32,
@@ -145,6 +147,7 @@ impl Subscription {
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
             is_outside_last_n: false,
+            comes_back: false,
             is_report_due: false,
             packets: 0,
             octets: 0,
@@ -480,6 +483,11 @@ impl Subscription {
         if track.is_simulcast && !packet.starts_keyframe {
             return Entry::NoKeyframe;
         }
+        // Where it cannot be told what a packet begins, none is waited for.
+        if self.comes_back && packet.layers.is_some() && !packet.starts_keyframe {
+            return Entry::NoKeyframe;
+        }
+        self.comes_back = false;
         self.reception = after;
         let before = self.timeline.encoding();
         let end = self.end(track);

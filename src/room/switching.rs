@@ -47,7 +47,7 @@ impl Room {
         let subscriptions = track.subscriptions.iter();
         let here = subscriptions
             .filter_map(|slot| self.subscriptions.get(*slot))
-            .filter(|subscription| subscription.config.active)
+            .filter(|subscription| subscription.is_open())
             .map(|subscription| subscription.wished(Some(track)));
         let elsewhere = track.sinks.iter().map(|served| served.selection.wished);
         here.chain(elsewhere)
@@ -270,7 +270,7 @@ impl Room {
             let is_waiting = subscription.reception.awaited() == Some(slot.index)
                 || subscription.awaits_layers(track, slot.index);
             is_waiting
-                && subscription.config.active
+                && subscription.is_open()
                 && (self.peers.get(subscription.subscriber))
                     .is_some_and(|peer| peer.routed.is_some())
         })

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::base::ids::{
-    ClockRate, ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, PayloadType, SeqNo,
+    ClockRate, ENCODINGS_MAX, EncodingIndex, EncodingSet, MediaKind, PayloadType,
 };
 use crate::control::{EncodingConfig, TrackConfig};
 use crate::media::hearing::Hearing;
@@ -49,8 +49,6 @@ pub struct Track {
     pub subscriptions: Vec<SubscriptionSlot>,
     /// How loud it is, if it is sound.
     pub hearing: Hearing,
-    /// The number of its latest packet, if it is sound of another shard.
-    pub newest: Option<SeqNo>,
     /// It goes to nobody at present, because other streams are louder.
     pub is_held_back: bool,
 }
@@ -77,7 +75,6 @@ impl Track {
             flows_since: None,
             subscriptions: Vec::new(),
             hearing: Hearing::default(),
-            newest: None,
             is_held_back: false,
             config,
         }

