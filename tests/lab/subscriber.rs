@@ -404,7 +404,10 @@ impl Reception {
             let goes_on = if is_same_frame {
                 pictures == 0 && bases == 0 && ticks == 0
             } else {
-                pictures == 1 && bases == u8::from(b.temporal == 0) && ticks > 0 && ticks < 900_000
+                pictures == 1
+                    && bases == u8::from(b.temporal == 0)
+                    && ticks > 0
+                    && ticks < 90_000 * 60
             };
             if !goes_on {
                 found.push(format!("seq {seq_b}: {a:?} is followed by {b:?}"));

@@ -445,7 +445,8 @@ const SATURATED_KEEP: f64 = 0.95;
 const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
-const BACKOFF_US_MAX: i64 = 20_000_000;
+/// A path that has become fast again is to be found within ten seconds (lab, 2026-11-22).
+const BACKOFF_US_MAX: i64 = 6_000_000;
 /// As much when little is sent: nothing but a probe then shows that there is more.
 const BACKOFF_US_MAX_IDLE: i64 = 4_000_000;
 /// What a probe showed holds if the path is not full after so long.

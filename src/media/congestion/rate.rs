@@ -324,6 +324,6 @@ const ADDITIVE_AT: f64 = 1_000_000.0;
 const MULTIPLICATIVE: f64 = 1.08;
 /// libwebrtc lets the estimate grow to 1.5 times what arrives, and 10 kbit/s. Here probes tell what is above; with 1.5 it
 /// crept to 111 % of the capacity while two thirds of that were sent (lab, 2026-11-22).
-const HEADROOM: f64 = 1.2;
+const HEADROOM: f64 = 1.3;
 const HEADROOM_FREE: f64 = 10_000.0;
 const SILENCE_FACTOR: f64 = 0.75;
