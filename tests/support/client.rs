@@ -419,6 +419,10 @@ impl Client {
         if codec.name() == "rtx" {
             // RFC 4588 §4: the original sequence number comes first.
             let apt = codec.apt().expect("an rtx line names its codec");
+            if remote.rtx_ssrc == Some(view.ssrc) && view.payload.is_empty() {
+                // Padding only, as libwebrtc probes too.
+                return;
+            }
             if remote.rtx_ssrc != Some(view.ssrc) || view.payload.len() < 2 {
                 return self.fault("an RTX packet on a primary SSRC".to_owned());
             }
