@@ -222,6 +222,13 @@ impl SendSide {
         self.prober.bytes_due(now_us)
     }
 
+    /// What [`SendSide::padding_due`] asked for cannot be sent: there is nothing to send it on. Without this its deadline
+    /// would stay due.
+    pub fn on_padding_refused(&mut self, now: Instant) {
+        let now_us = self.micros(now);
+        self.prober.give_up(now_us);
+    }
+
     /// When padding may be due, or the silence of the peer tells something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
