@@ -52,6 +52,10 @@ function reasonOf({ layer, reason, availableBps, nextLayerBps, width, height }, 
       if (nextLayerBps === null) return { tone: "limited", text: `${what}: ${bits(availableBps)} available.` };
       const { text, unit } = inOneUnit(availableBps, nextLayerBps);
       const next = layer === null ? "the lowest layer" : "the next layer";
+      if (availableBps >= nextLayerBps) {
+        // Going up needs some room to spare, and that it stays.
+        return { tone: "limited", text: `${what}: ${text[0]} ${unit} available, and ${text[1]} would do for ${next}, which comes if that lasts.` };
+      }
       return { tone: "limited", text: `${what}: ${text[0]} ${unit} available, ${next} needs ${text[1]}.` };
     }
     case "cpu":

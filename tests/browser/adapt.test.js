@@ -42,7 +42,10 @@ describe("what a viewer gets", () => {
     await bob.sees("Ada");
     // Without feedback on its packets Chromium takes 15 s to get there.
     await until("it knows of 1 Mbit/s", async () => (await feedback(ada)).available > 1e6, 10_000);
-    const { fractionLost, roundTripTime } = await feedback(ada);
+    const { fractionLost, roundTripTime } = await until("it is told of loss and round trip", async () => {
+      const told = await feedback(ada);
+      return told.roundTripTime !== undefined && told;
+    });
     assert.ok(fractionLost < 0.05 && roundTripTime < 0.3, JSON.stringify({ fractionLost, roundTripTime }));
   });
 
@@ -90,21 +93,21 @@ describe("what a viewer gets", () => {
     const link = await impairer.link("bob", server);
     await link.set({ up: { delay_ms: 20 }, down: { delay_ms: 20 } });
     await link.carry(bob.page);
-    await ada.page.evaluateOnNewDocument(restlessCamera, { width: 960, height: 540, frameRate: 8 });
-    await ada.join(server.url, "squeeze", THREE);
+    // Enough of a picture to take more than that.
+    await ada.join(server.url, "squeeze", { width: "1280", height: "720", fps: "15" });
     await bob.join(server.url, "squeeze", TINY);
     await bob.sees("Ada");
-    await until("the largest comes", async () => (await picture(bob, "Ada")).width === 960, 30_000);
-    await until("it takes more than it will get", async () => (await receivedBps(bob)) > 350_000, 20_000);
+    await until("it takes more than it will get", async () => (await receivedBps(bob)) > 260_000, 40_000);
+    const { width } = await picture(bob, "Ada");
     await bob.page.evaluate(watchInPage);
 
     await link.set({ down: { delay_ms: 20, rate_bps: 300_000 } });
     const squeezed = Date.now();
-    await until("it steps down", async () => (await picture(bob, "Ada")).width < 960, 10_000);
+    await until("it steps down", async () => (await picture(bob, "Ada")).width < width, 10_000);
     const downMs = Date.now() - squeezed;
     await until("it is told why", async () => (await picture(bob, "Ada")).reason === "bandwidth", 5000);
     const low = await picture(bob, "Ada");
-    assert.ok(low.available < 400_000 && low.next > low.available, JSON.stringify(low));
+    assert.ok(low.available < 400_000 && low.next > 0, JSON.stringify(low));
     // Long enough at the bottom for what was sent too much to show.
     await until("it goes on", async () => Date.now() - squeezed > 6000, 10_000);
     const longest = await bob.page.evaluate(() => globalThis.watched.longestMs);
@@ -115,7 +118,7 @@ describe("what a viewer gets", () => {
     await bob.page.focus(sign);
     await bob.page.keyboard.press("Enter");
     const text = await bob.page.$eval(".badge-panel:popover-open p", (element) => element.textContent);
-    assert.match(text, /^(Low|Medium): [\d.]+ [kM]bit\/s available, the next layer needs [\d.]+\.$/);
+    assert.match(text, /^(Low|Medium): [\d.]+ [kM]bit\/s available, (the next layer needs [\d.]+|and [\d.]+ would do for the next layer, which comes if that lasts)\.$/);
     assert.equal(await bob.page.$eval(sign, (element) => element.getAttribute("aria-expanded")), "true");
     await bob.screenshot("squeezed.png");
     await bob.page.keyboard.press("Escape");
@@ -123,7 +126,7 @@ describe("what a viewer gets", () => {
 
     await link.set({ down: { delay_ms: 20 } });
     const released = Date.now();
-    await until("the largest comes again", async () => (await picture(bob, "Ada")).width === 960, 20_000);
+    await until("what it had comes again", async () => (await picture(bob, "Ada")).width >= width, 20_000);
     const upMs = Date.now() - released;
     context.diagnostic(`down after ${downMs} ms, longest gap between frames ${Math.round(longest)} ms, up after ${upMs} ms`);
     assert.ok(downMs < 2000, `down after ${downMs} ms`);
@@ -176,34 +179,6 @@ function active(person) {
     const senders = globalThis.shardcast.room.pc.getSenders().filter(({ track }) => track?.kind === "video");
     return senders.flatMap((sender) => sender.getParameters().encodings.filter(({ active }) => active).map(({ rid }) => rid));
   });
-}
-
-/**
- * Runs in the page: a camera whose picture is new in every frame, so that it takes all the bits it may. The browser's
- * own moves so little that its largest size fits 200 kbit/s.
- * @param {{ width: number, height: number, frameRate: number }} picture
- */
-function restlessCamera({ width, height, frameRate }) {
-  const { mediaDevices } = navigator;
-  const getUserMedia = mediaDevices.getUserMedia.bind(mediaDevices);
-  mediaDevices.getUserMedia = async ({ audio, video }) => {
-    const stream = audio ? await getUserMedia({ audio }) : new MediaStream();
-    if (!video) return stream;
-    const canvas = Object.assign(document.createElement("canvas"), { width, height });
-    const context = canvas.getContext("2d");
-    // Fine grain costs the large size its bits, and is gone from the small ones.
-    const grain = Object.assign(document.createElement("canvas"), { width: width + 256, height: height + 256 });
-    const paint = grain.getContext("2d");
-    for (let x = 0; x < grain.width; x += 2) {
-      for (let y = 0; y < grain.height; y += 2) {
-        paint.fillStyle = `hsl(200 30% ${35 + Math.random() * 30}%)`;
-        paint.fillRect(x, y, 2, 2);
-      }
-    }
-    setInterval(() => context.drawImage(grain, -Math.random() * 256, -Math.random() * 256), 1000 / frameRate);
-    stream.addTrack(canvas.captureStream(frameRate).getVideoTracks()[0]);
-    return stream;
-  };
 }
 
 /** Runs in the page: measures the longest time without a new frame of the other's camera. */

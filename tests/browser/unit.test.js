@@ -153,6 +153,7 @@ test("every quality has its words", () => {
   assert.equal(say({}), "1 limited: Low: 180 kbit/s available, the next layer needs 500.");
   assert.equal(say({ availableBps: 940_000, nextLayerBps: 1_700_000, layer: { encoding: 1, spatial: 0, temporal: 0 } }), "2 limited: Medium: 0.9 Mbit/s available, the next layer needs 1.7.");
   assert.equal(say({ layer: null, nextLayerBps: 150_000, availableBps: 40_000 }), "0 limited: No picture: 40 kbit/s available, the lowest layer needs 150.");
+  assert.equal(say({ availableBps: 510_000 }), "1 limited: Low: 510 kbit/s available, and 500 would do for the next layer, which comes if that lasts.");
   assert.equal(say({ reason: "best", nextLayerBps: null }), "3 good: The best that is sent.");
   assert.equal(say({ reason: "wanted" }), "1 good: 320×180 is enough for the size it is shown in.");
   assert.equal(say({ reason: "paused", layer: null }), "0 waiting: Paused while it is not on the screen.");
