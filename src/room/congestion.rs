@@ -157,6 +157,7 @@ impl Room {
             return;
         }
         let Some(path) = peer.transport.rtp_path() else {
+            peer.congestion.sender.on_padding_refused(now);
             return;
         };
         let carrier = peer.subscriptions.iter().find(|(_, slot)| {
@@ -165,6 +166,7 @@ impl Room {
         });
         let Some(subscription) = carrier.and_then(|(_, slot)| self.subscriptions.get_mut(*slot))
         else {
+            peer.congestion.sender.on_padding_refused(now);
             return;
         };
         let mut way = Way::new(now, path, &mut peer.congestion.sender);
@@ -179,6 +181,9 @@ impl Room {
             }
             sent += bytes + PATH_OVERHEAD;
             output.counters.padding_packets_sent += 1;
+        }
+        if sent == 0 {
+            peer.congestion.sender.on_padding_refused(now);
         }
     }
 }

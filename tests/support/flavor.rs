@@ -61,8 +61,8 @@ impl Flavor {
         } else {
             let fmtp = Some("minptime=10;useinbandfec=1".into());
             let feedback: &[&str] = match self {
-                Self::Repairing => &["transport-cc", "nack"],
-                _ => &["transport-cc"],
+                Self::Repairing => &["nack"],
+                _ => &[],
             };
             codecs.push(line(opus, "opus/48000/2", fmtp, feedback));
             if red != 0 {
@@ -75,21 +75,16 @@ impl Flavor {
     }
 
     pub fn extensions(self, video: bool) -> Vec<(u8, String)> {
-        let (mid, level, time, congestion) = match self {
-            Self::Chromium | Self::Repairing => (4, 1, 2, 3),
-            Self::Firefox => (3, 1, 4, 7),
-            Self::Odd => (14, 13, 12, 11),
-            Self::Aes256 => (1, 10, 9, 8),
+        let (mid, level, time) = match self {
+            Self::Chromium | Self::Repairing => (4, 1, 2),
+            Self::Firefox => (3, 1, 4),
+            Self::Odd => (14, 13, 12),
+            Self::Aes256 => (1, 10, 9),
         };
         let mut extensions = vec![
             (
                 time,
                 "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time".to_owned(),
-            ),
-            (
-                congestion,
-                "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
-                    .to_owned(),
             ),
             (mid, MID_URI.to_owned()),
         ];
@@ -100,7 +95,9 @@ impl Flavor {
     }
 }
 
-const VIDEO_FEEDBACK: &[&str] = &["goog-remb", "transport-cc", "ccm fir", "nack", "nack pli"];
+/// Without `transport-cc`: these clients do not say when packets arrive, and whoever does not must not offer to. `tests/lab`
+/// has receivers that do.
+const VIDEO_FEEDBACK: &[&str] = &["goog-remb", "ccm fir", "nack", "nack pli"];
 
 fn line(payload_type: u8, rtpmap: &str, fmtp: Option<String>, feedback: &[&str]) -> CodecLine {
     CodecLine {

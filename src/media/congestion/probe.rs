@@ -297,6 +297,20 @@ impl Prober {
         }
     }
 
+    /// What is being sent, or was to be, cannot be: not before some time has passed.
+    pub fn give_up(&mut self, now_us: i64) {
+        if let Some(sending) = self.sending.take() {
+            for entry in &mut self.awaited {
+                if entry.is_some_and(|cluster| cluster.id == sending.id) {
+                    *entry = None;
+                }
+            }
+        }
+        self.waiting = [None; WAITING_MAX];
+        self.hoped = None;
+        self.back_off(now_us);
+    }
+
     fn back_off(&mut self, now_us: i64) {
         self.streak = 0;
         self.is_exploring = false;

@@ -222,6 +222,13 @@ impl SendSide {
         self.prober.bytes_due(now_us)
     }
 
+    /// What [`SendSide::padding_due`] asked for cannot be sent: there is nothing to send it on. Without this its deadline
+    /// would stay due.
+    pub fn on_padding_refused(&mut self, now: Instant) {
+        let now_us = self.micros(now);
+        self.prober.give_up(now_us);
+    }
+
     /// When padding may be due, or the silence of the peer tells something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -401,3 +408,24 @@ const CHANGE_MIN: f64 = 0.04;
 const CAREFUL_US: i64 = 15_000_000;
 const SENDING_US: f64 = 500_000.0;
 const SENDING_US_MIN: i64 = 50_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_cannot_be_sent_leaves_no_deadline_behind() {
+        let t0 = Instant::now();
+        let mut side = SendSide::default();
+        side.on_sent(t0, 200);
+        let due = side
+            .poll_timeout()
+            .expect("the first packet starts a probe");
+        let now = due.max(t0);
+        side.handle_timeout(now);
+        assert!(side.padding_due(now) > 0);
+        side.on_padding_refused(now);
+        assert!(side.poll_timeout().is_none_or(|at| at > now));
+        assert_eq!(side.padding_due(now), 0);
+    }
+}
