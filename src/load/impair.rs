@@ -68,6 +68,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// The process: its sockets, its links, and its orders.
 struct Impairer {
     poll: Poll,
+    /// Lives as long as the poll: closed with its thread, it would take the last wake-up with it.
+    _waker: Arc<Waker>,
     orders: Receiver<String>,
     links: Vec<NamedLink>,
     doors: Vec<Door>,
@@ -111,16 +113,18 @@ impl Impairer {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (tx, orders) = bounded(ORDERS_MAX);
+        let reader_waker = Arc::clone(&waker);
         std::thread::Builder::new()
             .name("orders".to_owned())
             .spawn(move || {
-                read_orders(&tx, &waker);
+                read_orders(&tx, &reader_waker);
                 // The last one woken for must find the channel closed.
                 drop(tx);
-                let _ = waker.wake();
+                let _ = reader_waker.wake();
             })?;
         Ok(Self {
             poll,
+            _waker: waker,
             orders,
             links: Vec::new(),
             doors: Vec::new(),
