@@ -203,7 +203,7 @@ impl ShardHandle {
         self.push(Message::Command(command));
     }
 
-    /// Asks what a peer receives, and why. Waits for the answer, [`DESCRIBE_TIMEOUT`] at most; never for a place in the
+    /// Asks what a peer receives, and why. Waits for the answer, `DESCRIBE_TIMEOUT` at most; never for a place in the
     /// queue, so that questions cannot hold up commands.
     ///
     /// # Errors

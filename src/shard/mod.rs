@@ -315,7 +315,7 @@ impl Shard {
         self.output.relay.messages.pop_front()
     }
 
-    /// Does what is due, for at most [`DUE_PER_TURN`] peers: [`Shard::poll_timeout`] then says that more is, and
+    /// Does what is due, for at most `DUE_PER_TURN` peers: [`Shard::poll_timeout`] then says that more is, and
     /// packets get their turn first.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.finish_batches(now);

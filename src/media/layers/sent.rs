@@ -5,7 +5,7 @@
 use crate::base::ids::SeqNo;
 use crate::media::layers::munger::{Edit, Print};
 
-/// The prints of the last [`SENT_MAX`] edits.
+/// The prints of the last `SENT_MAX` edits.
 #[derive(Debug, Default)]
 pub struct SentEdits {
     /// Made with the first one.

@@ -12,7 +12,7 @@
 //! first of these that says it:
 //!
 //! 1. `max-width` and `max-height` of every stream, if they differ (RFC 8851 §5);
-//! 2. names of one of the usual [`VOCABULARIES`];
+//! 2. names of one of the usual `VOCABULARIES`;
 //! 3. the client's order, lowest first, as libwebrtc and the web's examples have it.
 //!
 //! Nothing but the meaning of "the highest layer" depends on it: the server allocates by measured rates.
