@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo, Ssrc};
+use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo, SeqNo16, Ssrc};
 use crate::load::datagrams::Datagrams;
 use crate::load::stamp::{STAMP_LEN, Stamp};
 use crate::transport::srtp::Sealer;
@@ -73,6 +73,8 @@ pub struct SendFormat {
     pub payload_type: PayloadType,
     /// The header extensions that every packet carries.
     pub extensions: Vec<(ExtensionId, Vec<u8>)>,
+    /// Under which id they are numbered through all streams of their transport, if they are.
+    pub number_id: Option<ExtensionId>,
 }
 
 /// One stream being sent.
@@ -150,9 +152,15 @@ impl Stream {
         }
     }
 
-    /// Makes and seals the packets that are due, and says how many. A sender that comes too late by
+    /// Makes and seals the packets that are due, and says how many; `numbers` goes on with the transport-wide ones. A sender that comes too late by
     /// more than [`LATE_MAX`] does not make up for what it has missed.
-    pub fn write_due(&mut self, now: Instant, sealer: &mut Sealer, out: &mut Datagrams) -> u64 {
+    pub fn write_due(
+        &mut self,
+        now: Instant,
+        numbers: &mut SeqNo16,
+        sealer: &mut Sealer,
+        out: &mut Datagrams,
+    ) -> u64 {
         let before = self.counter;
         if now.saturating_duration_since(self.next_at) > LATE_MAX {
             self.next_at = now;
@@ -161,18 +169,25 @@ impl Stream {
             self.next_at += self.plan.content.period();
             match self.plan.content {
                 Content::Audio => {
-                    self.write_packet(now, AUDIO_BODY, &OPUS_HEAD, false, sealer, out)
+                    self.write_packet(now, AUDIO_BODY, (&OPUS_HEAD, false), numbers, sealer, out);
                 }
                 Content::Video { bitrate, fps } => {
                     let mean = bitrate / 8 / u64::from(fps.max(1));
-                    self.write_frame(now, mean, sealer, out);
+                    self.write_frame(now, mean, numbers, sealer, out);
                 }
             }
         }
         self.counter - before
     }
 
-    fn write_frame(&mut self, now: Instant, mean: u64, sealer: &mut Sealer, out: &mut Datagrams) {
+    fn write_frame(
+        &mut self,
+        now: Instant,
+        mean: u64,
+        numbers: &mut SeqNo16,
+        sealer: &mut Sealer,
+        out: &mut Datagrams,
+    ) {
         let is_due = now.saturating_duration_since(self.keyframe_at) >= KEYFRAME_PERIOD;
         let is_key = std::mem::take(&mut self.is_keyframe_due) || is_due;
         // A frame is now larger, now smaller than the mean, and after a keyframe a bit smaller.
@@ -193,7 +208,7 @@ impl Stream {
             let len = size / count + usize::from(index < size % count);
             let is_last = index + 1 == count;
             let head = self.vp8_head(index == 0, is_key);
-            self.write_packet(now, len, &head, is_last, sealer, out);
+            self.write_packet(now, len, (&head, is_last), numbers, sealer, out);
         }
     }
 
@@ -226,8 +241,8 @@ impl Stream {
         &mut self,
         now: Instant,
         body_len: usize,
-        head: &[u8],
-        marker: bool,
+        (head, marker): (&[u8], bool),
+        numbers: &mut SeqNo16,
         sealer: &mut Sealer,
         out: &mut Datagrams,
     ) {
@@ -245,12 +260,16 @@ impl Stream {
             counter: self.counter,
             sent: now.saturating_duration_since(self.zero),
         };
+        let number = numbers.0.to_be_bytes();
+        let number_id = self.format.number_id;
+        numbers.0 = numbers.0.wrapping_add(u16::from(number_id.is_some()));
         let extensions = &self.format.extensions;
         let roc = self.seq.roc();
         let body_len = body_len.max(head.len() + STAMP_LEN);
         out.push_with(|arena| {
             let start = arena.len();
             let elements = extensions.iter().map(|(id, value)| (*id, &value[..]));
+            let elements = elements.chain(number_id.map(|id| (id, &number[..])));
             let header_len = write_header(arena, &fields, elements);
             let body = arena.len();
             arena.extend_from_slice(head);
@@ -330,6 +349,7 @@ mod tests {
         let format = SendFormat {
             payload_type: PayloadType(96),
             extensions: vec![(ExtensionId::new(4).unwrap(), b"v".to_vec())],
+            number_id: ExtensionId::new(3),
         };
         Stream::new(now, now, plan, format, 1)
     }
@@ -340,10 +360,11 @@ mod tests {
         let mut sealer = Sealer::new(PROFILE, &key);
         let mut opener = Opener::new(PROFILE, &key);
         let mut out = Datagrams::default();
+        let mut numbers = SeqNo16(u16::MAX - 10);
         for step in 0..ms {
             let now = t0 + Duration::from_millis(step);
             if stream.poll_timeout() <= now {
-                stream.write_due(now, &mut sealer, &mut out);
+                stream.write_due(now, &mut numbers, &mut sealer, &mut out);
             }
         }
         let packets = out.iter().map(|datagram| {

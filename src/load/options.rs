@@ -46,6 +46,10 @@ pub struct Options {
     /// does not accept simulcast
     #[arg(long)]
     pub simulcast: bool,
+    /// Number packets and report their arrivals both ways, as browsers do (transport-cc), so that the server
+    /// estimates what each client can take; lost packets come on RTX then
+    #[arg(long)]
+    pub transport_cc: bool,
     /// Publish tracks but send no media: what idle clients cost
     #[arg(long)]
     pub idle: bool,

@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
         self.outside.steady = Instant::now().saturating_duration_since(began);
         self.observe(2)?;
         self.outside.arrived = (
-            after.rtp_arrived - before.rtp_arrived,
+            after.media_arrived() - before.media_arrived(),
             after.bytes_arrived - before.bytes_arrived,
         );
         Ok(())
@@ -304,6 +304,7 @@ fn plan(options: &Options, number: u32) -> PeerPlan {
         tracks,
         expected_tracks: (others * per_publisher) as usize,
         is_idle: options.idle,
+        has_transport_cc: options.transport_cc,
         // Far from those of the neighbours, as they are also combined.
         seed: options
             .seed
