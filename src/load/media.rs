@@ -1,6 +1,7 @@
 //! Synthetic media: RTP packets as an Opus or VP8 sender makes them, in size, number and timing, with
 //! a [`Stamp`] where sound or picture would be. Keeps to a schedule; reads no clock.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -32,12 +33,14 @@ pub struct StreamPlan {
 pub enum Content {
     /// Opus-like: a packet each [`AUDIO_PERIOD`].
     Audio,
-    /// VP8-like: a burst of packets for each frame.
+    /// VP8-like: some packets for each frame.
     Video {
         /// Payload bits a second.
         bitrate: u64,
         /// Frames a second.
         fps: u32,
+        /// Whether the packets of a frame are spread as libwebrtc's pacer does, instead of going out together.
+        is_paced: bool,
     },
 }
 
@@ -95,6 +98,20 @@ pub struct Stream {
     picture_id: u16,
     /// Bytes of past keyframes that later frames have yet to save.
     debt: u64,
+    /// Parts of pictures that wait for their time.
+    parts: VecDeque<Part>,
+    /// When the next part may go out.
+    free_at: Instant,
+}
+
+/// A part of a picture.
+#[derive(Debug)]
+struct Part {
+    at: Instant,
+    len: usize,
+    head: [u8; 14],
+    is_last: bool,
+    timestamp: RtpTime,
 }
 
 impl Stream {
@@ -122,6 +139,8 @@ impl Stream {
             keyframe_at: now + phase,
             picture_id: rng.random_range(0..0x8000),
             debt: 0,
+            parts: VecDeque::new(),
+            free_at: now,
             rng,
             plan,
         }
@@ -142,7 +161,8 @@ impl Stream {
     /// When the next packet is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        self.next_at
+        let part = self.parts.front().map(|part| part.at);
+        part.map_or(self.next_at, |at| at.min(self.next_at))
     }
 
     /// Makes the next frame one that can be decoded alone, unless the last such one is very new.
@@ -152,8 +172,8 @@ impl Stream {
         }
     }
 
-    /// Makes and seals the packets that are due, and says how many; `numbers` goes on with the transport-wide ones. A sender that comes too late by
-    /// more than [`LATE_MAX`] does not make up for what it has missed.
+    /// Makes and seals the packets that are due, and says how many; `numbers` goes on with the transport-wide ones. A
+    /// sender that comes too late by more than [`LATE_MAX`] does not make up for what it has missed.
     pub fn write_due(
         &mut self,
         now: Instant,
@@ -169,25 +189,29 @@ impl Stream {
             self.next_at += self.plan.content.period();
             match self.plan.content {
                 Content::Audio => {
-                    self.write_packet(now, AUDIO_BODY, (&OPUS_HEAD, false), numbers, sealer, out);
+                    let what = (&OPUS_HEAD[..], false, self.timestamp(now));
+                    self.write_packet(now, AUDIO_BODY, what, numbers, sealer, out);
                 }
-                Content::Video { bitrate, fps } => {
+                Content::Video {
+                    bitrate,
+                    fps,
+                    is_paced,
+                } => {
                     let mean = bitrate / 8 / u64::from(fps.max(1));
-                    self.write_frame(now, mean, numbers, sealer, out);
+                    let pace = is_paced.then_some(bitrate as f64 * PACING / 8.0);
+                    self.make_frame(now, mean, pace);
                 }
             }
+        }
+        while let Some(part) = self.parts.pop_front_if(|part| part.at <= now) {
+            let what = (&part.head[..], part.is_last, part.timestamp);
+            self.write_packet(now, part.len, what, numbers, sealer, out);
         }
         self.counter - before
     }
 
-    fn write_frame(
-        &mut self,
-        now: Instant,
-        mean: u64,
-        numbers: &mut SeqNo16,
-        sealer: &mut Sealer,
-        out: &mut Datagrams,
-    ) {
+    /// The parts of a picture; `pace` in bytes a second spreads them.
+    fn make_frame(&mut self, now: Instant, mean: u64, pace: Option<f64>) {
         let is_due = now.saturating_duration_since(self.keyframe_at) >= KEYFRAME_PERIOD;
         let is_key = std::mem::take(&mut self.is_keyframe_due) || is_due;
         // A frame is now larger, now smaller than the mean, and after a keyframe a bit smaller.
@@ -206,9 +230,16 @@ impl Stream {
         let count = size.div_ceil(VIDEO_BODY_MAX).max(1);
         for index in 0..count {
             let len = size / count + usize::from(index < size % count);
-            let is_last = index + 1 == count;
-            let head = self.vp8_head(index == 0, is_key);
-            self.write_packet(now, len, (&head, is_last), numbers, sealer, out);
+            let at = self.free_at.max(now);
+            let taken = pace.map_or(0.0, |pace| len as f64 / pace);
+            self.free_at = at + Duration::from_secs_f64(taken);
+            self.parts.push_back(Part {
+                at,
+                len,
+                head: self.vp8_head(index == 0, is_key),
+                is_last: index + 1 == count,
+                timestamp: self.timestamp(now),
+            });
         }
     }
 
@@ -241,7 +272,7 @@ impl Stream {
         &mut self,
         now: Instant,
         body_len: usize,
-        (head, marker): (&[u8], bool),
+        (head, marker, timestamp): (&[u8], bool, RtpTime),
         numbers: &mut SeqNo16,
         sealer: &mut Sealer,
         out: &mut Datagrams,
@@ -250,7 +281,7 @@ impl Stream {
             payload_type: self.format.payload_type,
             marker,
             seq: self.seq.on_wire(),
-            timestamp: self.timestamp(now),
+            timestamp,
             ssrc: self.plan.ssrc,
             padding: false,
         };
@@ -312,6 +343,8 @@ pub fn head_len(kind: MediaKind) -> usize {
 
 /// 50 packets a second, as every browser sends.
 pub const AUDIO_PERIOD: Duration = Duration::from_millis(20);
+/// How much faster than the stream's rate a paced frame goes out (libwebrtc's `kDefaultPaceMultiplier`).
+const PACING: f64 = 2.5;
 /// Bytes of an audio payload: 40 kbit/s.
 const AUDIO_BODY: usize = 100;
 /// The most bytes of a video payload, as browsers have it.
@@ -401,6 +434,7 @@ mod tests {
         let content = Content::Video {
             bitrate: 1_000_000,
             fps: 30,
+            is_paced: false,
         };
         let mut stream = stream(t0, content);
         let packets = run(&mut stream, t0, 9000);
@@ -428,11 +462,38 @@ mod tests {
     }
 
     #[test]
+    fn a_paced_frame_is_spread_over_the_time_of_its_bits() {
+        let t0 = Instant::now();
+        let content = Content::Video {
+            bitrate: 1_000_000,
+            fps: 30,
+            is_paced: true,
+        };
+        let mut stream = stream(t0, content);
+        let packets = run(&mut stream, t0, 3000);
+        let bits: usize = packets.iter().map(|(_, p)| p.len() * 8).sum();
+        assert!((2_700_000..3_300_000).contains(&bits), "{bits}");
+        let sent = |at: usize| Stamp::read(&packets[at].1[14..]).unwrap().sent;
+        for at in 1..packets.len() {
+            let least = packets[at - 1].1.len() as f64 * 8.0 / 2.5e6;
+            let gap = (sent(at) - sent(at - 1)).as_secs_f64();
+            // The clock of the test moves in milliseconds.
+            assert!(gap >= least - 0.001, "{at}: {gap} {least}");
+        }
+        assert!(
+            packets
+                .windows(2)
+                .any(|p| p[0].0.timestamp == p[1].0.timestamp)
+        );
+    }
+
+    #[test]
     fn keyframes_are_sent_when_asked_for_but_not_too_often() {
         let t0 = Instant::now();
         let content = Content::Video {
             bitrate: 500_000,
             fps: 20,
+            is_paced: false,
         };
         let mut stream = stream(t0, content);
         let keys = |packets: &[(RtpHeader, Vec<u8>)]| {

@@ -39,9 +39,13 @@ pub struct Options {
     /// Bits/s of each publisher's video (k, M, G); 0: no video. With --simulcast of the largest layer
     #[arg(long, value_name = "RATE", default_value = "1M", value_parser = bits)]
     pub video_bitrate: u64,
-    /// Frames/s of video. A frame is a burst of packets of at most 1100 bytes
+    /// Frames/s of video. A frame is a burst of packets of at most 1100 bytes (see --paced)
     #[arg(long, value_name = "N", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=240))]
     pub fps: u32,
+    /// Spread the packets of a frame as libwebrtc's pacer does, at 2.5 times the bitrate, instead of sending
+    /// them together
+    #[arg(long)]
+    pub paced: bool,
     /// Send video in three layers (RIDs q, h, f), as Chromium does. Ends with an error if the server
     /// does not accept simulcast
     #[arg(long)]

@@ -53,6 +53,8 @@ pub struct Plan {
     pub fps: u32,
     /// Whether in layers.
     pub simulcast: bool,
+    /// Whether frames are spread.
+    pub paced: bool,
     /// Whether packets are numbered and reported.
     pub transport_cc: bool,
     /// Whether nothing is sent.
@@ -336,6 +338,7 @@ impl Plan {
             video_bitrate_bps: options.video_bitrate,
             fps: options.fps,
             simulcast: options.simulcast,
+            paced: options.paced,
             transport_cc: options.transport_cc,
             idle: options.idle,
             impaired_loss: options.loss,

@@ -338,6 +338,7 @@ fn tracks(options: &Options, number: u32) -> Vec<(OwnTrack, Vec<Content>)> {
         let contents = (0..layers).rev().map(|smaller| Content::Video {
             bitrate: options.video_bitrate >> (2 * smaller),
             fps: options.fps,
+            is_paced: options.paced,
         });
         tracks.push((track, contents.collect()));
     }
