@@ -315,8 +315,9 @@ impl Peer {
             if let Err(at) = self.find(track.ssrc)
                 && self.receptions.len() < RECEPTIONS_MAX
             {
-                self.receptions
-                    .insert(at, Reception::new(track.ssrc, track.kind));
+                let may_be_thinned = self.plan.has_transport_cc;
+                let reception = Reception::new(track.ssrc, track.kind, may_be_thinned);
+                self.receptions.insert(at, reception);
             }
         }
     }
