@@ -60,6 +60,10 @@ pub struct Options {
     /// How long to measure, from when all have joined
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub duration: Duration,
+    /// How long to wait, once all have joined, before measuring: with --transport-cc, until the server knows what
+    /// they can take
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = time)]
+    pub warm_up: Duration,
     /// How fast clients join: 100/s, or a time for all of them, such as 10s
     #[arg(long, value_name = "RATE|TIME", default_value = "100/s", value_parser = Ramp::from_str)]
     pub ramp: Ramp,

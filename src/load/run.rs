@@ -189,7 +189,10 @@ impl<'a> Run<'a> {
 
     fn measure(&mut self, stop: &AtomicBool, progress: &mut dyn Write) -> Result<(), LoadError> {
         // What the last joins brought about is not to be measured.
-        thread::sleep(SETTLE_TIME);
+        let until = Instant::now() + SETTLE_TIME.max(self.options.warm_up);
+        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+            self.tick(progress);
+        }
         self.drops_before = socket_drops(&self.shared.server_ports());
         self.shared.set_phase(Phase::Steady);
         let before = self.shared.tally();
