@@ -43,7 +43,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::base::ids::{PeerId, RoomId};
+use crate::base::ids::{PeerId, PeerKey, RoomId};
 use crate::control::layers::{EncodingWanted, LayerChange, LayersWanted};
 use crate::control::{PeerInfo, TrackInfo};
 use crate::signaling::msid;
@@ -124,7 +124,7 @@ pub struct Join {
     /// The room.
     pub room: RoomId,
     /// Who joins.
-    pub info: PeerInfo,
+    pub info: Arc<PeerInfo>,
     /// What proves that it may.
     pub token: Option<String>,
     /// `"offerer": "server"`: a pure viewer.
@@ -234,11 +234,11 @@ fn parse_join(peer: PeerId, room: RoomId, mut data: Map<String, Value>) -> Resul
     };
     Ok(Join {
         room,
-        info: PeerInfo {
+        info: Arc::new(PeerInfo {
             id: peer,
             name: name.filter(|name| !name.is_empty()).map(Arc::from),
             metadata: metadata.map(Arc::new),
-        },
+        }),
         token: text(data.remove("token"), "token")?,
         viewer,
     })
@@ -409,9 +409,9 @@ pub enum Outbound<'a> {
         /// Its room.
         room: &'a RoomId,
         /// The others.
-        peers: &'a [PeerInfo],
+        peers: &'a [(PeerKey, Arc<PeerInfo>)],
         /// Their tracks.
-        tracks: &'a [TrackInfo],
+        tracks: &'a [Arc<TrackInfo>],
         /// For the client's `RTCConfiguration`.
         ice_servers: &'a [IceServer],
     },
@@ -480,8 +480,8 @@ impl Outbound<'_> {
                 json!({
                     "peer_id": peer.as_str(),
                     "room_id": room.as_str(),
-                    "peers": peers.iter().map(peer_json).collect::<Vec<_>>(),
-                    "tracks": tracks.iter().map(track_json).collect::<Vec<_>>(),
+                    "peers": peers.iter().map(|(_, peer)| peer_json(peer)).collect::<Vec<_>>(),
+                    "tracks": tracks.iter().map(|track| track_json(track)).collect::<Vec<_>>(),
                     "ice_servers": ice_servers,
                     "protocol": PROTOCOL,
                 }),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::base::growth::pop;
 use crate::base::ids::PeerKey;
 use crate::base::time::{Interval, earliest};
 use crate::control::{
@@ -64,7 +65,7 @@ pub enum Output {
     /// Ask the coordinator what happened since; [`Session::handle_changes`] takes the answer.
     PullChanges(Revision),
     /// Tell the coordinator all tracks this peer publishes now.
-    SetTracks(Vec<TrackInfo>),
+    SetTracks(Vec<Arc<TrackInfo>>),
     /// Tell the coordinator that this stay (its [`PeerKey`], not the peer's id) is over. Also comes
     /// after [`Event::Replaced`], when the coordinator has nothing left to do.
     Leave,
@@ -201,7 +202,7 @@ struct Stay {
     wishes: Wishes,
     notices: Notices,
     /// What the client itself publishes.
-    own: Vec<TrackInfo>,
+    own: Vec<Arc<TrackInfo>>,
 }
 
 /// Whether the coordinator is being asked for changes: never twice at once.
@@ -232,7 +233,7 @@ impl Session {
 
     /// The next thing to do; drained after every input.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        pop(&mut self.outputs)
     }
 
     /// When [`Session::handle_timeout`] is due.
@@ -600,7 +601,7 @@ impl Session {
                 peer_id: join.info.id.clone(),
                 may_publish: !join.viewer,
                 fingerprint: &self.config.fingerprint,
-                addresses: &joined.addresses,
+                addresses: joined.addresses,
                 rng: StdRng::from_rng(&mut self.rng),
             },
             &joined.roster.tracks,
@@ -615,7 +616,7 @@ impl Session {
         self.send(Outbound::Joined {
             peer: &join.info.id,
             room: &join.room,
-            peers: &roster.peers(),
+            peers: roster.peers(),
             tracks: roster.tracks(),
             ice_servers: &ice_servers,
         });
@@ -1114,7 +1115,7 @@ mod tests {
             name: None,
             metadata: None,
         };
-        let joined = Change::PeerJoined(PeerKey(2), info);
+        let joined = Change::PeerJoined(PeerKey(2), Arc::new(info));
         session.handle_event(now, Event::RoomChanged);
         session.handle_changes(now, Some(Changes::Log(Revision(2), vec![joined])));
         drain(&mut session);
@@ -1341,9 +1342,9 @@ mod tests {
                 name: None,
                 metadata: None,
             };
-            roster.peers.push((PeerKey(peer), info));
+            roster.peers.push((PeerKey(peer), Arc::new(info)));
             for (index, kind) in [(0, MediaKind::Audio), (1, MediaKind::Video)] {
-                roster.tracks.push(TrackInfo {
+                let track = TrackInfo {
                     key: TrackKey {
                         peer: PeerKey(peer),
                         index,
@@ -1352,7 +1353,8 @@ mod tests {
                     id: TrackId::new(kind.as_str()).unwrap(),
                     kind,
                     shard: ShardId(0),
-                });
+                };
+                roster.tracks.push(Arc::new(track));
             }
         }
         roster
