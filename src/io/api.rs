@@ -11,7 +11,7 @@ use crate::base::ids::{PeerId, RoomId};
 use crate::control::TrackInfo;
 use crate::control::layers::{PeerDescription, SubscriptionDescription};
 use crate::io::http::Status;
-use crate::signaling::message::layer_fields;
+use crate::signaling::outbound::layer_fields;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

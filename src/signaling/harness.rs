@@ -15,7 +15,7 @@ use crate::control::{
     SrtpProfile, SubscriptionConfig, TrackConfig, TrackInfo, TransportEvent,
 };
 use crate::signaling::fake_client::{CHROMIUM, Client};
-use crate::signaling::message::IceServer;
+use crate::signaling::outbound::IceServer;
 use crate::signaling::session::{CloseReason, Output, Session, SessionConfig};
 
 /// One connection.
