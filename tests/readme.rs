@@ -11,7 +11,8 @@ use shardcast::base::ids::{
 use shardcast::config::{Config, ConfigError};
 use shardcast::control::layers::{EncodingWanted, LayerChange, LayersWanted};
 use shardcast::control::{LayerReason, PeerInfo, TrackInfo};
-use shardcast::signaling::message::{self, ErrorCode, InboundEvent, Outbound, Refusal};
+use shardcast::signaling::message::{self, ErrorCode, InboundEvent, Refusal};
+use shardcast::signaling::outbound::Outbound;
 
 const README: &str = include_str!("../README.md");
 
