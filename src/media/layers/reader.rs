@@ -351,6 +351,7 @@ impl LayerReader {
         }
         if info.size.is_some() {
             self.sizes[spatial] = info.size;
+            self.note_sizes(packet);
         }
         // Of a single layer, frames have no numbers: the last packet counts.
         let is_single = matches!(info.layering, Layering::Single | Layering::Unknown);
@@ -364,6 +365,18 @@ impl LayerReader {
             last.tl0_pic_idx = info.tl0_pic_idx.map(|i| i.value).or(last.tl0_pic_idx);
             let number = info.dependency.map(|dependency| dependency.number as u16);
             last.frame_number = number.or(last.frame_number);
+        }
+    }
+
+    /// VP9 tells the sizes of all layers with the lowest one's keyframe (RFC 9628 §4.2.1).
+    fn note_sizes(&mut self, packet: &LayerPacket<'_>) {
+        if !matches!(packet.codec, Codec::Vp9 { .. }) {
+            return;
+        }
+        let structure = Vp9Descriptor::parse(packet.payload).and_then(|read| read.structure);
+        for (spatial, size) in (0..).zip(&mut self.sizes) {
+            let told = structure.and_then(|structure| structure.size(spatial));
+            *size = told.or(*size);
         }
     }
 
