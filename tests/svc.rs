@@ -37,6 +37,8 @@ struct Stage {
     keyframe_wanted: bool,
     /// The publisher makes no keyframe, whoever asks.
     is_deaf: bool,
+    /// The first packets of keyframes are lost.
+    loses_structures: bool,
 }
 
 fn codec_of(mode: Mode) -> Codec {
@@ -68,6 +70,7 @@ impl Stage {
             got: Vec::new(),
             keyframe_wanted: true,
             is_deaf: false,
+            loses_structures: false,
         }
     }
 
@@ -78,7 +81,10 @@ impl Stage {
             .any(|packet| matches!(packet, RtcpPacket::Pli { .. }));
         let is_key = !self.is_deaf && std::mem::take(&mut self.keyframe_wanted);
         for packet in self.encoder.picture(is_key) {
-            self.world.send_rtp(0, &bytes(&packet));
+            let is_first = packet.frame.is_key && packet.frame.spatial == 0 && packet.ends.0;
+            if !(is_first && self.loses_structures) {
+                self.world.send_rtp(0, &bytes(&packet));
+            }
             if packet.ends.0 {
                 self.made.push(packet.frame);
             }
@@ -280,6 +286,35 @@ fn who_waits_for_a_keyframe_is_told_so() {
         assert_eq!(stage.events(), [best], "{mode:?}");
         let told = stage.told();
         assert_eq!((told.layer.unwrap().spatial, told.reason), best);
+    }
+}
+
+/// A new structure is lost on its way to the server: what comes after it cannot be read, so that who gets only a part gets
+/// nothing. A keyframe is asked for at once.
+#[test]
+fn a_lost_structure_is_asked_for() {
+    for mode in [Mode::Av1L3T3, Mode::Av1L3T3Key] {
+        let mut stage = Stage::new(mode);
+        stage.pictures(90);
+        stage.prefer(Some(10));
+        stage.pictures(60);
+        let (got, asked) = (stage.got.len(), stage.world.count("keyframe_requests_sent"));
+        stage.encoder.template_offset = 20;
+        stage.keyframe_wanted = true;
+        stage.loses_structures = true;
+        stage.picture();
+        stage.loses_structures = false;
+        assert_eq!(stage.world.count("keyframe_requests_sent"), asked + 1);
+        assert_eq!(stage.got.len(), got, "nothing can be read");
+        stage.pictures(30);
+        assert!(stage.got.len() > got + 10, "{mode:?}");
+        assert_eq!(stage.world.count("keyframe_requests_sent"), asked + 1);
+        assert!(stage.decoder.broken.is_empty(), "{mode:?}");
+        // The same structure again: that it is lost is no harm to anybody but that keyframe.
+        stage.keyframe_wanted = true;
+        stage.loses_structures = true;
+        stage.picture();
+        assert_eq!(stage.world.count("keyframe_requests_sent"), asked + 1);
     }
 }
 
