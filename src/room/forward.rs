@@ -387,7 +387,7 @@ fn forward(
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     if peer.congestion.admits(packet) {
         let path = (target.to, &target.sealer);
-        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let mut way = Way::new(now, path, peer.congestion.account(), target.subscription);
         let outbox = &mut output.outbox;
         subscription.send(packet, &shape, (seq, timestamp), &mut way, outbox);
     } else {
