@@ -228,9 +228,10 @@ impl Room {
         let Some(allotment) = &mut subscription.allotment else {
             return false;
         };
-        let is_waiting = allotment.is_waiting(present);
-        // Frame rates change with one of the next pictures: then that is told.
-        if is_new && differs_in_time_only(allotment.layer(), present) {
+        // Frame rates change with one of the next pictures: that is told when this is next looked at.
+        let differs_in_time = is_same_picture(allotment.layer(), present);
+        let is_waiting = allotment.is_waiting(present) && !differs_in_time;
+        if is_new && differs_in_time && allotment.is_waiting(present) {
             return is_waiting;
         }
         let told = (present, allotment.reason(present));
@@ -374,10 +375,10 @@ fn top(track: &Track, wished: EncodingSet) -> LayerReason {
     }
 }
 
-/// Whether one is as the other but for the frame rate, and faster.
-fn differs_in_time_only(chosen: Option<LayerId>, present: Option<LayerId>) -> bool {
+/// Whether both are the same but for their frame rates.
+fn is_same_picture(one: Option<LayerId>, other: Option<LayerId>) -> bool {
     let picture = |layer: LayerId| (layer.encoding, layer.spatial);
-    chosen.map(picture) == present.map(picture) && chosen > present
+    one.map(picture) == other.map(picture)
 }
 
 /// What a subscription is sent at present, whatever was chosen: the best layer that flows of those that go out.
