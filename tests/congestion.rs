@@ -118,6 +118,26 @@ impl Stage {
         }
     }
 
+    /// The subscriber's own estimate.
+    fn remb(&mut self, bitrate: u64) {
+        let remb = Remb {
+            sender: Ssrc(9),
+            bitrate: Bitrate(bitrate),
+            ssrcs: vec![Ssrc(0x5000_0000)],
+        };
+        let at = self.subscriber;
+        self.world.send_rtcp(at, |out| remb.write(out));
+    }
+
+    /// What came for the first time has each number once, in order, and is all that was counted as sent.
+    fn assert_no_gap(&self) {
+        let media = self.received.iter().filter(|r| r.0 != RTX);
+        let seqs: Vec<u16> = media.map(|r| r.1.0).collect();
+        let is_next = |pair: &[u16]| pair[1] == pair[0].wrapping_add(1);
+        assert!(seqs.windows(2).all(is_next), "{seqs:?}");
+        assert_eq!(self.world.count("rtp_forwarded"), seqs.len() as u64);
+    }
+
     fn estimate(&self) -> Option<Bitrate> {
         let key = self.world.clients[self.subscriber].key;
         self.world.shard.estimate(key)
@@ -219,13 +239,7 @@ fn without_rtx_nothing_is_numbered_and_what_is_sent_again_is_identical() {
 #[test]
 fn a_burst_beyond_the_estimate_is_spread_and_nothing_of_it_is_lost() {
     let mut stage = Stage::new(false);
-    let remb = Remb {
-        sender: Ssrc(9),
-        bitrate: Bitrate(1_000_000),
-        ssrcs: vec![Ssrc(0x5000_0000)],
-    };
-    let at = stage.subscriber;
-    stage.world.send_rtcp(at, |out| remb.write(out));
+    stage.remb(1_000_000);
     assert_eq!(stage.estimate(), Some(Bitrate(1_000_000)));
     let from = stage.world.now;
     // A keyframe: 40 kB.
@@ -238,11 +252,70 @@ fn a_burst_beyond_the_estimate_is_spread_and_nothing_of_it_is_lost() {
     assert_eq!(stage.received.len(), 40);
     let lasted = stage.received[39].4 - from;
     assert!(lasted > Duration::from_millis(80), "{lasted:?}");
-    let seqs: Vec<u16> = stage.received.iter().map(|r| r.1.0).collect();
-    assert!(
-        seqs.windows(2)
-            .all(|pair| pair[1] == pair[0].wrapping_add(1))
-    );
+    stage.assert_no_gap();
     assert_eq!(stage.world.count("paced_dropped"), 0);
     assert!(stage.world.count("paced") > 20);
+}
+
+#[test]
+fn what_finds_no_room_or_waits_for_too_long_goes_as_a_whole_and_a_keyframe_is_asked_for() {
+    for (bitrate, packets, stalled_ms) in [(1_000_000, 600, 0), (100_000, 100, 1200)] {
+        let mut stage = Stage::new(false);
+        stage.publish(1000);
+        stage.remb(bitrate);
+        for _ in 0..packets {
+            stage.publish(1000);
+        }
+        // The thread is late.
+        stage.world.now += Duration::from_millis(stalled_ms);
+        for _ in 0..3000 {
+            stage.advance(Duration::from_millis(1));
+        }
+        assert_eq!(
+            stage.world.count("subscription_interrupted"),
+            1,
+            "{bitrate}"
+        );
+        let dropped = stage.world.count("paced_dropped");
+        assert!(dropped > 50, "{bitrate}: {dropped}");
+        let told = stage.world.clients[stage.publisher].take_rtcp();
+        let asked = stage.world.count("keyframe_requests_sent");
+        assert!(asked > 0 && told.iter().any(|p| matches!(p, RtcpPacket::Pli { .. })));
+        // As soon as the allocator has seen that it takes less now.
+        let before = stage.received.len();
+        let goes_on = (0..1000).any(|_| {
+            stage.publish(100);
+            stage.advance(Duration::from_millis(20));
+            stage.received.len() > before
+        });
+        assert!(goes_on, "{bitrate}");
+        stage.assert_no_gap();
+    }
+}
+
+#[test]
+fn a_refused_request_spends_nothing() {
+    let mut stage = Stage::new(true);
+    for _ in 0..60 {
+        stage.publish(1000);
+        stage.advance(Duration::from_millis(10));
+    }
+    let seqs: Vec<SeqNo16> = stage.received.iter().rev().take(40).map(|r| r.1).collect();
+    let at = stage.subscriber;
+    let mut repaired = 0;
+    // Each packet is asked for ten times at once, as by who has no patience: it comes once.
+    for seq in seqs {
+        let media = Ssrc(0x5000_0000);
+        let before = stage.world.count("rtp_retransmitted");
+        for _ in 0..10 {
+            stage
+                .world
+                .send_rtcp(at, |out| write_nack(out, Ssrc(9), media, &[seq]));
+        }
+        repaired += stage.world.count("rtp_retransmitted") - before;
+        // A kilobyte each 50 ms, of an estimate of at least 300 kbit/s.
+        stage.advance(Duration::from_millis(50));
+    }
+    assert_eq!(repaired, 40, "{}", stage.world.count("nack_over_budget"));
+    assert_eq!(stage.world.count("nack_over_budget"), 0);
 }

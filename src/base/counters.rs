@@ -46,8 +46,10 @@ counters! {
     padding_packets_sent,
     /// Copies that waited to be sent, because the estimate did not allow them at once.
     paced,
-    /// Of these, copies that were dropped: too many waited, or one waited too long.
+    /// Of these, copies that were dropped: too many waited, or one waited too long, or something else took their place.
     paced_dropped,
+    /// Subscriptions that lost a packet that waited, and began again with a keyframe.
+    subscription_interrupted,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
     /// Changes of the dominant speaker, as each shard of a room sees them.

@@ -17,6 +17,8 @@ pub struct Batch {
     pub(in crate::room) runs: Vec<Run>,
     /// Subscriptions that changed over to another encoding on the way.
     pub(in crate::room) switched: Vec<SubscriptionSlot>,
+    /// Subscriptions that lost a packet on the way, and await a keyframe.
+    pub(in crate::room) interrupted: Vec<SubscriptionSlot>,
     is_laid_out: bool,
 }
 

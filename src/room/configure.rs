@@ -69,6 +69,7 @@ impl Room {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
                 subscription.leave(&track);
             }
+            self.discard_waiting(slot);
         }
         if !subscriptions.is_empty() {
             let key = track.config.key;
@@ -378,6 +379,7 @@ impl Room {
     }
 
     fn detach(&mut self, slot: SubscriptionSlot) {
+        self.discard_waiting(slot);
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };

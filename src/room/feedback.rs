@@ -344,30 +344,33 @@ fn resend(
     seq: SeqNo16,
     output: &mut Output,
 ) -> Resend {
-    let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
+    let Some(asked) = subscription.find_asked(seq) else {
         return Resend::NotHeld;
     };
-    // What came before a switch has been replaced by its keyframe.
-    if subscription.rewriter.encoding() != Some(asked.encoding) {
-        return Resend::NotHeld;
+    let rtt = peer.path.rtt.lowest();
+    // The cheap questions first: who asks too often is not to cost more than they.
+    if subscription.is_under_way(now, rtt, asked.out) {
+        return Resend::Refused(NotResent::UnderWay);
     }
+    if !peer.congestion.admits_repair(now) {
+        return Resend::Refused(NotResent::OverBudget);
+    }
+    let encoding = EncodingSlot {
+        track: slot,
+        index: asked.encoding,
+    };
+    let Some(incoming) = track.recall(encoding, asked.seq) else {
+        return Resend::NotHeld;
+    };
     let Some(path) = peer.transport.rtp_path() else {
         return Resend::NotHeld;
     };
     let Some(shape) = subscription.shape_again(track, &incoming) else {
         return Resend::NotHeld;
     };
-    // Another packet under this number would be another packet under its nonce.
-    if !asked.is_first
-        && !subscription.has_own_stream(&shape)
-        && !subscription.may_repeat(asked.out, &shape)
-    {
+    if !subscription.can_send_again(&asked, &shape) {
         return Resend::NotHeld;
     }
-    if !peer.congestion.admits_repair(now, incoming.packet().len()) {
-        return Resend::Refused(NotResent::OverBudget);
-    }
-    let rtt = peer.path.rtt.lowest();
     if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return Resend::Refused(refused);
     }
@@ -382,7 +385,10 @@ fn resend(
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
     match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
-        Some(on_own_stream) => Resend::Sent { on_own_stream },
+        Some(on_own_stream) => {
+            peer.congestion.charge_repair(now, incoming.packet().len());
+            Resend::Sent { on_own_stream }
+        }
         None => Resend::NotHeld,
     }
 }

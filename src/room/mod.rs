@@ -24,6 +24,7 @@ mod padding;
 pub mod path;
 mod payload;
 mod peer;
+mod recall;
 mod reception;
 mod redundancy;
 mod relay;

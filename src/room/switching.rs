@@ -268,6 +268,7 @@ impl Room {
             .filter_map(|slot| self.subscriptions.get(*slot));
         waiting.any(|subscription| {
             let is_waiting = subscription.reception.awaited() == Some(slot.index)
+                || subscription.comes_back && subscription.reception.present() == Some(slot.index)
                 || subscription.awaits_layers(track, slot.index);
             is_waiting
                 && subscription.is_open()
