@@ -12,7 +12,7 @@ use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
 use crate::media::nack::Arrival;
 use crate::media::stream::{Normalised, Refused, Stream};
-use crate::room::batch::{Batch, Run};
+use crate::room::batch::{Batch, Forwarded, Run};
 use crate::room::incoming::Incoming;
 use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
@@ -190,8 +190,7 @@ impl Room {
         let Batch {
             packets,
             runs,
-            switched,
-            interrupted,
+            changed,
             ..
         } = batch;
         while let Some(subscriber) = self.next_subscriber(runs) {
@@ -219,10 +218,10 @@ impl Room {
                         continue;
                     };
                     for packet in &packets[run.packets.clone()] {
-                        match forward(now, subscription, track, (target, peer), packet, output) {
-                            Forwarded::Usual => {}
-                            Forwarded::Switched => switched.push(target.subscription),
-                            Forwarded::Interrupted => interrupted.push(target.subscription),
+                        let to = (target, &mut *peer);
+                        let forwarded = forward(now, subscription, track, to, packet, output);
+                        if forwarded != Forwarded::Usual {
+                            changed.push((target.subscription, forwarded));
                         }
                     }
                     if subscription.is_report_due
@@ -242,11 +241,8 @@ impl Room {
                 output.rescheduled.push(peer.key);
             }
         }
-        if !switched.is_empty() {
-            self.settle_switched(switched, output);
-        }
-        for slot in interrupted.drain(..) {
-            self.on_interrupted(now, slot, output);
+        if !changed.is_empty() {
+            self.settle_changed(now, changed, output);
         }
         batch.clear();
         true
@@ -338,17 +334,6 @@ fn admit(
     };
     *dropped += 1;
     None
-}
-
-/// What becomes of a subscription with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forwarded {
-    /// Nothing.
-    Usual,
-    /// It has changed over to another encoding.
-    Switched,
-    /// The packet could neither be sent nor wait: see [`Subscription::interrupt`].
-    Interrupted,
 }
 
 /// One packet to one subscriber.

@@ -40,6 +40,7 @@ mod subscription;
 mod supply;
 mod switching;
 mod targets;
+mod toil;
 mod track;
 mod wanted;
 
