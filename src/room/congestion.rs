@@ -38,8 +38,10 @@ impl Room {
         };
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
+        let lost = peer.congestion.sent.on_feedback(feedback);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
+        self.repair_lost(now, from, &lost, output);
         self.follow_estimate(now, from, output);
     }
 
@@ -164,7 +166,7 @@ impl Room {
                 output.counters.paced_dropped += 1;
                 continue;
             };
-            let mut way = Way::new(now, path, &mut congestion.sender);
+            let mut way = Way::new(now, path, congestion.account(), of);
             // Meanwhile it may have been asked for, and gone out: then it does not again.
             if subscription.send_first(&packet, &shape, &mut way, &mut output.outbox) {
                 congestion.charge(&packet);
@@ -232,12 +234,13 @@ impl Room {
             let subscription = self.subscriptions.get(*slot);
             subscription.is_some_and(|subscription| subscription.takes_padding())
         });
-        let Some(subscription) = carrier.and_then(|(_, slot)| self.subscriptions.get_mut(*slot))
-        else {
+        let carrier =
+            carrier.and_then(|(_, slot)| Some((*slot, self.subscriptions.get_mut(*slot)?)));
+        let Some((of, subscription)) = carrier else {
             peer.congestion.sender.on_padding_refused(now);
             return;
         };
-        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let mut way = Way::new(now, path, peer.congestion.account(), of);
         let mut sent = 0;
         for _ in 0..PADDING_PACKETS_MAX {
             if sent >= due {

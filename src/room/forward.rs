@@ -390,11 +390,8 @@ fn forward(
             false => Forwarded::Interrupted,
         };
     }
-    let mut way = Way::new(
-        now,
-        (target.to, &target.sealer),
-        &mut peer.congestion.sender,
-    );
+    let path = (target.to, &target.sealer);
+    let mut way = Way::new(now, path, peer.congestion.account(), target.subscription);
     if subscription.send_first(packet, &shape, &mut way, &mut output.outbox) {
         peer.congestion.charge(packet);
         count_forwarded(packet, counters);

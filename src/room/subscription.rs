@@ -1,5 +1,6 @@
 //! A subscription: one peer's copy of a track.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -8,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::base::ids::{
     EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
-use crate::control::SubscriptionConfig;
+use crate::control::{SubscriptionConfig, cname};
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
 use crate::media::layers::selector::Selector;
 use crate::media::red::{RedLayout, write_red};
@@ -46,7 +47,7 @@ pub struct Subscription {
     /// What it gets of that.
     pub reception: Reception,
     /// Which payload type each of the track's goes out under.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// Its numbering.
     pub rewriter: Rewriter,
     /// Its timestamps.
@@ -59,6 +60,8 @@ pub struct Subscription {
     pub allotment: Option<Box<Allotment>>,
     /// How much is sent again.
     resends: ResendBudget,
+    /// A keyframe was asked for because a packet below was waited for too long.
+    stalls_covered: SeqNo,
     /// The numbers of its retransmission stream.
     rtx: RtxNumbers,
     /// What its subscriber reports of it.
@@ -128,8 +131,13 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. Its numbers start at random.
-    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
+    /// A subscription that waits for its track; `routes` lead nowhere. Its numbers start at random.
+    pub fn new(
+        config: SubscriptionConfig,
+        subscriber: PeerSlot,
+        routes: Arc<Routes>,
+        rng: &mut StdRng,
+    ) -> Self {
         Self {
             stamping: Stamping::new(&config),
             layers: None,
@@ -139,9 +147,10 @@ impl Subscription {
             track: None,
             wish: Wish::default(),
             reception: Reception::default(),
-            routes: Routes::none(),
+            routes,
             rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
+            stalls_covered: SeqNo(0),
             allotment: None,
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
@@ -311,8 +320,7 @@ impl Subscription {
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
-        let edit = shape.edit.as_ref();
-        let config = &self.config;
+        let (edit, config) = (shape.edit.as_ref(), &self.config);
         // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
         let padding = match names.original {
             Some(_) => 0,
@@ -372,7 +380,8 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
-        way.on_sent(&stamp, outbox.bytes_len() - before);
+        let seq = names.original.unwrap_or(header.seq);
+        way.on_sent(&stamp, outbox.bytes_len() - before, Some(seq));
     }
 
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
@@ -415,7 +424,7 @@ impl Subscription {
             true
         });
         let bytes = outbox.bytes_len() - before;
-        way.on_sent(&stamp, bytes);
+        way.on_sent(&stamp, bytes, None);
         bytes
     }
 
@@ -538,8 +547,23 @@ impl Subscription {
         self.resends.take(now, rtt, seq, bytes, self.bytes)
     }
 
+    /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
+    pub fn take_twin(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        let bytes = shape.payload.len();
+        self.resends.take_twin(seq, bytes, self.bytes)
+    }
+
+    /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.
+    pub fn is_new_stall(&mut self, seq: SeqNo) -> bool {
+        let is_new = seq >= self.stalls_covered;
+        if is_new {
+            self.stalls_covered = self.rewriter.next();
+        }
+        is_new
+    }
+
     /// The descriptions have changed what packets look like here.
-    pub fn reshape(&mut self, routes: Routes) {
+    pub fn reshape(&mut self, routes: Arc<Routes>) {
         self.routes = routes;
         self.rewriter.reshape();
     }
@@ -580,7 +604,7 @@ impl Subscription {
             octets: self.octets,
         };
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
-        write_sender_report(&mut compound, &report, &self.config.cname);
+        write_sender_report(&mut compound, &report, &cname(self.config.source.peer));
         let sent = transport.seal_rtcp(&compound, outbox);
         if sent {
             self.is_report_due = false;
