@@ -128,10 +128,8 @@ fn resend(
     let is_late = track.config.kind == MediaKind::Video && waited >= STUCK;
     if !peer.congestion.admits_repair(now) {
         let is_stuck = is_late && subscription.is_new_stall(asked.out);
-        return (
-            Resend::Refused(NotResent::OverBudget),
-            is_stuck.then_some(encoding),
-        );
+        let refused = Resend::Refused(NotResent::OverBudget);
+        return (refused, is_stuck.then_some(encoding));
     }
     let (Some(incoming), Some(path)) =
         (track.recall(encoding, asked.seq), peer.transport.rtp_path())
@@ -160,12 +158,9 @@ fn resend(
     let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
     let is_urgent = waited >= urgent_at
         && !asked.is_first
-        && peer.congestion.waiting.is_empty()
-        && peer.congestion.admits_repair(now)
-        && subscription.take_twin(asked.out, &shape);
-    if is_urgent {
-        peer.congestion.charge_repair(now, bytes);
-    }
+        && peer
+            .congestion
+            .admits_twin(now, bytes, || subscription.take_twin(asked.out, &shape));
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;

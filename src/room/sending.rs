@@ -215,6 +215,15 @@ impl Congestion {
         self.budget.charge(bytes + PATH_OVERHEAD);
     }
 
+    /// Whether a second copy of a packet of `bytes`, which `take` allows, goes out with the first.
+    pub fn admits_twin(&mut self, now: Instant, bytes: usize, take: impl FnOnce() -> bool) -> bool {
+        let admitted = self.waiting.is_empty() && self.admits_repair(now) && take();
+        if admitted {
+            self.charge_repair(now, bytes);
+        }
+        admitted
+    }
+
     /// A packet waits. False if there is no room for it.
     #[cold]
     #[must_use]

@@ -363,21 +363,7 @@ impl Subscription {
             if let Some(original) = names.original {
                 arena.extend_from_slice(&original.0.to_be_bytes());
             }
-            let payload_start = arena.len();
-            match &shape.red {
-                Red::None => arena.extend_from_slice(shape.payload),
-                Red::Rename(layout, payload_type) => {
-                    arena.extend_from_slice(shape.payload);
-                    layout.set_payload_type(&mut arena[payload_start..], *payload_type);
-                }
-                Red::Make(payload_type) => {
-                    let blocks = packet.redundancy.blocks(packet.timestamp);
-                    write_red(arena, *payload_type, blocks, shape.payload);
-                }
-            }
-            if let Some(edit) = edit {
-                edit.apply(&mut arena[payload_start..]);
-            }
+            write_payload(arena, packet, shape);
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
                 arena.resize(arena.len() + usize::from(padding) - 1, 0);
@@ -617,6 +603,25 @@ impl Subscription {
             self.reports.on_report_sent(now, ntp);
         }
         sent
+    }
+}
+
+#[inline]
+fn write_payload(arena: &mut Vec<u8>, packet: &Incoming, shape: &Shape<'_>) {
+    let start = arena.len();
+    match &shape.red {
+        Red::None => arena.extend_from_slice(shape.payload),
+        Red::Rename(layout, payload_type) => {
+            arena.extend_from_slice(shape.payload);
+            layout.set_payload_type(&mut arena[start..], *payload_type);
+        }
+        Red::Make(payload_type) => {
+            let blocks = packet.redundancy.blocks(packet.timestamp);
+            write_red(arena, *payload_type, blocks, shape.payload);
+        }
+    }
+    if let Some(edit) = &shape.edit {
+        edit.apply(&mut arena[start..]);
     }
 }
 
