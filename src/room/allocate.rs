@@ -113,7 +113,9 @@ impl Room {
         };
         let demands: Vec<VideoDemand<'_>> = videos.iter().map(|video| video.demand).collect();
         let shares = allocate(&budget, &demands);
-        let demand = Bitrate(full_demand(&demands).0 + audio.0);
+        // What was never measured may be as much as it likes: until it was, nothing bounds what is probed for.
+        let is_measured = videos.iter().all(|video| video.is_measured);
+        let demand = is_measured.then(|| Bitrate(full_demand(&demands).0 + audio.0));
         let decisions: Vec<_> = videos
             .iter()
             .zip(shares)
@@ -258,6 +260,8 @@ struct Video<'s> {
     /// The best layer of use that was ever seen, whether it flows or not.
     best: Option<LayerId>,
     demand: VideoDemand<'s>,
+    /// What it takes is known, if it is wanted at all.
+    is_measured: bool,
 }
 
 impl<'s> Video<'s> {
@@ -298,6 +302,7 @@ impl<'s> Video<'s> {
             subscription: slot,
             wished,
             best,
+            is_measured: supply.is_known() || preference.is_paused,
             demand,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::base::ids::{Bitrate, Ssrc};
 use crate::media::congestion::pacer::STEP;
+use crate::media::congestion::send_side::Change;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
 use crate::room::sending::{Congestion, PATH_OVERHEAD, Waiting, Way};
@@ -63,8 +64,11 @@ impl Room {
             .peers
             .get_mut(slot)
             .and_then(|peer| peer.congestion.sender.take_change());
-        if moved.is_some() {
-            self.allocate_soon(now, slot, output);
+        match moved {
+            // Until less is sent, most of it is lost.
+            Some(Change::Fall) => self.allocate(now, slot, output),
+            Some(Change::Usual) => self.allocate_soon(now, slot, output),
+            None => {}
         }
     }
 
@@ -115,7 +119,7 @@ impl Room {
         budget.set_backlog(waiting.bytes());
         budget.fill(now);
         let path = transport.rtp_path();
-        while let Some(Waiting { subscription, seq }) = waiting.pop_within(budget) {
+        while let Some((Waiting { subscription, seq }, bytes)) = waiting.pop_within(budget) {
             let recalled = subscriptions
                 .get_mut(subscription)
                 .and_then(|subscription| {
@@ -126,6 +130,7 @@ impl Room {
                 });
             let (Some((subscription, track, asked, packet)), Some(path)) = (recalled, path) else {
                 output.counters.paced_dropped += 1;
+                budget.give_back(bytes);
                 continue;
             };
             // What came before a switch has been replaced by its keyframe: it would only delay that.
@@ -136,6 +141,7 @@ impl Room {
             let Some(shape) = shape.filter(|shape| subscription.may_repeat(asked.out, shape))
             else {
                 output.counters.paced_dropped += 1;
+                budget.give_back(bytes);
                 continue;
             };
             let mut way = Way::new(now, path, sender);
