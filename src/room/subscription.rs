@@ -1,5 +1,6 @@
 //! A subscription: one peer's copy of a track.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -8,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::base::ids::{
     EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
-use crate::control::SubscriptionConfig;
+use crate::control::{SubscriptionConfig, cname};
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
 use crate::media::layers::selector::Selector;
 use crate::media::red::{RedLayout, write_red};
@@ -47,7 +48,7 @@ pub struct Subscription {
     /// What it gets of that.
     pub reception: Reception,
     /// Which payload type each of the track's goes out under.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// Its numbering.
     pub rewriter: Rewriter,
     /// Its timestamps.
@@ -60,6 +61,8 @@ pub struct Subscription {
     pub allotment: Option<Box<Allotment>>,
     /// How much is sent again.
     resends: ResendBudget,
+    /// A keyframe was asked for because a packet below was waited for too long.
+    stalls_covered: SeqNo,
     /// The numbers of its retransmission stream.
     rtx: RtxNumbers,
     /// What its subscriber reports of it.
@@ -129,8 +132,13 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. Its numbers start at random.
-    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
+    /// A subscription that waits for its track; `routes` lead nowhere. Its numbers start at random.
+    pub fn new(
+        config: SubscriptionConfig,
+        subscriber: PeerSlot,
+        routes: Arc<Routes>,
+        rng: &mut StdRng,
+    ) -> Self {
         Self {
             stamping: Stamping::new(&config),
             layers: None,
@@ -140,9 +148,10 @@ impl Subscription {
             track: None,
             wish: Wish::default(),
             reception: Reception::default(),
-            routes: Routes::none(),
+            routes,
             rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
+            stalls_covered: SeqNo(0),
             allotment: None,
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
@@ -274,6 +283,7 @@ impl Subscription {
         };
         let mut buffer = [0; DESCRIPTOR_MAX];
         let source = packet.extension(Extension::DependencyDescriptor);
+        let source = source.filter(|_| !edit.leaves_out_descriptor());
         let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
         self.write(packet, shape, descriptor, names, way, outbox);
     }
@@ -314,6 +324,11 @@ impl Subscription {
             .chain(forwarded.filter_map(|(extension, value)| {
                 let value = match (extension, descriptor) {
                     (Extension::DependencyDescriptor, Some(own)) => own,
+                    (Extension::DependencyDescriptor, None)
+                        if edit.is_some_and(Edit::leaves_out_descriptor) =>
+                    {
+                        return None;
+                    }
                     _ => value,
                 };
                 config.extensions.id(extension).map(|id| (id, value))
@@ -350,7 +365,8 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
-        way.on_sent(&stamp, outbox.bytes_len() - before);
+        let seq = names.original.unwrap_or(header.seq);
+        way.on_sent(&stamp, outbox.bytes_len() - before, Some(seq));
     }
 
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
@@ -393,7 +409,7 @@ impl Subscription {
             true
         });
         let bytes = outbox.bytes_len() - before;
-        way.on_sent(&stamp, bytes);
+        way.on_sent(&stamp, bytes, None);
         bytes
     }
 
@@ -539,8 +555,23 @@ impl Subscription {
         self.resends.take(now, rtt, seq, bytes, self.bytes)
     }
 
+    /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
+    pub fn take_twin(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        let bytes = shape.payload.len();
+        self.resends.take_twin(seq, bytes, self.bytes)
+    }
+
+    /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.
+    pub fn is_new_stall(&mut self, seq: SeqNo) -> bool {
+        let is_new = seq >= self.stalls_covered;
+        if is_new {
+            self.stalls_covered = self.rewriter.next();
+        }
+        is_new
+    }
+
     /// The descriptions have changed what packets look like here.
-    pub fn reshape(&mut self, routes: Routes) {
+    pub fn reshape(&mut self, routes: Arc<Routes>) {
         self.routes = routes;
         self.rewriter.reshape();
     }
@@ -574,7 +605,7 @@ impl Subscription {
             octets: self.octets,
         };
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
-        write_sender_report(&mut compound, &report, &self.config.cname);
+        write_sender_report(&mut compound, &report, &cname(self.config.source.peer));
         let sent = transport.seal_rtcp(&compound, outbox);
         if sent {
             self.is_report_due = false;

@@ -7,7 +7,7 @@
 use crate::media::congestion::probe::ProbeResult;
 
 /// What is known of the capacity of a path, in bits per second.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Capacity {
     /// What arrived when the path was last full, averaged, and when that was.
     full: Option<Full>,
@@ -31,18 +31,6 @@ struct Full {
 struct Shown {
     rate: f64,
     at_us: i64,
-}
-
-impl Default for Capacity {
-    fn default() -> Self {
-        Self {
-            full: None,
-            shown: None,
-            patience_us: 0,
-            leapt_us: None,
-            begun_us: None,
-        }
-    }
 }
 
 impl Capacity {
