@@ -117,7 +117,9 @@ impl Room {
         };
         let demands: Vec<VideoDemand<'_>> = videos.iter().map(Video::demand).collect();
         let shares = allocate(&budget, &demands);
-        let demand = Bitrate(full_demand(&demands).0 + audio.0);
+        // What was never measured may be as much as it likes: until it was, nothing bounds what is probed for.
+        let is_measured = videos.iter().all(|video| video.is_measured);
+        let demand = is_measured.then(|| Bitrate(full_demand(&demands).0 + audio.0));
         let decisions: Vec<_> = videos
             .iter()
             .zip(shares)
@@ -269,6 +271,8 @@ struct Video<'s> {
     steps: Cow<'s, [Step]>,
     /// All of the demand but the steps.
     demand: VideoDemand<'static>,
+    /// What it takes is known, if it is wanted at all.
+    is_measured: bool,
 }
 
 impl<'s> Video<'s> {
@@ -315,6 +319,7 @@ impl<'s> Video<'s> {
             subscription: slot,
             wished,
             best,
+            is_measured: supply.is_known() || preference.is_paused,
             steps,
             demand,
         }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::base::ids::{Bitrate, Ssrc};
 use crate::media::congestion::pacer::STEP;
+use crate::media::congestion::send_side::Change;
 use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
@@ -68,8 +69,11 @@ impl Room {
             .peers
             .get_mut(slot)
             .and_then(|peer| peer.congestion.sender.take_change());
-        if moved.is_some() {
-            self.allocate_soon(now, slot, output);
+        match moved {
+            // Until less is sent, most of it is lost.
+            Some(Change::Fall) => self.allocate(now, slot, output),
+            Some(Change::Usual) => self.allocate_soon(now, slot, output),
+            None => {}
         }
     }
 

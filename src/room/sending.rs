@@ -289,8 +289,7 @@ impl Congestion {
     /// The estimate may have changed.
     pub fn refresh(&mut self) {
         let rate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
-        let is_loose = self.sender.is_app_limited();
-        self.budget.set_rate(rate, is_loose);
+        self.budget.set_rate(rate, self.sender.pace());
         self.repairs.set_repair_rate(rate);
     }
 }

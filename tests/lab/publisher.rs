@@ -212,8 +212,8 @@ impl Publisher {
             rng,
             encodings,
             next_audio: zero,
-            // Not with the sound, nor with another publisher's pictures.
-            next_video: zero + Duration::from_millis(7 * (at as u64 + 1)),
+            // Not with the sound, nor with another publisher's pictures, and never the same with another seed.
+            next_video: zero + Duration::from_millis(7 * (at as u64 + 1) + seed * 11 % 33),
             next_report: zero + Duration::from_millis(100),
             transport_number: 65_000,
             keyframe_requests: Vec::new(),

@@ -2,6 +2,7 @@
 //! (draft-holmer-rmcat-transport-wide-cc-extensions-01), what may be sent to it is estimated from its reports
 //! (draft-ietf-rmcat-gcc-02, and libwebrtc where the two differ), probed for and paced.
 
+pub mod capacity;
 pub mod history;
 pub mod loss;
 pub mod pacer;

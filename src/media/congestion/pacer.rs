@@ -13,16 +13,22 @@ pub struct Budget {
     filled_at: Option<Instant>,
     /// Bytes a second and at most; `None`: nothing is paced.
     rate: Option<(f64, f64)>,
+    /// How many times as fast what waits may go out, where there is much of it.
+    haste: f64,
     /// Bytes that wait.
     backlog: f64,
 }
 
 impl Budget {
-    /// Sets what may be sent, in bits per second; `None` paces nothing. `is_loose`: far less is sent than could
-    /// be, so that whole frames may pass at once.
-    pub fn set_rate(&mut self, estimate: Option<f64>, is_loose: bool) {
+    /// Sets what may be sent, in bits per second; `None` paces nothing.
+    pub fn set_rate(&mut self, estimate: Option<f64>, pace: Pace) {
+        let (factor, depth, haste) = match pace {
+            Pace::Loose => LOOSE,
+            Pace::Tight => TIGHT,
+            Pace::Draining => DRAINING,
+        };
+        self.haste = haste;
         self.rate = estimate.map(|estimate| {
-            let (factor, depth) = if is_loose { LOOSE } else { TIGHT };
             let bytes = estimate * factor / 8.0;
             (bytes, (estimate * depth / 8.0).max(DEPTH_BYTES_MIN))
         });
@@ -57,7 +63,7 @@ impl Budget {
         {
             let since = self.filled_at.replace(now);
             let elapsed = since.map_or(FIRST, |at| now.saturating_duration_since(at));
-            let rate = rate.max((self.backlog / BACKLOG_SECONDS).min(rate * 1.3));
+            let rate = rate.max((self.backlog / BACKLOG_SECONDS).min(rate * self.haste));
             self.tokens = (self.tokens + rate * elapsed.as_secs_f64()).min(depth);
         }
     }
@@ -80,13 +86,24 @@ impl Budget {
     pub fn wait(&self) -> Duration {
         match self.rate {
             Some((rate, _)) if self.tokens <= 0.0 => {
-                let rate = rate.max((self.backlog / BACKLOG_SECONDS).min(rate * 1.3));
+                let rate = rate.max((self.backlog / BACKLOG_SECONDS).min(rate * self.haste));
                 let seconds = (1.0 - self.tokens) / rate.max(1.0);
                 Duration::from_secs_f64(seconds.min(1.0)).max(STEP)
             }
             _ => Duration::ZERO,
         }
     }
+}
+
+/// How the estimate is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Far less is sent than could be: a usual frame passes at once.
+    Loose,
+    /// About as much is sent as can be.
+    Tight,
+    /// Less is to be sent than goes through, so that a queue drains.
+    Draining,
 }
 
 /// Packets that wait, oldest first, bounded by time and bytes: what is too much is refused, and what waits for too long
@@ -181,10 +198,12 @@ pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How much waits at most for one subscriber, in bytes: that time at 10 Mbit/s.
 pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
 const QUEUE_LEN_MAX: usize = 1024;
-/// Factor of the estimate, and depth in seconds of it. Near the limit of the path bursts become a queue
-/// there; libwebrtc paces with 2.5.
-const TIGHT: (f64, f64) = (1.5, 0.010);
-const LOOSE: (f64, f64) = (2.5, 0.040);
+/// Factor of the estimate, depth in seconds of it, and how much faster a backlog may go out. libwebrtc paces with 2.5: then a
+/// keyframe of a higher layer is a queue of 100 ms on the path, and the estimate falls that has just allowed that layer (lab,
+/// 2026-11-22). With 1.1 it waits here instead, where what is out of date can still be dropped.
+const TIGHT: (f64, f64, f64) = (1.1, 0.010, 1.3);
+const LOOSE: (f64, f64, f64) = (1.1, 0.015, 1.3);
+const DRAINING: (f64, f64, f64) = (1.0, 0.005, 1.0);
 const DEPTH_BYTES_MIN: f64 = 1_500.0;
 /// The same for what is sent again. When a queue overflows, everything is asked for again that could not pass, and would
 /// be more than what passes (seen in the lab, 2026-11-22: 5 Mbit/s of it at an estimate of 147 kbit/s).
@@ -212,13 +231,13 @@ mod tests {
         let t0 = Instant::now();
         let mut budget = Budget::default();
         assert!(take(&mut budget, 1_000_000), "nothing is paced");
-        budget.set_rate(Some(1e6), false);
+        budget.set_rate(Some(1e6), Pace::Tight);
         budget.fill(t0);
         let burst = (0..10).filter(|_| take(&mut budget, 1000)).count();
         assert_eq!(burst, 2, "1500 bytes");
         budget.charge(200);
         assert!(budget.is_spent());
-        // 187.5 bytes a millisecond.
+        // 137.5 bytes a millisecond.
         assert!(budget.wait() >= STEP);
         budget.fill(t0 + budget.wait());
         assert!(take(&mut budget, 1000));
@@ -229,7 +248,7 @@ mod tests {
                 sent += 1000;
             }
         }
-        assert!((180_000..195_000).contains(&sent), "{sent}");
+        assert!((130_000..145_000).contains(&sent), "{sent}");
         // A keyframe: faster than the rate, but not at once.
         let mut queue = PacingQueue::default();
         for n in 0..100 {
@@ -244,7 +263,7 @@ mod tests {
                 budget.charge(1000);
             }
         }
-        assert!((1250..1600).contains(&ms), "{ms}");
+        assert!((1450..1700).contains(&ms), "{ms}");
         budget.set_backlog(0);
         budget.charge(1_000_000);
         assert!(

@@ -30,10 +30,12 @@ pub struct Prober {
     is_for_outgrown: bool,
     /// The last probe that was worth it, at that time: until the path turns out to be full after all.
     succeeded_us: Option<i64>,
-    /// How many probes in a row were worth it.
-    streak: u32,
-    /// The last fall that was tried to be undone, by its time.
-    recovered_us: Option<i64>,
+    /// How many clusters may still be sent to confirm what the last one showed.
+    confirms_left: u8,
+    /// The next cluster is to confirm the last one.
+    is_confirming: bool,
+    /// The last fall that is known, by its time.
+    decreased_us: Option<i64>,
 }
 
 /// What a probe showed.
@@ -41,7 +43,7 @@ pub struct Prober {
 pub struct ProbeResult {
     /// What went through, in bits per second.
     pub rate: f64,
-    /// More did not: the path was full, perhaps of what others send.
+    /// More did not.
     pub is_saturated: bool,
 }
 
@@ -49,6 +51,8 @@ pub struct ProbeResult {
 struct Sending {
     id: ClusterId,
     rate: f64,
+    /// How long it is at least.
+    min_us: i64,
     from_us: Option<i64>,
     bytes: u32,
     packets: u32,
@@ -83,14 +87,16 @@ pub struct Situation {
     pub demand: Option<f64>,
     /// A queue is there, or drains: not now.
     pub is_congested: bool,
-    /// The estimate was higher before it fell, at that time.
-    pub former: Option<(f64, i64)>,
+    /// When the estimate last fell.
+    pub decreased_us: Option<i64>,
     /// More went through than the path was seen to carry.
     pub outgrown: bool,
-    /// Far less is sent than the estimate.
-    pub is_app_limited: bool,
-    /// The path was full not long ago: a leap would hit those it is shared with.
-    pub is_careful: bool,
+    /// Less is sent than the estimate: nothing but probes shows whether there is more.
+    pub is_unused: bool,
+    /// What the path was seen to carry when it was full.
+    pub capacity: Option<f64>,
+    /// What a probe showed that is believed only if another one says the same.
+    pub unconfirmed: Option<f64>,
 }
 
 impl Default for Prober {
@@ -109,23 +115,19 @@ impl Default for Prober {
             outgrown_backoff_us: OUTGROWN_US_MIN,
             is_for_outgrown: false,
             succeeded_us: None,
-            streak: 0,
-            recovered_us: None,
+            confirms_left: CONFIRMS_MAX,
+            is_confirming: false,
+            decreased_us: None,
         }
     }
 }
 
 impl Situation {
-    /// How far above the estimate the next probe goes: twice as fast; but where the path was full not long ago,
-    /// the less the more there is already, so that flows which share a path come nearer to each other.
-    /// Each one in a row that was worth it makes the next step twice as large.
-    fn step(&self, streak: u32) -> f64 {
-        let estimate = self.estimate;
-        if !self.is_careful {
-            return estimate;
-        }
-        let step = CAREFUL_STEP * CAREFUL_AT / estimate.max(1.0) * f64::from(1 << streak);
-        step.clamp(estimate * CAREFUL_MIN, estimate)
+    /// How fast the next probe is: twice the estimate; twice what the path carried, where the estimate is below that
+    /// for a moment, so that it can show what is believed.
+    fn next(&self) -> f64 {
+        let usual = self.capacity.map_or(0.0, |capacity| capacity * USUAL);
+        2.0 * self.estimate.max(usual)
     }
 }
 
@@ -157,23 +159,30 @@ impl Prober {
         if seen.is_congested || !self.started {
             return;
         }
-        if seen.is_app_limited {
+        if seen.decreased_us != self.decreased_us {
+            self.decreased_us = seen.decreased_us;
+            let soon_us = seen.decreased_us.map_or(0, |at| at + RECOVER_US);
+            self.next_us = self.next_us.min(soon_us);
+        }
+        if seen.is_unused {
             self.backoff_us = self.backoff_us.min(BACKOFF_US_MAX_IDLE);
             self.next_us = self.next_us.min(seen.now_us + BACKOFF_US_MAX_IDLE);
         }
         let ceiling = ceiling(seen.demand);
-        let next = seen.estimate + seen.step(self.streak);
-        if let Some((former, at_us)) = seen.former
-            && seen.estimate < former * RECOVER_BELOW
-            && (RECOVER_US_MIN..RECOVER_US_MAX).contains(&(seen.now_us - at_us))
-            && self.recovered_us != Some(at_us)
+        let next = seen.next();
+        // Who fills a path that was full sees by that whether there is more.
+        let is_seen = seen.capacity.is_some() && !seen.is_unused;
+        if let Some(shown) = seen.unconfirmed
+            && self.confirms_left > 0
         {
-            self.recovered_us = Some(at_us);
-            self.try_rate((former * RECOVER).min(ceiling), seen.estimate);
+            self.confirms_left -= 1;
+            self.is_confirming = true;
+            self.send_cluster(shown / KEEP, seen.estimate);
         } else if seen.outgrown && seen.now_us >= self.outgrown_next_us {
             self.is_for_outgrown = true;
             self.try_rate(next.min(ceiling), seen.estimate);
         } else if seen.now_us >= self.next_us
+            && !is_seen
             && seen
                 .demand
                 .is_none_or(|demand| seen.estimate < demand * ENOUGH)
@@ -188,25 +197,26 @@ impl Prober {
         }
     }
 
-    /// The probe's result so far, after the feedback on one of its packets.
-    pub fn on_arrival(
-        &mut self,
-        id: ClusterId,
-        sent_us: i64,
-        arrived_us: i64,
-        bytes: u16,
-    ) -> Option<ProbeResult> {
-        let entry = self
-            .awaited
-            .iter_mut()
-            .find(|cluster| cluster.is_some_and(|cluster| cluster.id == id))?;
-        let cluster = entry.as_mut()?;
-        cluster.on_arrival(sent_us, arrived_us, u32::from(bytes));
-        let result = cluster.result()?;
-        if cluster.arrived_packets == cluster.sent_packets {
-            *entry = None;
+    /// A packet of a probe arrived.
+    pub fn on_arrival(&mut self, id: ClusterId, sent_us: i64, arrived_us: i64, bytes: u16) {
+        let mut awaited = self.awaited.iter_mut().flatten();
+        if let Some(cluster) = awaited.find(|cluster| cluster.id == id) {
+            cluster.on_arrival(sent_us, arrived_us, u32::from(bytes));
         }
-        Some(result)
+    }
+
+    /// What a probe showed that is over: all of it has arrived, or something that was sent later, the latest of it at
+    /// `sent_us`.
+    pub fn take_result(&mut self, sent_us: i64) -> Option<ProbeResult> {
+        let entry = self.awaited.iter_mut().find(|entry| {
+            entry.is_some_and(|cluster| {
+                let is_complete = cluster.arrived_packets == cluster.sent_packets;
+                cluster
+                    .ended_us
+                    .is_some_and(|at| is_complete || sent_us > at)
+            })
+        })?;
+        entry.take()?.result()
     }
 
     /// How many bytes of probe are to go out now, at least; 0 if none. Call it before [`Prober::on_sent`]
@@ -239,12 +249,12 @@ impl Prober {
         sending.from_us?;
         sending.bytes += u32::from(bytes);
         sending.packets += 1;
-        let (id, rate) = (sending.id, sending.rate);
+        let (id, rate, min_us) = (sending.id, sending.rate, sending.min_us);
         let (all_bytes, all_packets) = (sending.bytes, sending.packets);
         if let Some(cluster) = self.awaited.iter_mut().flatten().find(|c| c.id == id) {
             (cluster.sent_bytes, cluster.sent_packets) = (all_bytes, all_packets);
         }
-        if f64::from(all_bytes) >= rate * CLUSTER_US as f64 / 8e6 && all_packets >= PACKETS_MIN {
+        if f64::from(all_bytes) >= rate * min_us as f64 / 8e6 && all_packets >= PACKETS_MIN {
             self.finish(now_us);
         }
         Some(id)
@@ -271,8 +281,7 @@ impl Prober {
         let is_for_outgrown = std::mem::take(&mut self.is_for_outgrown);
         if seen.estimate >= hoped {
             self.succeeded_us = Some(seen.now_us);
-            self.streak = (self.streak + 1).min(STREAK_MAX);
-            self.next_us = seen.now_us + if seen.is_careful { CAREFUL_US } else { 0 };
+            self.next_us = seen.now_us;
             return;
         }
         self.back_off(seen.now_us);
@@ -312,7 +321,6 @@ impl Prober {
     }
 
     fn back_off(&mut self, now_us: i64) {
-        self.streak = 0;
         self.is_exploring = false;
         self.next_us = now_us + self.backoff_us;
         self.backoff_us = (self.backoff_us * 2).min(BACKOFF_US_MAX);
@@ -320,17 +328,27 @@ impl Prober {
 
     fn try_rate(&mut self, rate: f64, estimate: f64) {
         if rate > estimate * WORTHWHILE {
-            self.waiting[0] = Some(rate);
-            self.hoped = Some(estimate + HOPED * (rate - estimate));
+            self.confirms_left = CONFIRMS_MAX;
+            self.send_cluster(rate, estimate);
         }
+    }
+
+    fn send_cluster(&mut self, rate: f64, estimate: f64) {
+        self.waiting[0] = Some(rate);
+        self.hoped = Some(estimate + HOPED * (rate - estimate));
     }
 
     fn begin(&mut self, rate: f64) {
         self.last_id = self.last_id.wrapping_add(1);
         let id = ClusterId(self.last_id);
+        let min_us = match std::mem::take(&mut self.is_confirming) {
+            true => CONFIRMING_US,
+            false => CLUSTER_US,
+        };
         self.sending = Some(Sending {
             id,
             rate,
+            min_us,
             from_us: None,
             bytes: 0,
             packets: 0,
@@ -395,10 +413,9 @@ impl Cluster {
     /// What went through: the lesser of how fast it was sent and how fast it arrived. `None` while too
     /// little has arrived, or if it says nothing.
     fn result(&self) -> Option<ProbeResult> {
-        self.ended_us?;
-        if self.arrived_packets * 5 < self.sent_packets * 4
-            || self.arrived_bytes * 5 < self.sent_bytes * 4
-            || self.arrived_packets < PACKETS_MIN - 1
+        if self.arrived_packets * 3 < self.sent_packets * 2
+            || self.arrived_bytes * 3 < self.sent_bytes * 2
+            || self.arrived_packets < PACKETS_MIN - 2
         {
             return None;
         }
@@ -416,72 +433,70 @@ impl Cluster {
             // Held back on the way and then delivered at once: nothing is known.
             return None;
         }
-        // That is all that goes through.
-        let is_saturated = arrived < sent * SATURATED;
-        let rate = if is_saturated {
-            arrived * SATURATED_KEEP
-        } else {
-            arrived.min(sent)
-        };
-        Some(ProbeResult { rate, is_saturated })
+        // What is there is not to be used to the last: of a path that just carries the probe as little as of one that
+        // does not.
+        Some(ProbeResult {
+            rate: sent.min(arrived * KEEP),
+            is_saturated: arrived < sent * SATURATED,
+        })
     }
 }
 
-/// What is tried at most: nothing above is of use for what is sent.
-fn ceiling(demand: Option<f64>) -> f64 {
-    demand.map_or(RATE_MAX, |demand| {
+/// What is tried at most, in bits per second: nothing above is of use for what is sent.
+pub fn ceiling(demand: Option<f64>) -> f64 {
+    demand.map_or(UNKNOWN_MAX, |demand| {
         (demand * CEILING).clamp(CEILING_MIN, RATE_MAX)
     })
 }
 
 /// The estimate is not sought above so many times the demand.
-pub const CEILING: f64 = 2.0;
+const CEILING: f64 = 2.0;
 /// And always up to this, in bits per second: what is wanted next may be more.
-pub const CEILING_MIN: f64 = 1_000_000.0;
+const CEILING_MIN: f64 = 1_000_000.0;
+/// Up to this while nobody knows what is wanted: a 720p layer and the rest.
+const UNKNOWN_MAX: f64 = 4_000_000.0;
 /// The highest rate that is probed for, in bits per second.
-pub const RATE_MAX: f64 = 20_000_000.0;
+const RATE_MAX: f64 = 20_000_000.0;
 const WAITING_MAX: usize = 2;
 /// libwebrtc's first two clusters.
 const START_FACTORS: [f64; WAITING_MAX] = [3.0, 6.0];
 /// libwebrtc: a cluster is at least 15 ms and 5 packets long; a little more smooths the timers.
 const CLUSTER_US: i64 = 20_000;
 const PACKETS_MIN: u32 = 5;
+/// One that confirms another lasts longer than a frame of 30 a second, so that none of another sender is overlooked.
+const CONFIRMING_US: i64 = 40_000;
+/// Each is as fast as the one before arrived: so it comes nearer to what is free.
+const CONFIRMS_MAX: u8 = 2;
 const CLUSTER_US_MAX: i64 = 200_000;
 /// How far ahead of its rate a cluster is sent: the grain of the timers.
 const STEP_US: i64 = 4_000;
 const RESULT_US_MAX: i64 = 1_000_000;
-// libwebrtc's ProbeBitrateEstimator.
+// libwebrtc's ProbeBitrateEstimator, but for the share that has to arrive: four fifths there, two thirds here, as a path that
+// loses a tenth by itself loses two of eight often enough.
 const INTERVAL_US_MAX: i64 = 1_000_000;
 const RATIO_MAX: f64 = 2.0;
 const SATURATED: f64 = 0.9;
-const SATURATED_KEEP: f64 = 0.95;
+const KEEP: f64 = 0.95;
 /// The grain of the timers makes short clusters look faster than they were meant to be.
 const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
 /// A path that has become fast again is to be found within ten seconds (lab, 2026-11-22).
 const BACKOFF_US_MAX: i64 = 6_000_000;
-/// As much when little is sent: nothing but a probe then shows that there is more.
-const BACKOFF_US_MAX_IDLE: i64 = 4_000_000;
+/// As much when little is sent: nothing but a probe then shows that there is more, and a capacity that doubled is to be
+/// known within five seconds, with two probes.
+const BACKOFF_US_MAX_IDLE: i64 = 2_000_000;
+/// Once it drained, a path is used as far as this share of what it carried.
+const USUAL: f64 = 0.93;
 /// What a probe showed holds if the path is not full after so long.
 const LASTING_US: i64 = 3_000_000;
-const OUTGROWN_US_MIN: i64 = 3_000_000;
-const OUTGROWN_US_MAX: i64 = 15_000_000;
+const OUTGROWN_US_MIN: i64 = 1_000_000;
+const OUTGROWN_US_MAX: i64 = 2_000_000;
 /// A probe was worth it if the estimate went so far towards it.
 const HOPED: f64 = 0.7;
 const WORTHWHILE: f64 = 1.05;
-/// In bits per second, at an estimate of [`CAREFUL_AT`].
-const CAREFUL_STEP: f64 = 350_000.0;
-const CAREFUL_AT: f64 = 1_000_000.0;
-const CAREFUL_MIN: f64 = 0.15;
-/// How long a step has to hold before the next one.
-const CAREFUL_US: i64 = 500_000;
-const STREAK_MAX: u32 = 3;
 /// The demand is met, with room to spare.
 const ENOUGH: f64 = 1.1;
 const USEFUL: f64 = 1.5;
-/// libwebrtc: some seconds after a fall, most of the former rate is tried again.
-const RECOVER_US_MIN: i64 = 1_000_000;
-const RECOVER_US_MAX: i64 = 5_000_000;
-const RECOVER_BELOW: f64 = 0.7;
-const RECOVER: f64 = 0.85;
+/// After a fall it is soon tried whether that was for a moment only.
+const RECOVER_US: i64 = 1_000_000;

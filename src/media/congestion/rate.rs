@@ -3,6 +3,7 @@
 //! down follows how long the queue is, and once that has drained, the rate returns to just below what the
 //! path was seen to carry.
 
+use crate::media::congestion::capacity::Capacity;
 use crate::media::congestion::probe::ProbeResult;
 use crate::media::congestion::trend::Usage;
 
@@ -10,17 +11,18 @@ use crate::media::congestion::trend::Usage;
 #[derive(Debug)]
 pub struct DelayControl {
     rate: f64,
-    capacity: Option<f64>,
+    capacity: Capacity,
     phase: Phase,
     updated_us: i64,
     decreased_us: Option<i64>,
-    /// The rate before the last great decrease.
-    former: f64,
     /// The path seems to carry more than it was seen to: worth a probe.
     outgrew_capacity: bool,
+    rebases: bool,
+    is_unused: bool,
     /// When a probe last raised the rate.
     leapt_us: Option<i64>,
-    rebases: bool,
+    /// What the last probe showed, if that was less than the rate and all that went through.
+    lesser: Option<f64>,
     /// Since when a queue stands.
     stands_since_us: Option<i64>,
 }
@@ -29,10 +31,19 @@ pub struct DelayControl {
 enum Phase {
     Increase,
     /// The queue of an overuse drains.
-    Drain {
-        from_us: i64,
-        queue_us: i64,
-    },
+    Drain(Drain),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Drain {
+    from_us: i64,
+    /// What stood in it at the last decrease.
+    queue_us: i64,
+    /// When it was last looked whether it drains, and what stood in it then and the time before.
+    looked_us: i64,
+    looks_us: [i64; 2],
+    /// The rate was lowered again although all of it arrived.
+    is_repeated: bool,
 }
 
 /// What feedback says, at one moment.
@@ -60,14 +71,15 @@ impl Default for DelayControl {
     fn default() -> Self {
         Self {
             rate: START,
-            capacity: None,
+            capacity: Capacity::default(),
             phase: Phase::Increase,
             updated_us: 0,
             decreased_us: None,
-            former: 0.0,
             outgrew_capacity: false,
-            leapt_us: None,
             rebases: false,
+            is_unused: false,
+            leapt_us: None,
+            lesser: None,
             stands_since_us: None,
         }
     }
@@ -82,8 +94,8 @@ impl DelayControl {
     /// What may be sent when the queue has drained that drains at present: what to choose qualities by, which must not
     /// be given up for a moment.
     pub fn lasting_rate(&self) -> f64 {
-        match (self.phase, self.capacity) {
-            (Phase::Drain { .. }, Some(capacity)) => self.rate.max(capacity * LASTING),
+        match (self.phase, self.capacity.known()) {
+            (Phase::Drain(_), Some(capacity)) => self.rate.max(capacity * LASTING),
             _ => self.rate,
         }
     }
@@ -96,11 +108,6 @@ impl DelayControl {
     /// When the rate last went down.
     pub fn decreased_us(&self) -> Option<i64> {
         self.decreased_us
-    }
-
-    /// The rate before the last decrease that was not a small one.
-    pub fn former_rate(&self) -> f64 {
-        self.former
     }
 
     /// Whether more went through than the path was seen to carry before; says so once.
@@ -118,32 +125,14 @@ impl DelayControl {
     pub fn on_feedback(&mut self, seen: &Observation) {
         let elapsed_us = (seen.now_us - self.updated_us).clamp(0, ELAPSED_US_MAX);
         self.updated_us = seen.now_us;
-        let is_over = (seen.usage == Usage::Over && seen.queue_us >= QUEUE_US_TREND)
-            || seen.queue_us >= QUEUE_US_MAX
+        self.is_unused = seen
+            .arriving_smooth
+            .is_some_and(|arriving| self.rate > HEADROOM * arriving + HEADROOM_FREE);
+        let is_over = (seen.usage == Usage::Over && self.exceeds(seen, self.trend_us(seen)))
+            || self.exceeds(seen, QUEUE_US_MAX)
             || self.stands_for_long(seen);
         match self.phase {
-            Phase::Drain { from_us, queue_us } => {
-                let drain_us = seen.now_us - from_us;
-                if seen.queue_us <= QUEUE_US_MIN {
-                    self.phase = Phase::Increase;
-                    if let Some(capacity) = self.capacity {
-                        self.rate = self.rate.max(capacity * RESUME);
-                    }
-                } else if drain_us > DRAIN_US_MAX + seen.rtt_us {
-                    // What does not drain at a lower rate is no queue of ours.
-                    if seen.queue_us > queue_us / 2
-                        && seen.usage != Usage::Over
-                        && self.is_obeyed(seen)
-                    {
-                        self.rebases = true;
-                        self.phase = Phase::Increase;
-                    } else {
-                        self.decrease(seen);
-                    }
-                } else if seen.queue_us > queue_us && self.may_decrease_again(seen) {
-                    self.decrease(seen);
-                }
-            }
+            Phase::Drain(drain) => self.drain(seen, drain),
             Phase::Increase if is_over => self.decrease(seen),
             Phase::Increase if seen.usage == Usage::Normal => self.increase(seen, elapsed_us),
             Phase::Increase => {}
@@ -151,21 +140,47 @@ impl DelayControl {
         self.rate = self.rate.max(RATE_MIN);
     }
 
-    /// A probe showed what goes through. Where the path has been full before, and is full again, it may be
-    /// others' packets that the probe pushed aside: then only half of the way is gone.
-    pub fn on_probe(&mut self, result: ProbeResult) {
-        if result.rate <= self.rate || self.is_draining() {
+    /// A probe showed what goes through; `arriving` is what does of all that is sent.
+    pub fn on_probe(&mut self, result: ProbeResult, arriving: Option<f64>) {
+        if self.is_draining() {
             return;
         }
-        self.leapt_us = Some(self.updated_us);
-        if result.is_saturated && self.capacity.is_some() {
-            self.rate += (result.rate - self.rate) * SATURATED_STEP;
+        if result.rate <= self.rate {
+            // It was twice as fast and did not get through: if that happens twice, what one before showed was jitter.
+            let former = self.lesser.take().filter(|_| result.is_saturated);
+            match former {
+                Some(former) => {
+                    let shown = result.rate.max(former).max(arriving.unwrap_or(0.0));
+                    self.rate = self.rate.min(shown);
+                }
+                None => self.lesser = Some(result.rate).filter(|_| result.is_saturated),
+            }
             return;
         }
-        self.rate = result.rate;
-        if self.capacity.is_some_and(|capacity| self.rate > capacity) {
-            self.capacity = None;
+        self.lesser = None;
+        if let Some(rate) = self.capacity.weigh(self.updated_us, &result)
+            && rate > self.rate
+        {
+            self.leapt_us = Some(self.updated_us);
+            self.rate = rate;
         }
+    }
+
+    /// Whether less is sent than the rate, so that it shows nothing of what more would do.
+    pub fn is_unused(&self) -> bool {
+        self.is_unused
+    }
+
+    /// What the path was seen to carry when it was full.
+    pub fn capacity(&self) -> Option<f64> {
+        self.capacity.known()
+    }
+
+    /// What a probe showed that another one is to confirm.
+    pub fn unconfirmed(&self, now_us: i64) -> Option<f64> {
+        self.capacity
+            .unconfirmed(now_us)
+            .filter(|rate| *rate > self.rate)
     }
 
     /// Nothing is to be above this.
@@ -175,12 +190,74 @@ impl DelayControl {
 
     /// No feedback has come for long.
     pub fn on_silence(&mut self, now_us: i64) {
-        self.former = self.former.max(self.rate);
         self.decreased_us = Some(now_us);
         self.rate = (self.rate * SILENCE_FACTOR).max(RATE_MIN);
     }
 
-    fn may_decrease_again(&self, seen: &Observation) -> bool {
+    fn drain(&mut self, seen: &Observation, mut drain: Drain) {
+        if seen.now_us - drain.looked_us >= LOOK_US {
+            drain.looked_us = seen.now_us;
+            drain.looks_us = [seen.queue_us, drain.looks_us[0]];
+        }
+        self.phase = Phase::Drain(drain);
+        if !self.exceeds(seen, QUEUE_US_MIN) {
+            self.phase = Phase::Increase;
+            if let Some(capacity) = self.capacity.known() {
+                self.rate = self.rate.max(capacity * RESUME);
+            }
+        } else if seen.now_us - drain.from_us > DRAIN_US_MAX + seen.rtt_us {
+            // What does not drain at a lower rate is no queue of ours.
+            let stays = seen.queue_us as f64 > drain.looks_us[1] as f64 * STAYS;
+            if stays && seen.usage != Usage::Over && self.is_obeyed(seen) {
+                self.rebases = true;
+                self.phase = Phase::Increase;
+            } else {
+                self.phase = Phase::Increase;
+                self.decrease(seen);
+            }
+        } else if seen.queue_us > drain.queue_us + QUEUE_US_MIN && self.has_waited(seen) {
+            // If all of it arrives, it is others who fill the queue; or what arrived was that of a moment ago, once.
+            let is_less = seen.arriving.is_some_and(|arriving| arriving < self.rate);
+            let is_less = is_less && !seen.is_app_limited;
+            if is_less || !drain.is_repeated {
+                drain.is_repeated |= !is_less;
+                self.phase = Phase::Drain(drain);
+                self.decrease(seen);
+            }
+        }
+    }
+
+    /// Whether what arrives is what the path carries: it is about what may be sent, or a queue was there all the time.
+    fn is_full(&self, seen: &Observation, arriving: f64) -> bool {
+        // What was measured is of before a leap for a while, and the queue may be that of a probe.
+        let is_new = self
+            .leapt_us
+            .is_some_and(|at| seen.now_us - at < LEAP_US + seen.rtt_us);
+        if is_new {
+            return self.exceeds(seen, QUEUE_US_MAX);
+        }
+        let is_used = !seen.is_app_limited && arriving >= self.rate * USED;
+        is_used || self.exceeds(seen, QUEUE_US_STANDING)
+    }
+
+    /// Whether the queue is as long as `limit_us`, which is for [`PACKET_AT`] and more: where few packets make a long
+    /// queue, it takes a longer one.
+    fn exceeds(&self, seen: &Observation, limit_us: i64) -> bool {
+        let scale = (PACKET_AT / self.rate).clamp(1.0, PACKET_SCALE_MAX);
+        seen.queue_us as f64 >= limit_us as f64 * scale
+    }
+
+    /// From which queue on a growing delay is an overuse. Who has just gone down lets others go first: of flows that share
+    /// a queue one may see it a little earlier than the others each time, and would give way for ever.
+    fn trend_us(&self, seen: &Observation) -> i64 {
+        let since_us = self
+            .decreased_us
+            .map_or(f64::INFINITY, |at| (seen.now_us - at) as f64);
+        let share = (-since_us / TURN_US).exp();
+        QUEUE_US_TREND + (share * QUEUE_US_TURN) as i64
+    }
+
+    fn has_waited(&self, seen: &Observation) -> bool {
         // What a decrease does is seen a round trip later. But where far less arrives than was thought, the rate was that
         // of a moment ago: nothing needs to be waited for.
         let is_far_off = seen.arriving.is_some_and(|a| a < self.rate * FAR_OFF);
@@ -188,16 +265,13 @@ impl DelayControl {
             true => DECREASE_WAIT_US,
             false => seen.rtt_us + DECREASE_WAIT_US,
         };
-        let waited = self
-            .decreased_us
-            .is_none_or(|at| seen.now_us - at >= wait_us);
-        // If all of it arrives, it is others who fill the queue.
-        waited && seen.arriving.is_some_and(|arriving| arriving < self.rate)
+        self.decreased_us
+            .is_none_or(|at| seen.now_us - at >= wait_us)
     }
 
     /// Whether a queue stands that neither grows nor drains.
     fn stands_for_long(&mut self, seen: &Observation) -> bool {
-        if seen.queue_us < QUEUE_US_STANDING {
+        if !self.exceeds(seen, QUEUE_US_STANDING) {
             self.stands_since_us = None;
             return false;
         }
@@ -212,68 +286,60 @@ impl DelayControl {
     }
 
     fn decrease(&mut self, seen: &Observation) {
-        let factor = 1.0 - (seen.queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
-        // A path that has become far slower shows in the latest moments first.
-        let arriving = match (seen.arriving, seen.arriving_latest) {
-            (Some(usual), Some(latest)) if latest < usual * FAR_OFF => Some(latest),
-            (usual, _) => usual,
+        let depth = (seen.queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
+        let (arriving, depth) = match (seen.arriving, seen.arriving_latest) {
+            // A path that has become far slower shows in the latest moments first; and what is under way already will make the
+            // queue far longer.
+            (Some(usual), Some(latest)) if latest < usual * FAR_OFF => (Some(latest), DEPTH_MAX),
+            (usual, _) => (usual, depth),
         };
+        let factor = 1.0 - depth;
         let rate = match arriving {
             // What arrives is what the path carries: a queue was there all the time.
-            Some(arriving) if !seen.is_app_limited || seen.queue_us >= QUEUE_US_STANDING => {
-                self.observe_capacity(arriving);
+            Some(arriving) if self.is_full(seen, arriving) => {
+                if !seen.is_app_limited {
+                    // The queue may be younger than the time that is measured: before it came less arrived than could.
+                    let latest = seen.arriving_latest.unwrap_or(0.0) * LATEST_SHARE;
+                    self.capacity.on_full(seen.now_us, arriving.max(latest));
+                }
                 arriving * factor
             }
-            // Little is sent, and that little says nothing of the path.
+            // Little is sent, or was a moment ago, and that little says nothing of the path.
             Some(arriving) => (arriving * factor).max(self.rate * APP_LIMITED_FACTOR),
             None => self.rate * factor,
         };
-        if rate < self.rate * GREAT_DECREASE {
-            // What was only tried a moment ago is nothing to go back to.
-            let lasted = self.leapt_us.is_none_or(|at| seen.now_us - at > LASTING_US);
-            self.former = if lasted { self.rate } else { 0.0 };
-        }
         self.rate = self.rate.min(rate);
         self.decreased_us = Some(seen.now_us);
-        self.phase = Phase::Drain {
+        let former = match self.phase {
+            Phase::Drain(drain) => Some(drain),
+            Phase::Increase => None,
+        };
+        self.phase = Phase::Drain(Drain {
             from_us: seen.now_us,
             queue_us: seen.queue_us,
-        };
-    }
-
-    fn observe_capacity(&mut self, arriving: f64) {
-        self.capacity = Some(match self.capacity {
-            // Near what was known: averaged. Else it has changed.
-            Some(known) if (arriving / known - 1.0).abs() < CAPACITY_BAND => {
-                known + CAPACITY_GAIN * (arriving - known)
-            }
-            _ => arriving,
+            looked_us: seen.now_us,
+            looks_us: [seen.queue_us; 2],
+            is_repeated: former.is_some_and(|f| f.is_repeated),
         });
     }
 
     fn increase(&mut self, seen: &Observation, elapsed_us: i64) {
-        if seen.queue_us >= QUEUE_US_HOLD {
+        if self.exceeds(seen, QUEUE_US_HOLD) || self.is_unused {
             return;
         }
         let elapsed = elapsed_us as f64 / 1e6;
-        if let Some(capacity) = self.capacity
+        let capacity = self.capacity.known();
+        if let Some(capacity) = capacity
             && self.rate > capacity * OUTGROWN
             && seen.arriving_smooth.is_some_and(|rate| rate > capacity)
         {
-            self.capacity = None;
             self.outgrew_capacity = true;
         }
-        let step = match self.capacity {
-            Some(_) => ADDITIVE * elapsed * (ADDITIVE_AT / self.rate).clamp(0.4, 2.5),
+        let step = match capacity {
+            Some(_) => ADDITIVE * elapsed * (ADDITIVE_AT / self.rate).clamp(0.6, 2.5),
             None => self.rate * (MULTIPLICATIVE.powf(elapsed) - 1.0),
         };
-        // Nobody knows whether more than that would go through.
-        let limit = seen
-            .arriving_smooth
-            .map_or(self.rate, |rate| HEADROOM * rate + HEADROOM_FREE);
-        if self.rate + step <= limit {
-            self.rate += step;
-        }
+        self.rate += step;
     }
 }
 
@@ -283,10 +349,16 @@ pub const START: f64 = 300_000.0;
 pub const RATE_MIN: f64 = 50_000.0;
 const ELAPSED_US_MAX: i64 = 500_000;
 // Chosen by the simulation beside this module (2026-11-22), unless said otherwise.
+/// At this rate a full packet takes 20 ms.
+const PACKET_AT: f64 = 500_000.0;
+const PACKET_SCALE_MAX: f64 = 3.0;
 /// Below this a growing delay is jitter, and a queue counts as drained.
 const QUEUE_US_MIN: i64 = 8_000;
 /// From here on a growing delay is an overuse. High enough for all flows that share a queue to see it.
-const QUEUE_US_TREND: i64 = 15_000;
+const QUEUE_US_TREND: i64 = 12_000;
+/// So much more just after a decrease, and how fast that is forgotten.
+const QUEUE_US_TURN: f64 = 18_000.0;
+const TURN_US: f64 = 3_000_000.0;
 /// From here on the rate does not grow.
 const QUEUE_US_HOLD: i64 = 20_000;
 /// From here on a queue is not a burst of somebody else, and is not to stay for long.
@@ -300,30 +372,31 @@ const QUEUE_US_MAX: i64 = 60_000;
 const DRAIN_TARGET_US: f64 = 400_000.0;
 const DEPTH_MIN: f64 = 0.07;
 const DEPTH_MAX: f64 = 0.5;
+/// A queue of which so much is left after that time does not drain.
+const STAYS: f64 = 0.85;
+const LOOK_US: i64 = 500_000;
 const DRAIN_US_MAX: i64 = 1_500_000;
 const RESUME: f64 = 0.93;
 /// A little less than that, as the capacity was only just seen.
 const LASTING: f64 = 0.88;
-const SATURATED_STEP: f64 = 0.3;
 /// libwebrtc: a decrease is followed by another one after a round trip and this.
 const FAR_OFF: f64 = 0.7;
 const DECREASE_WAIT_US: i64 = 100_000;
+const LEAP_US: i64 = 500_000;
+/// Less than this share of the rate does not fill the path.
+const USED: f64 = 0.85;
 const APP_LIMITED_FACTOR: f64 = 0.85;
-/// libwebrtc's BitrateDropThreshold.
-const GREAT_DECREASE: f64 = 0.66;
-/// A rate that was held for so long was not a mere try.
-const LASTING_US: i64 = 3_000_000;
-const CAPACITY_BAND: f64 = 0.15;
-const CAPACITY_GAIN: f64 = 0.3;
-const OUTGROWN: f64 = 1.05;
+/// What arrived in the last moments is known less exactly.
+const LATEST_SHARE: f64 = 0.95;
+const OUTGROWN: f64 = 1.03;
 /// Bits per second and second, at [`ADDITIVE_AT`]: slower for faster flows, so that those that share a
 /// bottleneck meet.
-const ADDITIVE: f64 = 35_000.0;
+const ADDITIVE: f64 = 60_000.0;
 const ADDITIVE_AT: f64 = 1_000_000.0;
 /// libwebrtc, for each second.
 const MULTIPLICATIVE: f64 = 1.08;
-/// libwebrtc lets the estimate grow to 1.5 times what arrives, and 10 kbit/s. Here probes tell what is above; with 1.5 it
-/// crept to 111 % of the capacity while two thirds of that were sent (lab, 2026-11-22).
-const HEADROOM: f64 = 1.3;
+/// libwebrtc lets the estimate grow to 1.5 times what arrives, and 10 kbit/s. Here probes tell what is above: with 1.5 or 1.3
+/// it crept above the capacity while less than that was sent. A tenth is what frames of different sizes need.
+const HEADROOM: f64 = 1.1;
 const HEADROOM_FREE: f64 = 10_000.0;
 const SILENCE_FACTOR: f64 = 0.75;

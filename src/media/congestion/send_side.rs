@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use crate::base::ids::{Bitrate, SeqNo16};
 use crate::media::congestion::history::{Fate, SentHistory, SentPacket};
 use crate::media::congestion::loss::LossControl;
-use crate::media::congestion::probe::{
-    CEILING, CEILING_MIN, ProbeResult, Prober, RATE_MAX, Situation,
-};
+use crate::media::congestion::pacer::Pace;
+use crate::media::congestion::probe::{ProbeResult, Prober, Situation, ceiling};
 use crate::media::congestion::queueing::Queueing;
 use crate::media::congestion::rate::{DelayControl, Observation, START};
 use crate::media::congestion::throughput::Throughput;
@@ -82,7 +81,6 @@ impl SendSide {
         };
         let reference_us = self.receiver.on_reference(feedback.reference);
         let mut latest_sent_us = None;
-        let mut probed = None;
         // What was not sent yet cannot have arrived.
         for (seq, arrival) in (base..self.history.next()).zip(&feedback.arrivals) {
             let Some(packet) = self.history.get_mut(seq) else {
@@ -108,15 +106,14 @@ impl SendSide {
             self.queueing.on_packet(packet.at_us, arrived_us);
             self.throughput.on_arrival(arrived_us, packet.bytes);
             if let Some(id) = packet.cluster {
-                let result = self
-                    .prober
+                self.prober
                     .on_arrival(id, packet.at_us, arrived_us, packet.bytes);
-                probed = result.or(probed);
             }
         }
         let Some(sent_us) = latest_sent_us else {
             return;
         };
+        let probed = self.prober.take_result(sent_us);
         self.queueing.on_batch_end();
         let rtt_us = (now_us - sent_us).max(1);
         let smoothed = self.rtt_us.map(|rtt| rtt + (rtt_us - rtt) / 8);
@@ -156,9 +153,8 @@ impl SendSide {
         self.remb
     }
 
-    /// The estimate, if it differs from the one last returned here by so much that something may follow from
-    /// that.
-    pub fn take_change(&mut self) -> Option<Option<Bitrate>> {
+    /// How the estimate differs from the one at the last change, if it does by so much that something may follow from that.
+    pub fn take_change(&mut self) -> Option<Change> {
         let estimate = self.estimate();
         let is_same = match (self.told, estimate) {
             (None, None) => true,
@@ -168,13 +164,14 @@ impl SendSide {
         if is_same {
             return None;
         }
-        self.told = estimate;
-        Some(estimate)
+        let told = std::mem::replace(&mut self.told, estimate);
+        let is_fall = matches!((told, estimate), (Some(told), Some(now)) if now.0 < told.0 / 2);
+        Some(if is_fall { Change::Fall } else { Change::Usual })
     }
 
-    /// What would be sent if nothing limited it: more is not probed for.
-    pub fn set_demand(&mut self, demand: Bitrate) {
-        self.demand = Some(demand.0 as f64);
+    /// What would be sent if nothing limited it: more is not probed for. `None`: nobody knows.
+    pub fn set_demand(&mut self, demand: Option<Bitrate>) {
+        self.demand = demand.map(|demand| demand.0 as f64);
     }
 
     /// From the sending of a packet to the feedback on it, smoothed.
@@ -197,10 +194,14 @@ impl SendSide {
         Some(Duration::from_micros(us.unsigned_abs()))
     }
 
-    /// Whether far less is sent than could be.
+    /// How the present rate is to be used.
     #[must_use]
-    pub fn is_app_limited(&self) -> bool {
-        self.sending.rate < APP_LIMITED * self.rate()
+    pub fn pace(&self) -> Pace {
+        match () {
+            () if self.delay.is_draining() => Pace::Draining,
+            () if self.sending.rate < APP_LIMITED * self.rate() => Pace::Loose,
+            () => Pace::Tight,
+        }
     }
 
     /// Whether the deadline may have come nearer by what was sent since this was last asked.
@@ -288,13 +289,10 @@ impl SendSide {
         if let Some(result) = probed
             && usage != Usage::Over
         {
-            self.delay.on_probe(result);
+            self.delay.on_probe(result, self.throughput.smooth_rate());
             self.loss.on_probe(result.rate);
         }
-        let ceiling = self
-            .demand
-            .map_or(RATE_MAX, |demand| (demand * CEILING).max(CEILING_MIN));
-        self.delay.limit(ceiling);
+        self.delay.limit(ceiling(self.demand));
         if self.delay.is_draining() {
             // What the full queue has dropped was sent before, and has been answered.
             self.loss.restart(now_us);
@@ -302,18 +300,16 @@ impl SendSide {
             self.loss
                 .on_feedback(now_us, self.rate(), self.rtt_us.unwrap_or(0));
         }
-        let decreased_us = self.delay.decreased_us();
-        let former = decreased_us.map(|at| (self.delay.former_rate(), at));
-        let since_us = decreased_us.map(|at| now_us - at);
         self.prober.on_feedback(&Situation {
             now_us,
             estimate: self.rate(),
             demand: self.demand,
             is_congested,
-            former,
+            decreased_us: self.delay.decreased_us(),
             outgrown: self.delay.take_outgrown(),
-            is_app_limited,
-            is_careful: since_us.is_some_and(|since| since < CAREFUL_US),
+            is_unused: self.delay.is_unused(),
+            capacity: self.delay.capacity(),
+            unconfirmed: self.delay.unconfirmed(now_us),
         });
     }
 
@@ -351,6 +347,15 @@ impl SendSide {
         self.latest = Some((now, us));
         us
     }
+}
+
+/// How an estimate changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It can wait a little what follows from that.
+    Usual,
+    /// To less than half: what is sent is far too much.
+    Fall,
 }
 
 /// How much is sent.
@@ -405,8 +410,6 @@ const APP_LIMITED: f64 = 0.65;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
 /// Smaller changes of the estimate than this are not told.
 const CHANGE_MIN: f64 = 0.04;
-/// So long after an overuse probes are small steps.
-const CAREFUL_US: i64 = 15_000_000;
 const SENDING_US: f64 = 500_000.0;
 const SENDING_US_MIN: i64 = 50_000;
 
