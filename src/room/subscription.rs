@@ -24,7 +24,7 @@ use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
 use crate::room::sending::{Stamping, Way};
-use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
@@ -75,6 +75,8 @@ pub struct Subscription {
     packets: u32,
     octets: u32,
     bytes: u64,
+    /// The last packet that went out, while its numbers are the publisher's.
+    pub(in crate::room) last_sent: Option<(EncodingSlot, SeqNo)>,
 }
 
 /// What a packet becomes at one subscriber.
@@ -160,6 +162,7 @@ impl Subscription {
             packets: 0,
             octets: 0,
             bytes: 0,
+            last_sent: None,
         }
     }
 
@@ -225,6 +228,9 @@ impl Subscription {
         let timestamp = self.rewriter.timestamp(packet.timestamp);
         self.send(packet, shape, (seq, timestamp), way, outbox);
         self.on_sent(shape);
+        if self.layers.is_none() {
+            self.last_sent = Some((packet.encoding, packet.seq));
+        }
         true
     }
 
@@ -504,6 +510,7 @@ impl Subscription {
         self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
         (self.track, self.reception) = (None, Reception::Off);
+        self.last_sent = None;
     }
 
     /// How far the encoding that goes out has got.

@@ -9,6 +9,7 @@ use crate::base::ids::{RtpTime, SeqNo};
 use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::munger::{Edit, Munger};
+use crate::media::layers::numbering::LastNumbers;
 use crate::media::layers::reader::{LayerReader, Position};
 use crate::media::layers::sent::SentEdits;
 use crate::media::layers::structures::{Limit, Structure};
@@ -25,6 +26,9 @@ pub struct Selector {
     former: Option<Run>,
     /// What copies looked like; the caller, who numbers them, keeps it.
     pub sent: SentEdits,
+    /// The numbers of the last packet that went out, and the sequence number after its: what was let through may still wait,
+    /// and be thrown away when something else begins.
+    last_sent: (LastNumbers, SeqNo),
     /// The picture of the highest frame.
     picture: Option<RtpTime>,
     /// The highest spatial layer of it that went out.
@@ -92,10 +96,18 @@ impl Selector {
             },
             former: None,
             sent: SentEdits::default(),
+            last_sent: (position.last, SeqNo(0)),
             picture: position.picture,
             picture_top: None,
             has_left_out: false,
         }
+    }
+
+    /// Of what it took so far only what ended with these numbers went out yet.
+    #[must_use]
+    pub fn after(mut self, last: LastNumbers) -> Self {
+        self.last_sent.0 = last;
+        self
     }
 
     /// What the subscriber is to get. It takes hold where a decoder can follow.
@@ -128,9 +140,10 @@ impl Selector {
         self.wish.spatial.min(spatial_max) > self.current.spatial
     }
 
-    /// The next packet is the first one of another encoding, or after a pause.
+    /// The next packet is the first one of another encoding, or after a pause. What has not gone out yet does not any more.
     pub fn begin(&mut self) {
         self.is_beginning = true;
+        self.present.munger.rewind(self.last_sent.0);
     }
 
     /// Decides for a packet that comes for the first time. `None`: it does not go out.
@@ -175,6 +188,10 @@ impl Selector {
     /// A packet goes out for the first time under the number `seq`, with this edit.
     pub fn on_sent(&mut self, seq: SeqNo, edit: &Edit) {
         self.sent.note(seq, edit);
+        if seq >= self.last_sent.1 {
+            edit.note_in(&mut self.last_sent.0);
+            self.last_sent.1 = SeqNo(seq.0 + 1);
+        }
         if edit.tells_targets()
             && let Some(told) = self.present.changes.told_last()
         {
