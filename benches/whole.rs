@@ -72,7 +72,14 @@ fn server_cost(viewers: usize, seconds: u64, extra: &[&str]) -> [f64; 3] {
     let (viewers, pid) = (viewers.to_string(), server.child.id().to_string());
     let duration = format!("{seconds}s");
     let mut args = vec!["load", &url, "--audio", "--subscribers", &viewers];
-    args.extend(["--duration", &duration, "--warm-up", "3s", "--server-pid", &pid]);
+    args.extend([
+        "--duration",
+        &duration,
+        "--warm-up",
+        "3s",
+        "--server-pid",
+        &pid,
+    ]);
     args.extend(extra);
     let options = Options::try_parse_from(args).expect("valid options");
     let report: Report = run(&options, &AtomicBool::new(false), &mut Vec::new()).expect("a run");

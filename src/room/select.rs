@@ -185,18 +185,24 @@ impl Subscription {
         Some(shape)
     }
 
-    /// A packet goes out for the first time under the number `seq`.
+    /// A packet goes out for the first time under the number `seq`. What it looks like is kept (20 KiB for what a client
+    /// may ask for) only where it may have to go out again as it was: without a stream for retransmissions.
     #[inline]
     pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
         if let Some(edit) = &shape.edit
+            && !self.has_own_stream(shape)
             && let Some(selector) = &mut self.layers
         {
             selector.sent.note(seq, edit);
         }
     }
 
-    /// Whether a packet that went out under the number `seq` may go out under it again: it looks the same.
+    /// Whether a packet that went out under the number `seq`, or was to, may go out under it: it looks the same, or only
+    /// its copies on another stream went out since.
     pub(in crate::room) fn may_repeat(&self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        if self.has_own_stream(shape) {
+            return true;
+        }
         match (&shape.edit, &self.layers) {
             (None, _) => true,
             (Some(edit), Some(selector)) => selector.sent.is_same(seq, edit),

@@ -5,6 +5,9 @@
 //! build on is always sent. A packet shares the fate of its frame however late it comes, and what was decided for it can
 //! be asked again for a retransmission.
 
+use std::num::NonZeroU64;
+
+use crate::base::growth::push;
 use crate::base::ids::RtpTime;
 use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
@@ -22,7 +25,7 @@ pub struct Selector {
     is_beginning: bool,
     present: Run,
     /// The run before: what went out of it may be asked for again.
-    former: Option<Run>,
+    former: Option<Box<Run>>,
     /// What copies looked like; the caller, who numbers them, keeps it.
     pub sent: SentEdits,
     /// The picture of the highest frame.
@@ -45,20 +48,32 @@ struct Run {
     munger: Munger,
 }
 
-/// The last changes of what goes out, oldest first.
+/// The last changes of what goes out, oldest first: one at least, and seldom more.
 #[derive(Debug)]
-struct Changes {
-    entries: [Change; CHANGES_MAX],
-    len: usize,
-}
+struct Changes(Vec<Change>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Change {
     /// The first frame it holds for.
     from: u64,
     limit: Limit,
-    /// The frame that tells the subscriber, and what: the mask of active decode targets.
-    announced: Option<(u64, u32)>,
+    /// The frame that tells the subscriber, once one does.
+    announced_by: Option<FrameMark>,
+    /// What it tells: the mask of active decode targets.
+    mask: u32,
+}
+
+/// A frame's number in a form that leaves room for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FrameMark(NonZeroU64);
+
+impl FrameMark {
+    /// No frame's: numbers do not get there.
+    const NEVER: Self = Self(NonZeroU64::MAX);
+
+    fn of(frame: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(frame))
+    }
 }
 
 impl Selector {
@@ -148,7 +163,7 @@ impl Selector {
     /// known any more how it looked.
     #[must_use]
     pub fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        let mut runs = std::iter::once(&self.present).chain(&self.former);
+        let mut runs = std::iter::once(&self.present).chain(self.former.as_deref());
         runs.find_map(|run| run.edit_of(info, reader))
     }
 
@@ -163,7 +178,8 @@ impl Selector {
             changes: Changes::new(Limit::ALL),
             munger,
         };
-        self.former = Some(std::mem::replace(&mut self.present, next));
+        let former = std::mem::replace(&mut self.present, next);
+        self.former = Some(Box::new(former));
         self.is_beginning = false;
         // A decoder starts at a keyframe, where everything is allowed.
         self.current = Limit::ALL;
@@ -320,10 +336,11 @@ impl Run {
         let descriptor = info.dependency?.descriptor?;
         let (active, all) = (structure.active(change.limit), structure.all());
         let own = descriptor.active_targets;
-        let announced = change.announced.filter(|(frame, _)| *frame == info.frame);
+        let announces = change.announced_by == Some(FrameMark::of(info.frame));
+        let announced = announces.then_some(change.mask);
         let mask = match (own, announced) {
             (Some(own), _) => Some(own & active),
-            (None, Some((_, mask))) => Some(mask),
+            (None, Some(mask)) => Some(mask),
             (None, None) => descriptor.has_structure.then_some(active),
         };
         // No target at all would stop a decoder: then it is better not to tell. And a structure tells by
@@ -336,40 +353,39 @@ impl Run {
 
 impl Changes {
     fn new(limit: Limit) -> Self {
-        let first = Change {
+        Self(vec![Change {
             from: 0,
             limit,
-            announced: Some((u64::MAX, 0)),
-        };
-        Self {
-            entries: [first; CHANGES_MAX],
-            len: 1,
-        }
+            announced_by: Some(FrameMark::NEVER),
+            mask: 0,
+        }])
     }
 
     fn push(&mut self, from: u64, limit: Limit) {
-        if self.len == CHANGES_MAX {
-            self.entries.rotate_left(1);
-            self.len -= 1;
+        if self.0.len() == CHANGES_MAX {
+            self.0.remove(0);
         }
-        self.entries[self.len] = Change {
+        let change = Change {
             from,
             limit,
-            announced: None,
+            announced_by: None,
+            mask: 0,
         };
-        self.len += 1;
+        push(&mut self.0, change);
     }
 
     /// What holds for a frame, if that is still known.
     fn at(&self, frame: u64) -> Option<&Change> {
-        let entries = &self.entries[..self.len];
-        entries.iter().rev().find(|change| change.from <= frame)
+        self.0.iter().rev().find(|change| change.from <= frame)
     }
 
     /// The highest frame goes out: if nobody has told of the last change yet, it does.
     fn announce(&mut self, frame: u64, mask: u32) {
-        let last = &mut self.entries[self.len - 1];
-        last.announced.get_or_insert((frame, mask));
+        if let Some(last) = self.0.last_mut()
+            && last.announced_by.is_none()
+        {
+            (last.announced_by, last.mask) = (Some(FrameMark::of(frame)), mask);
+        }
     }
 }
 
