@@ -3,7 +3,7 @@
 //! signaling, the receivers' delivery). And once more with transport-cc, as browsers have it: what media quality costs.
 //!
 //! One publisher, 1 Mbit/s of video at 30 frames a second and audio. The three take turns on an otherwise idle machine;
-//! medians of all rounds are printed.
+//! medians of all rounds are printed. `cargo bench --bench whole -- 50` takes only 50 viewers.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket as StdSocket};
 use std::os::fd::AsRawFd as _;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bare::{Bare, cpu_ns, published};
+use bare::{Bare, cpu_ns, published, thread_ns};
 use clap::Parser as _;
 use mio::{Events, Interest, Poll, Token};
 use shardcast::io::udp::{RecvBatch, UdpSocket};
@@ -31,10 +31,13 @@ const AUDIO_PAYLOAD: usize = 100;
 fn main() {
     // `cargo test --benches` runs this too; it only has to run then.
     let is_test = !std::env::args().any(|arg| arg == "--bench");
-    let (rounds, seconds, sizes) = if is_test {
-        (1, 1, &[5][..])
-    } else {
-        (3, 8, &[50, 200][..])
+    let asked: Vec<usize> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    let (rounds, seconds, sizes) = match (is_test, &asked[..]) {
+        (true, _) => (1, 1, &[5][..]),
+        (false, []) => (3, 8, &[50, 200][..]),
+        (false, asked) => (3, 8, asked),
     };
     println!(
         "us of CPU per forwarded packet (medians of {rounds} rounds of {seconds} s); latency to the viewers' sockets in us"
@@ -45,9 +48,9 @@ fn main() {
     for &viewers in sizes {
         let mut all: [Vec<f64>; 7] = Default::default();
         for _ in 0..rounds {
-            let bare = bare_cost(viewers, Duration::from_secs(seconds));
-            let plain = server_cost(viewers, seconds, &[]);
-            let numbered = server_cost(viewers, seconds, &["--transport-cc"]);
+            let (plain, reading_ns) = server_cost(viewers, seconds, &[]);
+            let bare = bare_cost(viewers, Duration::from_secs(seconds), reading_ns);
+            let (numbered, _) = server_cost(viewers, seconds, &["--transport-cc"]);
             let figures = [bare].into_iter().chain(plain).chain(numbered);
             for (all, figure) in all.iter_mut().zip(figures) {
                 all.push(figure);
@@ -65,8 +68,9 @@ fn main() {
     }
 }
 
-/// CPU in us for each packet that clients received, and the latency's p50 and p99, of a fresh server.
-fn server_cost(viewers: usize, seconds: u64, extra: &[&str]) -> [f64; 3] {
+/// CPU in us for each packet that clients received, and the latency's p50 and p99, of a fresh server; and what the load
+/// tester took for each packet, in ns.
+fn server_cost(viewers: usize, seconds: u64, extra: &[&str]) -> ([f64; 3], f64) {
     let server = ServerProcess::start();
     let url = format!("ws://{}", server.http);
     let (viewers, pid) = (viewers.to_string(), server.child.id().to_string());
@@ -86,7 +90,9 @@ fn server_cost(viewers: usize, seconds: u64, extra: &[&str]) -> [f64; 3] {
     assert!(report.verdict.pass, "{report}");
     let cpu = report.server.and_then(|server| server.cpu_us_per_packet);
     let latency = report.latency_us;
-    [cpu.expect("packets came"), latency.p50, latency.p99]
+    let figures = [cpu.expect("packets came"), latency.p50, latency.p99];
+    let reading_us = report.load.cpu_us_per_packet;
+    (figures, reading_us.expect("packets came") * 1e3)
 }
 
 struct ServerProcess {
@@ -122,8 +128,10 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The same of the bare loop: CPU alone.
-fn bare_cost(viewers: usize, duration: Duration) -> f64 {
+/// CPU of the bare loop for each packet, in us. Its packets are read by a thread that takes as long for each as the load
+/// tester did: on the same cores, a reader that works longer costs the sender more (it is preempted by it, and finds its
+/// caches emptied).
+fn bare_cost(viewers: usize, duration: Duration, reading_ns: f64) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
     let viewers = Viewers::new(viewers);
@@ -131,7 +139,7 @@ fn bare_cost(viewers: usize, duration: Duration) -> f64 {
     let to = bare.socket.local_addr().expect("bound");
     let reader = {
         let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
-        std::thread::spawn(move || viewers.read(&stop, &received))
+        std::thread::spawn(move || viewers.read(&stop, &received, reading_ns))
     };
     let publisher = {
         let stop = Arc::clone(&stop);
@@ -197,9 +205,10 @@ impl Viewers {
         self.sockets.iter().map(UdpSocket::local_addr).collect()
     }
 
-    fn read(mut self, stop: &AtomicBool, received: &AtomicU64) {
+    fn read(mut self, stop: &AtomicBool, received: &AtomicU64, reading_ns: f64) {
+        let began = thread_ns();
         let mut events = Events::with_capacity(1024);
-        let mut batch = RecvBatch::default();
+        let mut batch = RecvBatch::of(16);
         while !stop.load(Ordering::Relaxed) {
             let timeout = Some(Duration::from_millis(20));
             self.poll.poll(&mut events, timeout).expect("a poll");
@@ -208,6 +217,10 @@ impl Viewers {
                 while socket.recv_batch(&mut batch).expect("received") > 0 {
                     batch.take_arrivals();
                     received.fetch_add(batch.drain().len() as u64, Ordering::Relaxed);
+                }
+                let owed = received.load(Ordering::Relaxed) as f64 * reading_ns;
+                while ((thread_ns() - began) as f64) < owed && !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
                 }
             }
         }

@@ -18,6 +18,7 @@ use shardcast::wire::rtp::RtpHeader;
 use support::{Rtp, World, codec, extensions, subscription, track};
 
 const NUMBER: u8 = 3;
+const MEDIA: Ssrc = Ssrc(0x5000_0000);
 const RTX: Ssrc = Ssrc(0x6000_0000);
 
 fn numbered(payload_type: u8, codec_: Codec) -> CodecMapping {
@@ -37,6 +38,8 @@ struct Stage {
     recorder: ArrivalRecorder,
     /// Each packet it got: SSRC, number, transport-wide number, bytes, when.
     received: Vec<Received>,
+    /// Of each of these SSRCs the next packet is lost.
+    lose: Vec<Ssrc>,
 }
 
 /// SSRC, number, transport-wide number, bytes, when.
@@ -66,6 +69,7 @@ impl Stage {
             seq: 100,
             recorder: ArrivalRecorder::default(),
             received: Vec::new(),
+            lose: Vec::new(),
         }
     }
 
@@ -88,6 +92,12 @@ impl Stage {
         let now = self.world.now;
         for packet in std::mem::take(&mut self.world.clients[self.subscriber].rtp) {
             let header = RtpHeader::parse(&packet).unwrap();
+            let is_padding = header.payload(&packet).is_none_or(<[u8]>::is_empty);
+            let lost = self.lose.iter().position(|ssrc| *ssrc == header.ssrc);
+            if let Some(at) = lost.filter(|_| !is_padding) {
+                self.lose.swap_remove(at);
+                continue;
+            }
             let number = header
                 .extensions(&packet)
                 .find(|(id, _)| id.value() == NUMBER)
@@ -122,6 +132,33 @@ impl Stage {
         let key = self.world.clients[self.subscriber].key;
         self.world.shard.estimate(key)
     }
+}
+
+#[test]
+fn what_feedback_calls_missing_is_sent_again_unasked() {
+    let mut stage = Stage::new(true);
+    for n in 0..60 {
+        // The second copy is lost too.
+        if n == 5 {
+            stage.lose = vec![MEDIA, RTX];
+        }
+        stage.publish(500);
+        stage.advance(Duration::from_millis(10));
+    }
+    let (_, first, ..) = stage.received[0];
+    let missing = first.0.wrapping_add(5).to_be_bytes();
+    // Without the padding of probes.
+    let payload = |packet: &Received| {
+        let header = RtpHeader::parse(&packet.3).unwrap();
+        header.payload(&packet.3).unwrap().to_vec()
+    };
+    let again = stage.received.iter().filter(|packet| packet.0 == RTX);
+    let mut again: Vec<Vec<u8>> = again.map(payload).collect();
+    again.retain(|payload| !payload.is_empty());
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0][..2], missing);
+    assert_eq!(stage.world.count("feedback_repaired"), 2);
+    assert_eq!(stage.world.count("rtp_retransmitted_rtx"), 2);
 }
 
 #[test]

@@ -5,11 +5,14 @@ mod support;
 
 use std::time::Duration;
 
-use shardcast::base::ids::{PayloadType, SeqNo16, Ssrc};
+use shardcast::base::ids::{PayloadType, RtpTime, SeqNo16, Ssrc};
 use shardcast::control::{SubscriptionConfig, TrackConfig};
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;
-use shardcast::wire::rtcp::{NtpTime, RtcpPacket, write_nack};
+use shardcast::wire::rtcp::{
+    NtpTime, ReportBlock, RtcpPacket, SenderReport, write_nack, write_receiver_report,
+    write_sender_report,
+};
 use shardcast::wire::rtp::RtpHeader;
 use shardcast::wire::xr::{ReferenceReply, write_reference_time};
 use support::{Rtp, World, codec, extensions, subscription, track};
@@ -213,6 +216,85 @@ fn a_nack_is_answered_on_the_retransmission_stream() {
     let first = numbers[0];
     assert_eq!(numbers, [first, first + 1, first + 2]);
     assert_eq!(stage.world.count("rtp_retransmitted_rtx"), 3);
+}
+
+#[test]
+fn what_was_waited_for_too_long_goes_out_twice_and_then_a_keyframe_is_asked_for() {
+    let mut stage = vp8(|_, wanted| wanted.rtx_ssrc = Some(Ssrc(0x6000_0000)));
+    for seq in [10, 11, 12] {
+        stage.publish(1000, 96, seq, &[seq as u8]);
+    }
+    let sent = stage.received();
+    stage.world.clients[stage.publisher].take_rtcp();
+    let mut copies = Vec::new();
+    let mut plis = Vec::new();
+    for at_ms in (0..).step_by(210).take(7) {
+        stage.nack(&[sent[1].0.seq]);
+        copies.push(stage.received().len());
+        let rtcp = stage.world.clients[stage.publisher].take_rtcp();
+        let is_pli = |packet: &RtcpPacket| matches!(packet, RtcpPacket::Pli { .. });
+        if rtcp.iter().any(is_pli) {
+            plis.push(at_ms);
+        }
+        stage.world.advance(210 * MS);
+    }
+    // Eight in all.
+    assert_eq!(copies, [1, 1, 1, 2, 2, 1, 0]);
+    assert_eq!(plis, [840]);
+    // Another one, later, is another reason.
+    stage.nack(&[sent[2].0.seq]);
+    stage.publish(1000, 96, 13, &[13]);
+    let next = stage.received().pop().unwrap();
+    stage.world.advance(900 * MS);
+    stage.nack(&[next.0.seq]);
+    assert_eq!(stage.world.count("stuck_keyframes_wanted"), 2);
+}
+
+#[test]
+fn what_came_late_and_has_just_gone_out_is_not_sent_again_at_once() {
+    let mut stage = vp8(|_, _| ());
+    let ntp = |seconds: u64| NtpTime(seconds << 32);
+    for seq in [10, 12] {
+        stage.publish(1000, 96, seq, &[seq as u8]);
+    }
+    let sent = stage.received();
+    // A round trip of 200 ms.
+    stage.world.send_rtcp(stage.publisher, |out| {
+        let report = SenderReport {
+            ssrc: Ssrc(1000),
+            ntp: ntp(7),
+            rtp_time: RtpTime(960 * 12),
+            packets: 2,
+            octets: 2,
+        };
+        write_sender_report(out, &report, "c");
+    });
+    let rtcp = stage.world.clients[stage.subscriber].take_rtcp();
+    let last_sr = rtcp.iter().find_map(|packet| match packet {
+        RtcpPacket::SenderReport(report) => Some(report.ntp.middle()),
+        _ => None,
+    });
+    stage.world.advance(200 * MS);
+    let block = ReportBlock {
+        ssrc: MEDIA,
+        fraction_lost: 0,
+        total_lost: 0,
+        highest_seq: u32::from(sent[1].0.seq.0),
+        jitter_ticks: 0,
+        last_sr: last_sr.unwrap(),
+        delay_since_last_sr: 0,
+    };
+    stage.world.send_rtcp(stage.subscriber, |out| {
+        write_receiver_report(out, Ssrc(1), &[block], "c");
+    });
+    let late = SeqNo16(sent[0].0.seq.0.wrapping_add(1));
+    stage.publish(1000, 96, 11, &[11]);
+    assert_eq!(stage.received()[0].0.seq, late);
+    for (after_ms, copies) in [(100, 0), (70, 0), (10, 1)] {
+        stage.world.advance(after_ms * MS);
+        stage.nack(&[late]);
+        assert_eq!(stage.received().len(), copies, "{after_ms}");
+    }
 }
 
 #[test]

@@ -223,16 +223,18 @@ fn sockaddr(address: SocketAddr) -> libc::sockaddr_in {
 
 /// The CPU time of this thread that `act` takes, in ns.
 pub fn cpu_ns(act: impl FnOnce()) -> u64 {
-    let now = || {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: writes to the struct it is given.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-    };
-    let start = now();
+    let start = thread_ns();
     act();
-    now() - start
+    thread_ns() - start
+}
+
+/// The CPU time of this thread so far, in ns.
+pub fn thread_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes to the struct it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

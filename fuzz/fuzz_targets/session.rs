@@ -19,8 +19,8 @@ use shardcast::base::ids::{
 use shardcast::base::layer_reason::LayerReason;
 use shardcast::control::layers::{EncodingWanted, LayerChange, LayersWanted};
 use shardcast::control::{
-    Command, Event, Fingerprint, FingerprintAlgorithm, JoinRequest, Joined, PeerInfo, SrtpProfile,
-    TrackInfo, TransportEvent, TransportFailure,
+    ActiveSpeakers, Command, Event, Fingerprint, FingerprintAlgorithm, JoinRequest, Joined,
+    PeerInfo, Speaker, SrtpProfile, TrackInfo, TransportEvent, TransportFailure,
 };
 use shardcast::coordinator::{Limits, Stripe};
 use shardcast::signaling::session::{Output, Session, SessionConfig};
@@ -286,6 +286,9 @@ impl Stage {
         if which >= 240 {
             return self.layer(which - 240);
         }
+        if which >= 224 {
+            return self.speakers(which - 224);
+        }
         let event = match which % 6 {
             0 => TransportEvent::Connected {
                 profile: SrtpProfile::AeadAes128Gcm,
@@ -298,6 +301,28 @@ impl Stage {
         };
         self.session
             .handle_event(self.now, Event::Transport(self.key, event));
+    }
+
+    /// Others speak than before, the client itself and peers that nobody has heard of among them; or somebody of a
+    /// former stay is told that.
+    fn speakers(&mut self, which: u8) {
+        let strangers = [self.key, PeerKey(u64::MAX), PeerKey(0)];
+        let mut known: Vec<PeerKey> = self.others.values().map(|(key, _)| *key).collect();
+        known.sort_unstable();
+        let all = known.into_iter().chain(strangers);
+        let speakers = all.take(usize::from(which)).map(|peer| Speaker {
+            peer,
+            level: which.wrapping_mul(17),
+        });
+        let speakers: Vec<Speaker> = speakers.collect();
+        let dominant = speakers.get(usize::from(which / 2)).map(|s| s.peer);
+        let told = match which {
+            15 => PeerKey(self.key.0.wrapping_sub(1)),
+            _ => self.key,
+        };
+        let news = Arc::new(ActiveSpeakers { dominant, speakers });
+        let event = Event::Speakers(told, news);
+        self.session.handle_event(self.now, event);
     }
 
     /// A subscription's layer changes, or (of a track of its own) what others want.

@@ -15,8 +15,8 @@ use shardcast::base::ids::{
 use shardcast::base::layer_reason::LayerReason;
 use shardcast::control::layers::LayerChange;
 use shardcast::control::{
-    Changes, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, Joined, PeerInfo, Revision,
-    Roster, SrtpProfile, TrackInfo, TransportEvent, TransportFailure,
+    ActiveSpeakers, Changes, Event, Fingerprint, FingerprintAlgorithm, JoinRefused, Joined,
+    PeerInfo, Revision, Roster, Speaker, SrtpProfile, TrackInfo, TransportEvent, TransportFailure,
 };
 use shardcast::signaling::session::{Output, Session, SessionConfig};
 
@@ -106,6 +106,18 @@ fuzz_target!(|data: &[u8]| {
                 session.handle_event(now, Event::Layer(PeerKey(1000 + key), change));
             }
             [8, ..] => session.handle_event(now, Event::Replaced(PeerKey(1000 + key))),
+            [16, n, ..] => {
+                let speakers = (0..u64::from(*n % 12)).map(|peer| Speaker {
+                    peer: PeerKey(peer),
+                    level: *n,
+                });
+                let news = ActiveSpeakers {
+                    dominant: (*n > 127).then_some(PeerKey(u64::from(*n % 8))),
+                    speakers: speakers.collect(),
+                };
+                let event = Event::Speakers(PeerKey(1000 + key), Arc::new(news));
+                session.handle_event(now, event);
+            }
             [11, ..] => session.handle_event(now, Event::Shutdown),
             [12, ..] => session.handle_binary(now),
             [14, ..] => session.handle_closed(now),

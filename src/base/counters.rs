@@ -130,6 +130,10 @@ counters! {
     subscription_switched,
     /// Subscriptions that stopped, because their subscriber cannot be reached any more.
     subscription_unreachable,
+    /// Packets sent again because feedback on arrivals calls them missing, before or instead of a NACK.
+    feedback_repaired,
+    /// Keyframes asked for because a subscriber waited too long for a packet that was sent again.
+    stuck_keyframes_wanted,
     /// NACKed packets that may not or cannot be sent again.
     nack_not_held,
     /// NACKed packets that were sent again less than a round trip ago.

@@ -343,7 +343,6 @@ impl Edge {
                 mailbox.post(event);
             }
         }
-        // Before the system calls: the other shards work meanwhile.
         self.relay(shard, now);
         self.send(shard, now);
         // A batch of its own, which is sealed and sent in portions too.
@@ -417,6 +416,8 @@ impl Edge {
         }
         if !self.batch.is_empty() {
             shard.handle_batch(now, self.batch.drain());
+            // Before the system calls: the other shards work meanwhile.
+            self.relay(shard, now);
             self.send(shard, now);
         }
     }

@@ -67,17 +67,23 @@ pub struct RecvBatch {
 
 impl Default for RecvBatch {
     fn default() -> Self {
+        Self::of(BATCH_MAX)
+    }
+}
+
+impl RecvBatch {
+    /// Room for so many messages a system call, at most [`BATCH_MAX`]. Fewer cost less where few are expected.
+    #[must_use]
+    pub fn of(messages: usize) -> Self {
         Self {
-            scratch: vec![0; BATCH_MAX * SLOT_STRIDE],
+            scratch: vec![0; messages.clamp(1, BATCH_MAX) * SLOT_STRIDE],
             chunks: Chunks::default(),
             datagrams: Vec::with_capacity(BATCH_MAX),
             arrivals: Vec::new(),
             truncated: 0,
         }
     }
-}
 
-impl RecvBatch {
     /// The next datagrams with where they came from, at most [`BATCH_MAX`], in the order of arrival; an
     /// IPv4 address is always an IPv4 address.
     pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::base::time::earliest;
-use crate::io::udp::{BATCH_MAX, RecvBatch, UdpSocket};
+use crate::io::udp::{RecvBatch, UdpSocket};
 use crate::load::connection::{self, Connection};
 use crate::load::datagrams::Datagrams;
 use crate::load::histogram::Histogram;
@@ -114,7 +114,7 @@ impl Worker {
             blocked: Vec::new(),
             timers: BinaryHeap::new(),
             again: Vec::new(),
-            batch: Some(RecvBatch::default()),
+            batch: Some(RecvBatch::of(MESSAGES_MAX)),
             out: Datagrams::default(),
             harvest: Harvest::default(),
             recent: Histogram::default(),
@@ -248,7 +248,10 @@ impl Worker {
             let Some(net) = &mut self.slots[at].net else {
                 return Ok(());
             };
-            let mut batch = self.batch.take().unwrap_or_default();
+            let mut batch = self
+                .batch
+                .take()
+                .unwrap_or_else(|| RecvBatch::of(MESSAGES_MAX));
             let count = net.socket.recv_batch(&mut batch)?;
             let now = Instant::now();
             let waited = waits(batch.take_arrivals());
@@ -263,7 +266,7 @@ impl Worker {
             self.batch = Some(batch);
             self.settle(now, at);
             // The poll tells of the next datagram only once the socket was empty.
-            if count < BATCH_MAX {
+            if count < MESSAGES_MAX {
                 return Ok(());
             }
         }
@@ -488,7 +491,9 @@ const MEDIA: usize = 1;
 /// Events taken from the poll at a time.
 const EVENTS_MAX: usize = 1024;
 /// How many batches are taken from one socket before others get their turn.
-const BATCHES_PER_TURN: usize = 8;
+const BATCHES_PER_TURN: usize = 32;
+/// Messages taken by one system call: as a frame has. Each place costs, used or not.
+const MESSAGES_MAX: usize = 16;
 /// How many deadlines pass before the sockets get their turn.
 const TIMERS_PER_TURN: usize = 1024;
 /// The longest a worker sleeps, so that it notices when the phase changes.

@@ -127,7 +127,7 @@ impl NackGenerator {
             return NackDue::default();
         }
         let retry = rtt.unwrap_or(RTT_UNKNOWN).clamp(RETRY_MIN, RETRY_MAX);
-        let retry_late = (retry / 2).max(RETRY_MIN);
+        let retry_late = (retry / 3).max(RETRY_MIN);
         let age_max = match self.kind {
             MediaKind::Audio => AUDIO_AGE_MAX,
             MediaKind::Video => VIDEO_AGE_MAX,
@@ -209,8 +209,8 @@ const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// A round trip longer than this is no reason to wait longer: the jitter buffers do not.
 const RETRY_MAX: Duration = Duration::from_millis(500);
-/// Asked for so often without success, a packet is asked for twice in a round trip: the request itself may be what is
-/// lost. A sender that is answering already does not answer twice.
+/// Asked for so often without success, a packet is asked for three times in a round trip: the request itself may be what
+/// is lost. A sender that is answering already does not answer twice.
 const IN_VAIN: u8 = 1;
 /// How often one packet is asked for (libwebrtc: `kMaxNackRetries`).
 const TIMES_MAX: u8 = 10;
@@ -263,9 +263,11 @@ mod tests {
         /// Fires every timer up to `ms`; when it asked, for how many, and keyframes.
         fn run(&mut self, ms: u64, rtt_ms: u64) -> (Vec<(u64, usize)>, u32, u32) {
             let (mut asked, mut given_up, mut keyframes) = (Vec::new(), 0, 0);
-            while let Some(at) = self.nack.poll_timeout().filter(|at| *at <= self.at(ms)) {
-                let at = at.saturating_duration_since(self.t0).as_millis() as u64;
-                let (numbers, due) = self.due(at, Some(rtt_ms));
+            let rtt = Some(Duration::from_millis(rtt_ms));
+            while let Some(now) = self.nack.poll_timeout().filter(|at| *at <= self.at(ms)) {
+                let mut numbers = Vec::new();
+                let due = self.nack.handle_timeout(now, rtt, &mut numbers);
+                let at = now.saturating_duration_since(self.t0).as_millis() as u64;
                 given_up += due.given_up;
                 keyframes += u32::from(due.needs_keyframe);
                 if !numbers.is_empty() {
@@ -307,7 +309,7 @@ mod tests {
         lab.take(20_000, &[5]);
         let (asked, given_up, _) = lab.run(30_000, 400);
         let times: Vec<u64> = asked.iter().map(|(at, _)| at - 20_000).collect();
-        assert_eq!(times, [10, 410, 610, 810], "not after a second");
+        assert_eq!(times, [10, 410, 543, 676, 809, 943], "not after a second");
         assert_eq!(given_up, 1);
     }
 
@@ -316,7 +318,7 @@ mod tests {
         let mut lab = Lab::new(MediaKind::Video);
         lab.take(0, &[1, 22]);
         let (asked, given_up, keyframes) = lab.run(10_000, 200);
-        assert_eq!(asked[..3], [(10, 20), (210, 20), (310, 20)]);
+        assert_eq!(asked[..3], [(10, 20), (210, 20), (276, 20)]);
         assert_eq!((given_up, keyframes), (20, 1));
         lab.take(10_000, &[24]);
         assert_eq!(lab.run(20_000, 200).2, 1, "a new gap");

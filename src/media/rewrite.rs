@@ -73,6 +73,12 @@ impl Rewriter {
         self.running.map(|piece| piece.encoding)
     }
 
+    /// One above the highest number that went out.
+    #[must_use]
+    pub fn next(&self) -> SeqNo {
+        self.sent.next
+    }
+
     /// From its packet `first` on, the packets of an encoding go out. They follow the last one without a gap; what is
     /// still under way of a former encoding does not go out any more.
     pub fn begin(&mut self, encoding: EncodingIndex, first: SeqNo, time_offset: u32) {

@@ -35,8 +35,10 @@ impl Room {
         };
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
+        let lost = peer.congestion.sent.on_feedback(feedback);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
+        self.repair_lost(now, from, &lost, output);
         self.follow_estimate(now, from, output);
     }
 
@@ -107,6 +109,7 @@ impl Room {
         }
         let Congestion {
             sender,
+            sent,
             budget,
             waiting,
             ..
@@ -116,6 +119,7 @@ impl Room {
         budget.fill(now);
         let path = transport.rtp_path();
         while let Some(Waiting { subscription, seq }) = waiting.pop_within(budget) {
+            let of = subscription;
             let recalled = subscriptions
                 .get_mut(subscription)
                 .and_then(|subscription| {
@@ -138,7 +142,7 @@ impl Room {
                 output.counters.paced_dropped += 1;
                 continue;
             };
-            let mut way = Way::new(now, path, sender);
+            let mut way = Way::new(now, path, (&mut *sender, &mut *sent), of);
             let numbering = (asked.out, asked.timestamp(packet.timestamp));
             subscription.send(&packet, &shape, numbering, &mut way, &mut output.outbox);
         }
@@ -164,12 +168,13 @@ impl Room {
             let subscription = self.subscriptions.get(*slot);
             subscription.is_some_and(|subscription| subscription.takes_padding())
         });
-        let Some(subscription) = carrier.and_then(|(_, slot)| self.subscriptions.get_mut(*slot))
-        else {
+        let carrier =
+            carrier.and_then(|(_, slot)| Some((*slot, self.subscriptions.get_mut(*slot)?)));
+        let Some((of, subscription)) = carrier else {
             peer.congestion.sender.on_padding_refused(now);
             return;
         };
-        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let mut way = Way::new(now, path, peer.congestion.account(), of);
         let mut sent = 0;
         for _ in 0..PADDING_PACKETS_MAX {
             if sent >= due {

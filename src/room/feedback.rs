@@ -1,23 +1,19 @@
-//! RTCP in both directions: reports, keyframe requests, retransmissions.
+//! RTCP in both directions: reports and keyframe requests; what is to be sent again, `loss` and `repair` do.
 
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::base::ids::{MediaKind, SeqNo16, Ssrc};
-use crate::media::resend::NotResent;
+use crate::base::ids::{MediaKind, Ssrc};
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::room::encoding::Encoding;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_clock;
-use crate::room::sending::Way;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
-use crate::room::subscription::Subscription;
-use crate::room::track::Track;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
 
 impl Room {
@@ -278,43 +274,12 @@ impl Room {
         }
     }
 
-    /// Answers a NACK with the same packets.
-    fn on_nack(
-        &mut self,
-        now: Instant,
-        from: PeerSlot,
-        media: Ssrc,
-        seqs: &[SeqNo16],
-        output: &mut Output,
-    ) {
-        let Some((slot, from_track)) = self.subscribed(from, media) else {
-            output.counters.rtcp_unknown_stream += 1;
-            return;
-        };
-        let (Some(subscription), Some(track), Some(peer)) = (
-            self.subscriptions.get_mut(slot),
-            self.tracks.get(from_track),
-            self.peers.get_mut(from),
-        ) else {
-            return;
-        };
-        for seq in seqs {
-            let sent = resend(now, subscription, (from_track, track), peer, *seq, output);
-            let counters = &mut output.counters;
-            match sent {
-                Resend::Sent { on_own_stream } => {
-                    counters.rtp_retransmitted += 1;
-                    counters.rtp_retransmitted_rtx += u64::from(on_own_stream);
-                }
-                Resend::NotHeld => counters.nack_not_held += 1,
-                Resend::Refused(NotResent::UnderWay) => counters.nack_under_way += 1,
-                Resend::Refused(NotResent::OverBudget) => counters.nack_over_budget += 1,
-            }
-        }
-    }
-
     /// What a peer receives under an SSRC, if that has a track.
-    fn subscribed(&self, peer: PeerSlot, ssrc: Ssrc) -> Option<(SubscriptionSlot, TrackSlot)> {
+    pub(in crate::room) fn subscribed(
+        &self,
+        peer: PeerSlot,
+        ssrc: Ssrc,
+    ) -> Option<(SubscriptionSlot, TrackSlot)> {
         let slot = self.peers.get(peer)?.subscription(ssrc)?;
         Some((slot, self.subscriptions.get(slot)?.track?))
     }
@@ -327,63 +292,6 @@ impl Peer {
         let mut compound = Vec::new();
         write_receiver_report(&mut compound, self.rtcp_ssrc, &[], RTCP_CNAME);
         compound
-    }
-}
-
-enum Resend {
-    Sent { on_own_stream: bool },
-    NotHeld,
-    Refused(NotResent),
-}
-
-fn resend(
-    now: Instant,
-    subscription: &mut Subscription,
-    (slot, track): (TrackSlot, &Track),
-    peer: &mut Peer,
-    seq: SeqNo16,
-    output: &mut Output,
-) -> Resend {
-    let Some((asked, incoming)) = subscription.recall(slot, track, seq) else {
-        return Resend::NotHeld;
-    };
-    // What came before a switch has been replaced by its keyframe.
-    if subscription.rewriter.encoding() != Some(asked.encoding) {
-        return Resend::NotHeld;
-    }
-    let Some(path) = peer.transport.rtp_path() else {
-        return Resend::NotHeld;
-    };
-    let Some(shape) = subscription.shape_again(track, &incoming) else {
-        return Resend::NotHeld;
-    };
-    // Another packet under this number would be another packet under its nonce.
-    if !asked.is_first
-        && !subscription.has_own_stream(&shape)
-        && !subscription.may_repeat(asked.out, &shape)
-    {
-        return Resend::NotHeld;
-    }
-    if !peer.congestion.admits_repair(now, incoming.packet().len()) {
-        return Resend::Refused(NotResent::OverBudget);
-    }
-    let rtt = peer.path.rtt.lowest();
-    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
-        return Resend::Refused(refused);
-    }
-    // One that came late, and whose place has been kept free, goes out now.
-    if asked.is_first && !subscription.rewriter.fill(&asked) {
-        return Resend::NotHeld;
-    }
-    if asked.is_first {
-        subscription.note_edit(asked.out, &shape);
-    }
-    let mut way = Way::new(now, path, &mut peer.congestion.sender);
-    let numbering = (asked.out, asked.timestamp(incoming.timestamp));
-    let outbox = &mut output.outbox;
-    match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
-        Some(on_own_stream) => Resend::Sent { on_own_stream },
-        None => Resend::NotHeld,
     }
 }
 

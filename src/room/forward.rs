@@ -143,7 +143,7 @@ impl Room {
         let ids = &track.config.extensions;
         let mut incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
         let codec = track.codec(header.payload_type);
-        self.read_layers(&mut incoming, codec, place.restarted);
+        self.read_layers(&mut incoming, codec, (now, place.restarted), output);
         let track = self.tracks.get_mut(slot.track)?;
         if let Some(info) = &incoming.layers {
             let layer = (info.spatial, info.temporal);
@@ -387,7 +387,7 @@ fn forward(
     let timestamp = subscription.rewriter.timestamp(packet.timestamp);
     if peer.congestion.admits(packet) {
         let path = (target.to, &target.sealer);
-        let mut way = Way::new(now, path, &mut peer.congestion.sender);
+        let mut way = Way::new(now, path, peer.congestion.account(), target.subscription);
         let outbox = &mut output.outbox;
         subscription.send(packet, &shape, (seq, timestamp), &mut way, outbox);
     } else {

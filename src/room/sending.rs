@@ -11,6 +11,7 @@ use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
 use crate::media::congestion::recorder::ArrivalRecorder;
 use crate::media::congestion::send_side::SendSide;
 use crate::room::incoming::Incoming;
+use crate::room::sent_names::{SentName, SentNames};
 use crate::room::slots::SubscriptionSlot;
 use crate::transport::RtpSealer;
 use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
@@ -21,6 +22,8 @@ use crate::wire::rtp::RtpHeader;
 pub struct Congestion {
     /// What may be sent to it.
     pub sender: SendSide,
+    /// What was sent under which number.
+    pub sent: SentNames,
     /// How much may go out at once.
     pub budget: Budget,
     /// What of that may be sent again.
@@ -51,6 +54,8 @@ pub struct Waiting {
 pub struct Stamping {
     number: Option<ExtensionId>,
     time: Option<ExtensionId>,
+    /// Its packets are sent again where they are lost.
+    is_repaired: bool,
 }
 
 impl Stamping {
@@ -69,6 +74,7 @@ impl Stamping {
         Self {
             // Who gets numbers has no use for times.
             time: time.filter(|_| number.is_none()),
+            is_repaired: config.codecs.iter().any(|codec| codec.nack),
             number,
         }
     }
@@ -92,6 +98,8 @@ pub struct Way<'a> {
     pub sealer: &'a RtpSealer,
     now: Instant,
     sender: &'a mut SendSide,
+    names: &'a mut SentNames,
+    subscription: SubscriptionSlot,
 }
 
 /// What one packet tells of its sending.
@@ -99,21 +107,25 @@ pub struct Way<'a> {
 pub struct Stamp {
     number: Option<(ExtensionId, [u8; 2])>,
     time: Option<(ExtensionId, [u8; 3])>,
+    is_repaired: bool,
 }
 
 impl<'a> Way<'a> {
-    /// The way of packets that go out now.
+    /// The way of packets of a subscription that go out now.
     #[inline]
     pub fn new(
         now: Instant,
         (to, sealer): (SocketAddr, &'a RtpSealer),
-        sender: &'a mut SendSide,
+        (sender, names): (&'a mut SendSide, &'a mut SentNames),
+        subscription: SubscriptionSlot,
     ) -> Self {
         Self {
             to,
             sealer,
             now,
             sender,
+            names,
+            subscription,
         }
     }
 
@@ -126,14 +138,21 @@ impl<'a> Way<'a> {
             time: stamping
                 .time
                 .map(|id| (id, self.sender.send_time(self.now))),
+            is_repaired: stamping.is_repaired,
         }
     }
 
-    /// It goes out, as a datagram of `bytes`.
+    /// It goes out, as a datagram of `bytes`; `seq` is the number of its subscription's packet that it brings.
     #[inline]
-    pub fn on_sent(&mut self, stamp: &Stamp, bytes: usize) {
-        if stamp.number.is_some() {
-            self.sender.on_sent(self.now, bytes + PATH_OVERHEAD);
+    pub fn on_sent(&mut self, stamp: &Stamp, bytes: usize, seq: Option<SeqNo16>) {
+        let Some((_, number)) = stamp.number else {
+            return;
+        };
+        self.sender.on_sent(self.now, bytes + PATH_OVERHEAD);
+        if let Some(seq) = seq.filter(|_| stamp.is_repaired) {
+            let subscription = self.subscription;
+            let number = SeqNo16(u16::from_be_bytes(number));
+            self.names.note(number, SentName { subscription, seq });
         }
     }
 }
@@ -149,6 +168,12 @@ impl Stamp {
 }
 
 impl Congestion {
+    /// What keeps account of what is sent.
+    #[inline]
+    pub fn account(&mut self) -> (&mut SendSide, &mut SentNames) {
+        (&mut self.sender, &mut self.sent)
+    }
+
     /// Packets of one moment will be sent.
     #[inline]
     pub fn begin(&mut self, now: Instant) {

@@ -61,6 +61,8 @@ pub struct Subscription {
     pub allotment: Option<Box<Allotment>>,
     /// How much is sent again.
     resends: ResendBudget,
+    /// A keyframe was asked for because a packet below was waited for too long.
+    stalls_covered: SeqNo,
     /// The numbers of its retransmission stream.
     rtx: RtxNumbers,
     /// What its subscriber reports of it.
@@ -149,6 +151,7 @@ impl Subscription {
             routes,
             rewriter: Rewriter::new(rng.random()),
             resends: ResendBudget::default(),
+            stalls_covered: SeqNo(0),
             allotment: None,
             rtx: RtxNumbers::new(rng.random()),
             reports: ReceiverReports::default(),
@@ -280,6 +283,7 @@ impl Subscription {
         };
         let mut buffer = [0; DESCRIPTOR_MAX];
         let source = packet.extension(Extension::DependencyDescriptor);
+        let source = source.filter(|_| !edit.leaves_out_descriptor());
         let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
         self.write(packet, shape, descriptor, names, way, outbox);
     }
@@ -320,6 +324,11 @@ impl Subscription {
             .chain(forwarded.filter_map(|(extension, value)| {
                 let value = match (extension, descriptor) {
                     (Extension::DependencyDescriptor, Some(own)) => own,
+                    (Extension::DependencyDescriptor, None)
+                        if edit.is_some_and(Edit::leaves_out_descriptor) =>
+                    {
+                        return None;
+                    }
                     _ => value,
                 };
                 config.extensions.id(extension).map(|id| (id, value))
@@ -356,7 +365,8 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
-        way.on_sent(&stamp, outbox.bytes_len() - before);
+        let seq = names.original.unwrap_or(header.seq);
+        way.on_sent(&stamp, outbox.bytes_len() - before, Some(seq));
     }
 
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
@@ -399,7 +409,7 @@ impl Subscription {
             true
         });
         let bytes = outbox.bytes_len() - before;
-        way.on_sent(&stamp, bytes);
+        way.on_sent(&stamp, bytes, None);
         bytes
     }
 
@@ -543,6 +553,21 @@ impl Subscription {
     ) -> Result<(), NotResent> {
         let bytes = shape.payload.len();
         self.resends.take(now, rtt, seq, bytes, self.bytes)
+    }
+
+    /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
+    pub fn take_twin(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+        let bytes = shape.payload.len();
+        self.resends.take_twin(seq, bytes, self.bytes)
+    }
+
+    /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.
+    pub fn is_new_stall(&mut self, seq: SeqNo) -> bool {
+        let is_new = seq >= self.stalls_covered;
+        if is_new {
+            self.stalls_covered = self.rewriter.next();
+        }
+        is_new
     }
 
     /// The descriptions have changed what packets look like here.

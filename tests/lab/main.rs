@@ -8,6 +8,7 @@ mod publisher;
 mod subscriber;
 #[path = "../support/shard_world.rs"]
 mod support;
+#[path = "../support/twcc.rs"]
 mod twcc;
 mod world;
 
@@ -335,25 +336,34 @@ fn ten_percent_loss() {
         loss: 0.1,
         ..path(100, rate)
     };
-    let mut pair = Pair::new(5, &SIMULCAST, lossy(None), lossy(Some(5_000_000)));
-    pair.lab.run_to(s(60));
-    let loss = pair.audio_loss(2.0, 58.0);
-    let freeze = pair.freeze_ms(3.0, 59.0);
-    let checks = vec![
+    // One run has a thousand losses; what must not happen once is looked for in several.
+    let run = |seed: u64| {
+        let mut pair = Pair::new(seed, &SIMULCAST, lossy(None), lossy(Some(5_000_000)));
+        pair.lab.run_to(s(60));
+        pair
+    };
+    let pairs = LOSS_SEEDS.map(run);
+    let worst = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(of).fold(0.0, f64::max);
+    let loss = worst(&|pair| pair.audio_loss(2.0, 58.0));
+    let freeze = worst(&|pair| pair.freeze_ms(3.0, 59.0));
+    let mut checks = vec![
         check(
             "audio loss after repair below 1 %",
-            format!("{:.2} %", loss * 100.0),
+            format!("{:.2} % at worst", loss * 100.0),
             loss < 0.01,
         ),
         check(
             "no freeze above 1 s",
-            format!("{freeze:.0} ms"),
+            format!("{freeze:.0} ms at worst"),
             freeze < 1000.0,
         ),
-        pair.continuity(),
     ];
-    pair.conclude("ten-percent-loss", "10 % loss each way, 200 ms RTT", checks);
+    checks.extend(pairs.iter().map(Pair::continuity));
+    pairs[0].conclude("ten-percent-loss", "10 % loss each way, 200 ms RTT", checks);
 }
+
+/// The first one's graph is shown.
+const LOSS_SEEDS: [u64; 4] = [5, 51, 52, 53];
 
 #[test]
 fn bursts_of_twenty() {

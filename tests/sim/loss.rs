@@ -93,34 +93,32 @@ fn a_tenth_of_loss_at_200_ms_is_repaired() {
         loss_down: 0.0,
         ..BAD
     };
-    // Down it is the client that asks, once in a round trip: four requests or answers in a row that are lost are
-    // more than a second. Up, the server asks more often what was asked for in vain.
-    for (seed, conditions, freeze_max) in
-        [(0, up, 1000), (1, up, 1000), (2, BAD, 1500), (3, BAD, 1500)]
-    {
-        let mut world = pair(seed, [Flavor::Repairing; 2]);
+    for (seed, conditions) in [up, up, BAD, BAD, BAD, BAD].into_iter().enumerate() {
+        let mut world = pair(seed as u64, [Flavor::Repairing; 2]);
         for outcome in run(&mut world, conditions, Duration::from_secs(20)) {
             assert!(outcome.lost < 0.01, "seed {seed}: {outcome:?}");
-            if outcome.is_video {
-                assert!(
-                    outcome.freeze.as_millis() < freeze_max,
-                    "seed {seed}: {outcome:?}"
-                );
-            }
+            assert!(
+                outcome.freeze < Duration::from_secs(1),
+                "seed {seed}: {outcome:?}"
+            );
         }
     }
 }
 
+/// Nobody tells what arrived, so that a packet is repaired only where one of the client's requests gets through: one in 10 000
+/// that are lost has its first four lost too, which nothing here can know of.
 #[test]
 fn clients_without_rtx_are_repaired_by_the_identical_packets() {
-    let mut world = pair(7, [Flavor::Odd; 2]);
-    for outcome in run(&mut world, BAD, Duration::from_secs(20)) {
-        assert_eq!(outcome.retransmitted, 0);
-        if outcome.is_video {
-            assert!(
-                outcome.lost < 0.01 && outcome.freeze < Duration::from_millis(1500),
-                "{outcome:?}"
-            );
+    for seed in [7, 8] {
+        let mut world = pair(seed, [Flavor::Odd; 2]);
+        for outcome in run(&mut world, BAD, Duration::from_secs(20)) {
+            assert_eq!(outcome.retransmitted, 0);
+            if outcome.is_video {
+                assert!(
+                    outcome.lost < 0.01 && outcome.freeze < Duration::from_secs(1),
+                    "{outcome:?}"
+                );
+            }
         }
     }
 }

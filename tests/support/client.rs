@@ -19,12 +19,17 @@ use rtc_rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use serde_json::{Value, json};
 
 use crate::support::flavor::Flavor;
-use crate::support::media::{Again, LEVEL_URI, MID_URI, Rate, Received, RtpView, Sender, tag};
+use crate::support::media::{
+    Again, LEVEL_URI, MID_URI, Rate, Received, RtpView, Sender, TRANSPORT_CC_URI, tag,
+};
 use crate::support::negotiation::{LocalTrack, LocalTransport, Negotiation, RemoteTransport};
 use crate::support::transport::{ClientTransport, Credentials, Incoming, Setup};
+use crate::support::twcc::Recorder;
 
 const TICK: Duration = Duration::from_millis(20);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// libwebrtc's default at such rates.
+const FEEDBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who offers first, and how the client talks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,9 @@ pub struct Client {
     remote_described: bool,
     next_tick: Option<Instant>,
     next_report: Option<Instant>,
+    /// When packets came, where that is said.
+    arrivals: Recorder,
+    next_feedback: Option<Instant>,
     pub connected_at: Option<Instant>,
     pub dtls_closed: bool,
     pub answers_nack: bool,
@@ -105,6 +113,8 @@ impl Client {
             remote_described: false,
             next_tick: None,
             next_report: None,
+            arrivals: Recorder::new(options.zero),
+            next_feedback: None,
             connected_at: None,
             dtls_closed: false,
             answers_nack: true,
@@ -371,6 +381,9 @@ impl Client {
                 Incoming::DtlsUp => {
                     self.connected_at = Some(now);
                     self.next_report = Some(now + REPORT_INTERVAL);
+                    if self.options.flavor.gives_feedback() {
+                        self.next_feedback = Some(now + FEEDBACK_INTERVAL);
+                    }
                     self.apply_senders(now);
                 }
                 Incoming::DtlsClosed => self.dtls_closed = true,
@@ -412,6 +425,10 @@ impl Client {
                 }
                 Some((_, uri)) if uri == LEVEL_URI && value.len() != 1 => {
                     faults.push("the audio level has one byte".to_owned());
+                }
+                Some((_, uri)) if uri == TRANSPORT_CC_URI => {
+                    let number = u16::from_be_bytes([value[0], value[1]]);
+                    self.arrivals.on_packet(now, number);
                 }
                 Some(_) => {}
             }
@@ -576,6 +593,13 @@ impl Client {
             self.next_report = Some(now + REPORT_INTERVAL);
             self.send_receiver_report(now);
         }
+        if self.next_feedback.is_some_and(|at| at <= now) {
+            self.next_feedback = Some(now + FEEDBACK_INTERVAL);
+            let media = self.received.keys().next().copied().unwrap_or(0);
+            if let Some(feedback) = self.arrivals.poll(1, media) {
+                self.transport.send_rtcp(&feedback);
+            }
+        }
     }
 
     fn send_nacks(&mut self, now: Instant) {
@@ -614,6 +638,7 @@ impl Client {
             .chain(self.transport.poll_timeout())
             .chain(self.next_tick)
             .chain(self.next_report)
+            .chain(self.next_feedback)
             .min()
     }
 

@@ -9,3 +9,4 @@ pub mod media;
 pub mod negotiation;
 pub mod sdp;
 pub mod transport;
+pub mod twcc;
