@@ -186,23 +186,19 @@ impl Subscription {
     }
 
     /// A packet goes out for the first time under the number `seq`. What it looks like is kept (20 KiB for what a client
-    /// may ask for) only where it may have to go out again as it was: without a stream for retransmissions.
+    /// may ask for) only where it may have to go out again as it was: see [`Subscription::repeats`].
     #[inline]
     pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
         if let Some(edit) = &shape.edit {
-            let may_repeat = !self.has_own_stream(shape);
+            let may_repeat = self.repeats(shape);
             if let Some(selector) = &mut self.layers {
                 selector.on_sent(seq, edit, may_repeat);
             }
         }
     }
 
-    /// Whether a packet that went out under the number `seq`, or was to, may go out under it: it looks the same, or only
-    /// its copies on another stream went out since.
+    /// Whether a packet that went out under the number `seq` may go out under it again: it looks the same.
     pub(in crate::room) fn may_repeat(&self, seq: SeqNo, shape: &Shape<'_>) -> bool {
-        if self.has_own_stream(shape) {
-            return true;
-        }
         match (&shape.edit, &self.layers) {
             (None, _) => true,
             (Some(edit), Some(selector)) => selector.sent.is_same(seq, edit),
