@@ -200,13 +200,15 @@ impl Subscription {
         Some(shape)
     }
 
-    /// A packet goes out for the first time under the number `seq`.
+    /// A packet goes out for the first time under the number `seq`. What it looks like is kept (20 KiB for what a client
+    /// may ask for) only where it may have to go out again as it was: see [`Subscription::repeats`].
     #[inline]
     pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
-        if let Some(edit) = &shape.edit
-            && let Some(selector) = &mut self.layers
-        {
-            selector.on_sent(seq, edit);
+        if let Some(edit) = &shape.edit {
+            let may_repeat = self.repeats(shape);
+            if let Some(selector) = &mut self.layers {
+                selector.on_sent(seq, edit, may_repeat);
+            }
         }
     }
 

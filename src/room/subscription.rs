@@ -288,7 +288,12 @@ impl Subscription {
     /// be the same one, stamped anew.
     pub fn can_send_again(&self, asked: &Resend, shape: &Shape<'_>) -> bool {
         self.own_stream(shape).is_some()
-            || self.stamping.is_none() && (asked.is_first || self.may_repeat(asked.out, shape))
+            || self.repeats(shape) && (asked.is_first || self.may_repeat(asked.out, shape))
+    }
+
+    /// Whether a packet of this shape is sent again under its number, as the identical datagram, and not otherwise.
+    pub fn repeats(&self, shape: &Shape<'_>) -> bool {
+        self.stamping.is_none() && self.own_stream(shape).is_none()
     }
 
     fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
