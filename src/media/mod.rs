@@ -12,6 +12,7 @@ pub mod layers;
 pub mod loudest;
 pub mod nack;
 pub mod receive_stats;
+pub mod recovered;
 pub mod red;
 pub mod resend;
 pub mod rewrite;

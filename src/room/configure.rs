@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 
 use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
 use crate::control::{SubscriptionConfig, TrackConfig};
+use crate::room::doubling::Doubled;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::payload::{PayloadKinds, Routes};
@@ -179,7 +180,6 @@ impl Room {
         for &slot in &track.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
                 let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
-                track.makes_red |= routes.makes_red();
                 subscription.reshape(routes);
             }
         }
@@ -337,11 +337,9 @@ impl Room {
         } else {
             if reshapes {
                 let track = subscription.track;
-                let track = track.and_then(|track| self.tracks.get_mut(track));
+                let track = track.and_then(|track| self.tracks.get(track));
                 subscription.reshape(track.map_or_else(Routes::none, |track| {
-                    let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
-                    track.makes_red |= routes.makes_red();
-                    routes
+                    Routes::new(&track.config.codecs, &subscription.config.codecs)
                 }));
             }
             self.route(slot, output);
@@ -372,7 +370,7 @@ impl Room {
         track.subscriptions.push(slot);
         subscription.track = Some(to);
         let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
-        track.makes_red |= routes.makes_red();
+        subscription.doubled = Doubled::default();
         subscription.reshape(routes);
         self.turn_towards(slot, output);
     }

@@ -36,9 +36,13 @@ impl Room {
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
         let lost = peer.congestion.sent.on_feedback(feedback);
+        let level = peer.path.on_feedback(now, feedback);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
         self.repair_lost(now, from, &lost, output);
+        if let Some(level) = level {
+            self.set_doubling(now, from, level, output);
+        }
         self.follow_estimate(now, from, output);
     }
 

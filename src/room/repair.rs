@@ -21,7 +21,7 @@ use crate::room::track::Track;
 
 /// What became of a packet that is to be sent again.
 enum Resend {
-    Sent { on_own_stream: bool, copies: u8 },
+    Sent,
     NotHeld,
     Refused(NotResent),
 }
@@ -42,7 +42,7 @@ impl Room {
         };
         for seq in seqs {
             match self.send_again(now, slot, *seq, output) {
-                Resend::Sent { .. } => {}
+                Resend::Sent => {}
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::Refused(NotResent::UnderWay) => output.counters.nack_under_way += 1,
                 Resend::Refused(NotResent::OverBudget) => output.counters.nack_over_budget += 1,
@@ -66,7 +66,7 @@ impl Room {
                 continue;
             }
             let sent = self.send_again(now, name.subscription, name.seq, output);
-            output.counters.feedback_repaired += u64::from(matches!(sent, Resend::Sent { .. }));
+            output.counters.feedback_repaired += u64::from(matches!(sent, Resend::Sent));
         }
     }
 
@@ -90,15 +90,6 @@ impl Room {
         };
         let of = (track_slot, track);
         let (sent, stuck) = resend(now, (slot, subscription), of, peer, seq, output);
-        if let Resend::Sent {
-            on_own_stream,
-            copies,
-        } = sent
-        {
-            let counters = &mut output.counters;
-            counters.rtp_retransmitted += u64::from(copies);
-            counters.rtp_retransmitted_rtx += u64::from(on_own_stream) * u64::from(copies);
-        }
         if let Some(encoding) = stuck {
             output.counters.stuck_keyframes_wanted += 1;
             self.request_keyframe(now, encoding, output);
@@ -118,13 +109,13 @@ fn resend(
     output: &mut Output,
 ) -> (Resend, Option<EncodingSlot>) {
     const NOT_HELD: (Resend, Option<EncodingSlot>) = (Resend::NotHeld, None);
-    let Some((asked, incoming)) = subscription.recall(track_slot, track, seq) else {
+    let recalled = subscription.recall(track_slot, track, seq);
+    // What came before a switch has been replaced by its keyframe.
+    let current = subscription.rewriter.encoding();
+    let Some((asked, incoming)) = recalled.filter(|(asked, _)| current == Some(asked.encoding))
+    else {
         return NOT_HELD;
     };
-    // What came before a switch has been replaced by its keyframe.
-    if subscription.rewriter.encoding() != Some(asked.encoding) {
-        return NOT_HELD;
-    }
     let (Some(path), Some(shape)) = (
         peer.transport.rtp_path(),
         subscription.shape_again(track, &incoming),
@@ -164,28 +155,24 @@ fn resend(
     if asked.is_first {
         subscription.note_edit(asked.out, &shape);
     }
-    let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
-    let is_urgent = waited >= urgent_at
+    let is_urgent = waited >= rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2))
         && !asked.is_first
         && peer.congestion.waiting.is_empty()
         && peer.congestion.admits_repair(now, bytes)
-        && subscription.take_twin(asked.out, &shape);
+        && subscription.take_twin(rtt, asked.out, &shape);
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
-    let outbox = &mut output.outbox;
-    let mut on_own_stream = None;
-    for _ in 0..1 + u8::from(is_urgent) {
+    let (mut on_own_stream, copies) = (None, 1 + u64::from(is_urgent));
+    for _ in 0..copies {
+        let outbox = &mut output.outbox;
         on_own_stream = subscription.send_again(&incoming, &shape, numbering, &mut way, outbox);
     }
     let Some(on_own_stream) = on_own_stream else {
         return NOT_HELD;
     };
-    let copies = 1 + u8::from(is_urgent);
-    let sent = Resend::Sent {
-        on_own_stream,
-        copies,
-    };
-    (sent, stuck)
+    output.counters.rtp_retransmitted += copies;
+    output.counters.rtp_retransmitted_rtx += copies * u64::from(on_own_stream);
+    (Resend::Sent, stuck)
 }
 
 /// How long ago a packet came here; and how long somebody may have waited for it: since then, or since the one after it

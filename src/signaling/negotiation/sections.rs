@@ -141,7 +141,8 @@ impl Section {
             codecs: Vec::new(),
             extensions: ExtensionMap::default(),
             rtcp_rsize: true,
-            rtcp_xr_rtt: false,
+            // Offered; what the client's description says counts.
+            rtcp_xr_rtt: true,
             simulcast: Vec::new(),
             client_receives: true,
             receive: None,
@@ -194,6 +195,11 @@ impl Section {
             }
         }
         (mappings, extensions)
+    }
+
+    /// Whether the client answers reference times (RFC 3611 §4.4).
+    fn takes_reference_times(&self) -> bool {
+        self.rtcp_xr_rtt || self.codecs.iter().any(|line| line.rrtr)
     }
 
     fn has_rtx(&self) -> bool {
@@ -496,6 +502,7 @@ impl Sections {
                     kind: section.kind,
                     codecs: section.received_mappings(),
                     extensions: section.extensions,
+                    reference_times: section.takes_reference_times(),
                     encodings: published.encodings.clone(),
                 })
             })
