@@ -185,15 +185,20 @@ pub struct SubscriptionConfig {
     pub ssrc: Ssrc,
     /// Its SSRC for retransmissions (RFC 4588), where negotiated.
     pub rtx_ssrc: Option<Ssrc>,
-    /// Payload types the subscriber takes in that section.
-    pub codecs: Vec<CodecMapping>,
+    /// Payload types the subscriber takes in that section; sections that take the same share the list.
+    pub codecs: Arc<[CodecMapping]>,
     /// Header extension ids the subscriber uses.
     pub extensions: ExtensionMap,
-    /// The CNAME of its source description (RFC 3550 §6.5.1): one for all tracks of a publisher.
-    pub cname: Arc<str>,
     /// False while the subscriber's description does not want it (its direction says so): nothing
     /// is sent.
     pub active: bool,
+}
+
+/// The CNAME of everything that a publisher's subscribers get of it: one for all its tracks, which is what lets a client
+/// play them in step (RFC 3550 §6.5.1).
+#[must_use]
+pub fn cname(publisher: PeerKey) -> String {
+    format!("peer-{publisher}")
 }
 
 /// From a shard or the coordinator to a session.
@@ -294,10 +299,10 @@ pub struct JoinRequest {
     /// The room.
     pub room: RoomId,
     /// Who joins.
-    pub info: PeerInfo,
+    pub info: Arc<PeerInfo>,
 }
 
-/// A peer as others are told of it.
+/// A peer as others are told of it: one record, which the coordinator and all sessions of its room share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeerInfo {
     /// Its id.
@@ -308,7 +313,7 @@ pub struct PeerInfo {
     pub metadata: Option<Arc<serde_json::Value>>,
 }
 
-/// A track as others are told of it.
+/// A track as others are told of it: one record, which the coordinator and all sessions of its room share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackInfo {
     /// The track.
@@ -357,9 +362,9 @@ pub struct Roster {
     /// As of which change.
     pub revision: Revision,
     /// The other peers, in the order in which they joined.
-    pub peers: Vec<(PeerKey, PeerInfo)>,
+    pub peers: Vec<(PeerKey, Arc<PeerInfo>)>,
     /// Their tracks, in the order in which they were published.
-    pub tracks: Vec<TrackInfo>,
+    pub tracks: Vec<Arc<TrackInfo>>,
 }
 
 /// What happened in a room after the revision that a session knew.
@@ -375,11 +380,11 @@ pub enum Changes {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A peer joined.
-    PeerJoined(PeerKey, PeerInfo),
+    PeerJoined(PeerKey, Arc<PeerInfo>),
     /// A peer left; its tracks ended before.
     PeerLeft(PeerKey, PeerId),
     /// Tracks were published, all of one description.
-    TracksPublished(Vec<TrackInfo>),
+    TracksPublished(Vec<Arc<TrackInfo>>),
     /// Tracks ended.
-    TracksUnpublished(Vec<TrackInfo>),
+    TracksUnpublished(Vec<Arc<TrackInfo>>),
 }

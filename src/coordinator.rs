@@ -8,6 +8,7 @@
 pub mod placement;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::base::ids::{PeerId, PeerKey, RoomId, ShardId};
 use crate::control::{
@@ -60,7 +61,7 @@ pub struct Found {
     /// The shard that holds it.
     pub shard: ShardId,
     /// What the others in its room publish.
-    pub others: Vec<TrackInfo>,
+    pub others: Vec<Arc<TrackInfo>>,
 }
 
 #[derive(Debug)]
@@ -75,8 +76,8 @@ struct Room<E> {
 #[derive(Debug)]
 struct Member<E> {
     key: PeerKey,
-    info: PeerInfo,
-    tracks: Vec<TrackInfo>,
+    info: Arc<PeerInfo>,
+    tracks: Vec<Arc<TrackInfo>>,
     shard: ShardId,
     endpoint: E,
 }
@@ -171,7 +172,12 @@ impl<E: Clone> Stripe<E> {
 
     /// Replaces the list of what a peer publishes and returns whom to tell. Tracks are told apart by
     /// their keys.
-    pub fn set_tracks(&mut self, room_id: &RoomId, key: PeerKey, tracks: Vec<TrackInfo>) -> Vec<E> {
+    pub fn set_tracks(
+        &mut self,
+        room_id: &RoomId,
+        key: PeerKey,
+        tracks: Vec<Arc<TrackInfo>>,
+    ) -> Vec<E> {
         let Some(room) = self.rooms.get_mut(room_id) else {
             return Vec::new();
         };
@@ -179,11 +185,12 @@ impl<E: Clone> Stripe<E> {
             return Vec::new();
         };
         let former = std::mem::replace(&mut room.peers[index].tracks, tracks.clone());
-        let missing_in = |list: &[TrackInfo], from: Vec<TrackInfo>| -> Vec<TrackInfo> {
-            from.into_iter()
-                .filter(|track| !list.iter().any(|other| other.key == track.key))
-                .collect()
-        };
+        let missing_in =
+            |list: &[Arc<TrackInfo>], from: Vec<Arc<TrackInfo>>| -> Vec<Arc<TrackInfo>> {
+                from.into_iter()
+                    .filter(|track| !list.iter().any(|other| other.key == track.key))
+                    .collect()
+            };
         let published = missing_in(&former, tracks.clone());
         let ended = missing_in(&tracks, former);
         if published.is_empty() && ended.is_empty() {
@@ -335,7 +342,7 @@ mod tests {
         };
         let request = JoinRequest {
             room: room(room_name),
-            info,
+            info: Arc::new(info),
         };
         // Two on the first shard, all others on the second.
         let place = |spread: &[(ShardId, usize)]| match spread.first() {
@@ -346,8 +353,8 @@ mod tests {
         stripe.join(PeerKey(key), request, key, place)
     }
 
-    fn track(peer: u64, index: u32) -> TrackInfo {
-        TrackInfo {
+    fn track(peer: u64, index: u32) -> Arc<TrackInfo> {
+        Arc::new(TrackInfo {
             key: TrackKey {
                 peer: PeerKey(peer),
                 index,
@@ -356,7 +363,7 @@ mod tests {
             id: TrackId::new(&format!("t{index}")).unwrap(),
             kind: MediaKind::Audio,
             shard: ShardId(7),
-        }
+        })
     }
 
     fn log(stripe: &Stripe<u64>, key: u64, since: Revision) -> (Revision, Vec<Change>) {

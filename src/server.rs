@@ -24,7 +24,7 @@ use crate::io::signaling_thread::{Backend, Limits};
 use crate::io::steering::Steering;
 use crate::io::udp::{BufferSizes, UdpSocket};
 use crate::shard::strays::Claim;
-use crate::signaling::message::IceServer;
+use crate::signaling::outbound::IceServer;
 use crate::signaling::session::SessionConfig;
 use crate::transport::{DtlsIdentity, TransportError};
 

@@ -104,6 +104,25 @@ fn an_impaired_link_loses_and_recovers() {
     assert!(report.latency_us.p50 >= 20_000.0, "{report}");
 }
 
+/// Numbered, reported and repaired as with a browser: the server gets feedback from everybody and gives it to the publisher.
+#[test]
+fn clients_with_transport_cc_are_estimated_and_repaired() {
+    let (report, progress) = load(
+        "--subscribers 3 --audio --video-bitrate 500k --duration 3s --ramp 0s --loss 3% --delay 10ms \
+         --verify full --transport-cc",
+    );
+    let report = report.expect("a run");
+    assert!(report.verdict.pass, "{report}\n{progress}");
+    let packets = &report.packets;
+    assert!(packets.nacked > 0 && packets.repaired > 0, "{report}");
+    assert!(packets.rtx >= packets.repaired, "{report}");
+    assert_eq!(packets.unknown_ssrc, 0, "{report}");
+    assert!(
+        report.read_latency_us.p50 >= report.latency_us.p50,
+        "{report}"
+    );
+}
+
 #[test]
 fn idle_clients_connect_and_send_nothing() {
     let (report, progress) = load("--subscribers 3 --audio --idle --duration 500ms --ramp 0s");

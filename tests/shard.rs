@@ -219,7 +219,7 @@ fn a_nack_is_answered_with_the_identical_datagram() {
 
     // After a change of what packets look like, nothing from before.
     let mut wanted = stage.wanted();
-    wanted.codecs = vec![codec(100, Codec::Vp8)];
+    wanted.codecs = [codec(100, Codec::Vp8)].into();
     stage.world.configure(at, &[], &[wanted]);
     stage.nack(0, &seqs);
     assert_eq!(stage.world.clients[at].sealed_rtp.len(), 13);
@@ -1071,7 +1071,7 @@ proptest! {
                 }
                 Op::Reconfigure(shape) => {
                     wanted.mid = shardcast::base::ids::Mid::new(&format!("m{shape}")).unwrap();
-                    wanted.codecs = vec![codec(100 + 2 * (shape % 2), Codec::Vp8)];
+                    wanted.codecs = [codec(100 + 2 * (shape % 2), Codec::Vp8)].into();
                     stage.world.configure(at, &[], std::slice::from_ref(&wanted));
                 }
                 Op::Republish(level) => {

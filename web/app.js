@@ -3,7 +3,7 @@
 
 import { renderCall } from "./call-view.js";
 import { acquire, chooseDevice, publishOptions, releaseAll, setPicture, setPublishing, toggleCamera, toggleMicrophone, toggleScreen } from "./devices.js";
-import { byId } from "./dom.js";
+import { byId, setIcon } from "./dom.js";
 import { inviteLink, parseFlags } from "./flags.js";
 import { renderJoin } from "./join-view.js";
 import { isGranted } from "./media.js";
@@ -15,7 +15,9 @@ import { renderPeople } from "./people-view.js";
 import { connect } from "./sdk/shardcast.js";
 import { renderSound, unblockSound } from "./sound.js";
 import { addView, state, update } from "./store.js";
+import { shownTheme, toggleTheme, watchTheme } from "./theme.js";
 import { displayName } from "./tiles.js";
+import { wireToolbar } from "./toolbar.js";
 
 /** @import { Room } from "./sdk/shardcast.js" */
 /** @import { DeviceKind } from "./media.js" */
@@ -36,14 +38,16 @@ Object.assign(globalThis, { shardcast: exposed });
 function main() {
   setPicture(flags);
   setPublishing(flags);
-  update({ name: flags.name ?? remembered(), roomId: flags.room ?? suggestRoom() });
+  update({ name: flags.name ?? remembered(), roomId: flags.room ?? suggestRoom(), theme: shownTheme() });
   addView(renderPage);
+  addView(renderTheme);
   addView(renderJoin);
   addView(renderCall);
   addView(renderPeople);
   addView(renderSound);
   addView(renderBanner);
   addView(renderMeter);
+  wireTheme();
   wireJoin();
   wireCall();
   setInterval(refreshSpeaking, SPEAKING_INTERVAL_MS);
@@ -141,6 +145,16 @@ async function previewIfGranted() {
 
 // --- wiring ------------------------------------------------------------------------------------
 
+function wireTheme() {
+  for (const button of document.querySelectorAll("[data-theme-toggle]")) {
+    button.addEventListener("click", () => {
+      toggleTheme();
+      update({ theme: shownTheme() });
+    });
+  }
+  watchTheme(() => update({ theme: shownTheme() }));
+}
+
 function wireJoin() {
   const name = byId("join-name", HTMLInputElement);
   const room = byId("join-room", HTMLInputElement);
@@ -154,10 +168,17 @@ function wireJoin() {
   byId("preview-start", HTMLElement).addEventListener("click", () => acquire(wanted()));
   byId("preview-mic", HTMLElement).addEventListener("click", toggleMicrophoneInLobby);
   byId("preview-camera", HTMLElement).addEventListener("click", toggleCameraInLobby);
-  for (const [id, kind] of /** @type {[string, DeviceKind][]} */ ([["device-mic", "microphone"], ["device-camera", "camera"]])) {
-    const select = byId(id, HTMLSelectElement);
-    select.addEventListener("change", () => chooseDevice(kind, select.value));
-  }
+  wireChoice("device-mic", "microphone");
+  wireChoice("device-camera", "camera");
+}
+
+/**
+ * @param {string} id
+ * @param {DeviceKind} kind
+ */
+function wireChoice(id, kind) {
+  const select = byId(id, HTMLSelectElement);
+  select.addEventListener("change", () => chooseDevice(kind, select.value));
 }
 
 /** Before the devices were first asked for, the buttons only say what is wanted. */
@@ -178,16 +199,26 @@ function wireCall() {
   byId("leave", HTMLElement).addEventListener("click", () => state.room?.leave());
   byId("copy-link", HTMLElement).addEventListener("click", copyLink);
   byId("alone-copy", HTMLElement).addEventListener("click", copyLink);
+  wireChoice("call-mic", "microphone");
+  wireChoice("call-camera", "camera");
+  wireToolbar(byId("controls", HTMLElement));
   const people = byId("toggle-people", HTMLButtonElement);
   const close = () => {
     update({ panel: false });
     people.focus();
   };
-  people.addEventListener("click", () => update({ panel: !state.panel }));
+  people.addEventListener("click", () => {
+    update({ panel: !state.panel, diagnosis: null });
+    void refreshDiagnosis();
+  });
+  byId("diagnosis", HTMLElement).addEventListener("toggle", () => void refreshDiagnosis());
   byId("close-people", HTMLElement).addEventListener("click", close);
   addEventListener("keydown", (event) => {
     if (state.view !== "call" || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.key === "Escape" && state.panel) close();
+    // Who types or chooses from a list means no command, and Escape is first of what lies on top.
+    const { target } = event;
+    if (target instanceof Element && target.closest("input, select, textarea")) return;
+    if (event.key === "Escape" && state.panel && document.querySelector(":popover-open") === null) close();
     else if (event.key === "m") void toggleMicrophone();
     else if (event.key === "c") void toggleCamera();
   });
@@ -215,6 +246,16 @@ function renderPage({ view, roomId }) {
   document.title = view === "call" ? `${roomId} · shardcast` : "shardcast";
   clearToasts("info");
   if (view === "call") byId("room-name", HTMLElement).focus();
+}
+
+/** @param {Readonly<State>} now */
+function renderTheme({ theme }) {
+  const label = theme === "light" ? "Use the dark theme" : "Use the light theme";
+  for (const button of document.querySelectorAll("[data-theme-toggle]")) {
+    setIcon(button, theme === "light" ? "moon" : "sun");
+    button.setAttribute("aria-label", label);
+    button.setAttribute("title", label);
+  }
 }
 
 /** @param {Readonly<State>} now */
@@ -271,7 +312,11 @@ const lastLoud = new Map();
 
 async function refreshSpeaking() {
   const { room } = state;
-  if (room?.state !== "joined") return;
+  if (room?.state !== "joined") {
+    lastLoud.clear();
+    if (state.speaking.size > 0) update({ speaking: new Set() });
+    return;
+  }
   const now = Date.now();
   // The server hears everybody, also those whose sound it holds back; one that does not say so leaves
   // it to what arrives here.

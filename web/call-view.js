@@ -47,15 +47,16 @@ export function renderCall(state) {
   setText(roomStatus, statusOf(state));
   setText(peopleCount, String((room?.peers.size ?? 0) + 1));
   const micOn = state.microphone !== null && !state.muted;
-  setControl(buttons.microphone, micOn, micOn ? "mic" : "mic-off", micOn ? "Mute" : "Unmute");
+  setControl(buttons.microphone, micOn, micOn ? "mic" : "mic-off", micOn ? "Mute" : "Unmute", "m");
   const cameraOn = state.camera !== null;
   const cameraText = cameraOn ? "Camera off" : "Camera on";
-  setControl(buttons.camera, cameraOn, cameraOn ? "camera" : "camera-off", cameraText);
+  setControl(buttons.camera, cameraOn, cameraOn ? "camera" : "camera-off", cameraText, "c");
   const sharing = state.screen !== null;
   setControl(buttons.screen, sharing, "screen", sharing ? "Stop sharing" : "Share screen");
-  buttons.microphone.disabled = state.busy.has("microphone");
-  buttons.camera.disabled = state.busy.has("camera");
-  buttons.screen.disabled = state.busy.has("screen");
+  // Not `disabled`: who has pressed it with the keyboard would lose their place.
+  for (const device of /** @type {const} */ (["microphone", "camera", "screen"])) {
+    buttons[device].setAttribute("aria-disabled", String(state.busy.has(device)));
+  }
 }
 
 /** Gives every tile as much room as there is. */
@@ -105,15 +106,17 @@ const tileSteps = {
  * @param {boolean} on
  * @param {string} icon
  * @param {string} label
+ * @param {string} [key] That does the same.
  */
-function setControl(button, on, icon, label) {
+function setControl(button, on, icon, label, key) {
   // Not `aria-pressed`: the label names what a press does, and "Mute, pressed" would mean silence.
   button.dataset.on = String(on);
   setIcon(button, icon);
   const text = button.querySelector(".control-label");
   if (text) setText(text, label);
   button.setAttribute("aria-label", label);
-  button.title = label;
+  button.title = key === undefined ? label : `${label} (${key.toUpperCase()})`;
+  if (key !== undefined) button.setAttribute("aria-keyshortcuts", key);
 }
 
 /** @param {Readonly<State>} state */

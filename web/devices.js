@@ -103,6 +103,7 @@ export async function toggleCamera() {
 }
 
 export async function toggleScreen() {
+  if (state.busy.has("screen")) return; // the picker is open
   if (state.screen !== null) return release("screen");
   update({ busy: new Set([...state.busy, "screen"]) });
   const result = await captureScreen();

@@ -1,7 +1,8 @@
 // @ts-check
 // The page before the call: name, room, and a look into one's own camera.
 
-import { byId, make, setIcon, setText } from "./dom.js";
+import { renderChoices } from "./device-choice.js";
+import { byId, setIcon, setText } from "./dom.js";
 import { hue, initials } from "./names.js";
 
 /** @import { DeviceKind } from "./media.js" */
@@ -42,10 +43,7 @@ export function renderJoin(state) {
   setToggle("camera", state, state.wantsCamera);
   submit.disabled = state.joining;
   setText(submit, state.joining ? "Joining…" : "Join room");
-  if (here) {
-    renderDevices("microphone", "audioinput", state);
-    renderDevices("camera", "videoinput", state);
-  }
+  if (here) renderChoices(selects, state);
 }
 
 /** @param {MediaStreamTrack | null} camera */
@@ -79,27 +77,4 @@ function previewText({ busy, microphone, camera, wantsCamera, wantsMicrophone })
   if (microphone !== null) return wantsCamera ? "No camera" : "Your camera is off";
   if (!wantsCamera && !wantsMicrophone) return "You will watch and listen";
   return "See how you look before you go in";
-}
-
-/**
- * A choice is offered only where there is one.
- * @param {DeviceKind} device
- * @param {MediaDeviceKind} kind
- * @param {Readonly<State>} state
- */
-function renderDevices(device, kind, state) {
-  const select = selects[device];
-  const devices = state.devices.filter((info) => info.kind === kind && info.deviceId !== "");
-  const track = state[device];
-  const field = select.parentElement;
-  if (field) field.hidden = devices.length < 2 || track === null;
-  const signature = devices.map(({ deviceId }) => deviceId).join();
-  if (select.dataset.devices !== signature) {
-    select.dataset.devices = signature;
-    select.replaceChildren(
-      ...devices.map(({ deviceId, label }) => make("option", { value: deviceId }, label || "Device")),
-    );
-  }
-  const current = track?.getSettings().deviceId;
-  if (current !== undefined && select.value !== current) select.value = current;
 }

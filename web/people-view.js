@@ -1,6 +1,7 @@
 // @ts-check
 // The panel: who is in the room, and how well it reaches us.
 
+import { renderChoices } from "./device-choice.js";
 import { byId, icon, make, setText, syncChildren } from "./dom.js";
 import { hue, initials } from "./names.js";
 import { bits } from "./quality.js";
@@ -23,6 +24,11 @@ const panel = byId("people", HTMLElement);
 const toggle = byId("toggle-people", HTMLButtonElement);
 const list = byId("people-list", HTMLUListElement);
 const numbers = byId("diagnosis-list", HTMLDListElement);
+const nothingToChoose = byId("settings-none", HTMLElement);
+const selects = {
+  microphone: byId("call-mic", HTMLSelectElement),
+  camera: byId("call-camera", HTMLSelectElement),
+};
 
 /** @type {Map<string, PersonView>} */
 const views = new Map();
@@ -37,6 +43,7 @@ export function renderPeople(state) {
     create: (person) => new PersonView(person),
     update: (view, person) => view.update(person),
   });
+  nothingToChoose.hidden = renderChoices(selects, state);
   renderDiagnosis(state.diagnosis);
 }
 
@@ -127,17 +134,26 @@ function renderDiagnosis(diagnosis) {
  * @returns {string[][]}
  */
 function rowsOf(diagnosis) {
-  const { roundTripMs, lostPercent, srtpCipher, remoteAddress, videos } = diagnosis;
+  const { roundTripMs, sentBitsPerSecond, receivedBitsPerSecond, lostPercent, srtpCipher, remoteAddress, videos } = diagnosis;
   return [
-    ["Round trip", roundTripMs === null ? "–" : `${roundTripMs.toFixed(0)} ms`],
-    ["Sending", bits(diagnosis.sentBitsPerSecond)],
-    ["Receiving", bits(diagnosis.receivedBitsPerSecond)],
-    ["Lost", `${lostPercent.toFixed(1)} %`],
+    ["Round trip", known(roundTripMs, (ms) => `${ms.toFixed(0)} ms`)],
+    ["Sending", known(sentBitsPerSecond, bits)],
+    ["Receiving", known(receivedBitsPerSecond, bits)],
+    ["Lost", known(lostPercent, (percent) => `${percent.toFixed(1)} %`)],
     ...videos.map(({ way, width, height, framesPerSecond, codec }) => [
       way === "sent" ? "Video out" : "Video in",
       `${width}×${height} · ${framesPerSecond.toFixed(0)} fps · ${codec}`,
     ]),
-    ["Server", remoteAddress ?? "–"],
-    ["Encryption", (srtpCipher ?? "–").replaceAll("_", " ")],
+    ["Server", known(remoteAddress, String)],
+    ["Encryption", known(srtpCipher, (cipher) => cipher.replaceAll("_", " "))],
   ];
+}
+
+/**
+ * @template T
+ * @param {T | null} value
+ * @param {(value: T) => string} say
+ */
+function known(value, say) {
+  return value === null ? "not known yet" : say(value);
 }

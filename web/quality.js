@@ -6,46 +6,63 @@
 /**
  * @typedef {object} Explanation
  * @property {0 | 1 | 2 | 3} bars Of the signal sign.
- * @property {"good" | "limited" | "waiting"} tone
+ * @property {"good" | "neutral" | "limited" | "waiting"} tone `limited` is for what ails this side of the
+ *   server or the server itself: nobody here can mend what a sender does not send.
  * @property {string} name One or two words.
  * @property {string} text The whole sentence.
  * @property {[string, string][]} numbers Names and values.
  */
 
+/** @typedef {{ width: number, height: number }} Size In device pixels. */
+
 /**
  * @param {Quality} quality
+ * @param {Size | null} [shown] How large the picture is shown, where that is known.
  * @returns {Explanation}
  */
-export function explain(quality) {
-  const bars = barsOf(quality);
+export function explain(quality, shown = null) {
+  const isWhole = fills(quality, shown);
+  const bars = barsOf(quality, isWhole);
   const name = NAMES[bars] ?? "";
-  return { bars, name, ...reasonOf(quality, name), numbers: numbersOf(quality) };
+  return { bars, name, ...reasonOf(quality, name, isWhole), numbers: numbersOf(quality) };
 }
 
-const NAMES = ["Paused", "Low", "Medium", "High"];
+const NAMES = ["Paused", "Low", "Medium", "Good"];
+
+/**
+ * Whether a better layer would show no more: within a tenth of one side, as the server judges it.
+ * @param {Quality} quality
+ * @param {Size | null} shown
+ */
+function fills({ layer, width, height }, shown) {
+  if (layer === null || shown === null || width === null || height === null) return false;
+  return width >= shown.width * 0.9 || height >= shown.height * 0.9;
+}
 
 /**
  * @param {Quality} quality
+ * @param {boolean} isWhole
  * @returns {0 | 1 | 2 | 3}
  */
-function barsOf({ layer, reason, nextLayerBps }) {
+function barsOf({ layer, reason }, isWhole) {
   if (layer === null) return 0;
-  if (reason === "best" || (nextLayerBps === null && reason !== "not-sent")) return 3;
+  if (reason === "best" || reason === "wanted" || (reason === "not-sent" && isWhole)) return 3;
   return layer.encoding + layer.spatial === 0 ? 1 : 2;
 }
 
 /**
  * @param {Quality} quality
  * @param {string} name
+ * @param {boolean} isWhole
  * @returns {{ tone: Explanation["tone"], text: string }}
  */
-function reasonOf({ layer, reason, availableBps, nextLayerBps, width, height }, name) {
+function reasonOf({ layer, reason, availableBps, nextLayerBps, width, height }, name, isWhole) {
   const size = width !== null && height !== null ? `${width}×${height}` : "";
   switch (reason) {
     case "best":
       return { tone: "good", text: "The best that is sent." };
     case "wanted":
-      return { tone: "good", text: size ? `${size} is enough for the size it is shown in.` : "Enough for the size it is shown in." };
+      return { tone: "good", text: enough(size) };
     case "bandwidth": {
       const what = layer === null ? "No picture" : name;
       if (availableBps === null) return { tone: "limited", text: `${what}: your connection carries no more.` };
@@ -69,10 +86,16 @@ function reasonOf({ layer, reason, availableBps, nextLayerBps, width, height }, 
     case "paused":
       return { tone: "waiting", text: "Paused while it is not on the screen." };
     case "not-sent":
-      return { tone: "limited", text: `${name}: the sender sends nothing better now.` };
+      if (isWhole) return { tone: "good", text: enough(size) };
+      return { tone: "neutral", text: `${name}: the sender sends nothing better now.` };
     default:
-      return { tone: layer === null ? "waiting" : "limited", text: `${name}: ${reason.replaceAll("-", " ")}.` };
+      return { tone: layer === null ? "waiting" : "neutral", text: `${name}: ${reason.replaceAll("-", " ")}.` };
   }
+}
+
+/** @param {string} size */
+function enough(size) {
+  return `${size || "This"} is enough for the size it is shown in.`;
 }
 
 /**

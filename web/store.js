@@ -6,6 +6,7 @@
 /** @import { Diagnosis } from "./sdk/stats.js" */
 /** @import { Reason } from "./sdk/types.js" */
 /** @import { DeviceKind } from "./media.js" */
+/** @import { Theme } from "./theme.js" */
 
 /**
  * @typedef {object} State
@@ -28,6 +29,7 @@
  * @property {boolean} panel The list of people is open.
  * @property {boolean} soundBlocked The browser wants a tap before it plays sound.
  * @property {Diagnosis | null} diagnosis
+ * @property {Theme} theme
  */
 
 /** @type {State} */
@@ -51,6 +53,7 @@ export const state = {
   panel: false,
   soundBlocked: false,
   diagnosis: null,
+  theme: "dark",
 };
 
 /** @type {Set<(state: Readonly<State>) => void>} */

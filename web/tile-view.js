@@ -5,7 +5,7 @@ import { Badge } from "./badge.js";
 import { icon, make, setIcon, setText } from "./dom.js";
 import { hue, initials } from "./names.js";
 import { state, update } from "./store.js";
-import { watchTile } from "./wishes.js";
+import { shownSize, watchTile } from "./wishes.js";
 
 /** @import { Tile } from "./tiles.js" */
 
@@ -52,9 +52,9 @@ export class TileView {
     this.#pin.setAttribute("aria-label", pinLabel);
     this.#pin.title = pinLabel;
     setIcon(this.#pin, tile.pinned ? "unpin" : "pin");
-    this.#badge.update(tile.name, tile.quality);
     const priority = tile.source === "screen" ? SCREEN_PRIORITY : tile.pinned ? PINNED_PRIORITY : PRIORITY;
     watchTile(this.element, tile.track === null ? null : { peer: tile.peer, track: tile.track, priority });
+    this.#badge.update(tile.name, tile.quality, shownSize(this.element));
     const classes = this.element.classList;
     classes.toggle("speaking", tile.speaking && !tile.silent);
     classes.toggle("waiting", tile.waiting && !classes.contains("picture"));

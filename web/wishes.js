@@ -72,6 +72,16 @@ export function watchTile(element, subject) {
   schedule();
 }
 
+/**
+ * How large an element is, in device pixels.
+ * @param {Element} element
+ * @returns {{ width: number, height: number } | null} Null when it is not watched, or not laid out.
+ */
+export function shownSize(element) {
+  const known = watched.get(element);
+  return known && known.width > 0 && known.height > 0 ? known : null;
+}
+
 /** @param {Element} element */
 function forget(element) {
   watched.delete(element);

@@ -232,11 +232,11 @@ impl Stage {
             self.others.insert(who, (key, 0));
             let request = JoinRequest {
                 room,
-                info: PeerInfo {
+                info: Arc::new(PeerInfo {
                     id: PeerId::new(&format!("other {who}")).expect("printable"),
                     name: None,
                     metadata: None,
-                },
+                }),
             };
             let joined = self.stripe.join(key, request, key.0, |_| Some(ShardId(0)));
             joined.ok().map(|joined| joined.notify)
@@ -255,7 +255,7 @@ impl Stage {
             .filter(|bit| kinds & (1 << bit) != 0)
             .map(|bit| {
                 *next += 1;
-                TrackInfo {
+                Arc::new(TrackInfo {
                     key: TrackKey {
                         peer: *key,
                         index: *next,
@@ -268,7 +268,7 @@ impl Stage {
                         MediaKind::Video
                     },
                     shard: ShardId(0),
-                }
+                })
             })
             .collect();
         let told = self.stripe.set_tracks(&room, *key, tracks);

@@ -34,12 +34,12 @@ fn roster(peers: u64) -> Roster {
             name: None,
             metadata: None,
         };
-        roster.peers.push((PeerKey(peer), info));
+        roster.peers.push((PeerKey(peer), Arc::new(info)));
         for (index, kind) in [(0, MediaKind::Audio), (1, MediaKind::Video)] {
             let Ok(track) = TrackId::new(kind.as_str()) else {
                 continue;
             };
-            roster.tracks.push(TrackInfo {
+            let track = TrackInfo {
                 key: TrackKey {
                     peer: PeerKey(peer),
                     index,
@@ -48,7 +48,8 @@ fn roster(peers: u64) -> Roster {
                 id: track,
                 kind,
                 shard: ShardId(0),
-            });
+            };
+            roster.tracks.push(Arc::new(track));
         }
     }
     roster

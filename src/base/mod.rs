@@ -3,6 +3,7 @@
 //! Knows nothing of the wire, of rooms or of threads.
 
 pub mod counters;
+pub mod growth;
 pub mod histogram;
 pub mod ids;
 pub mod layer_reason;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
+use crate::base::growth::push;
+
 /// Entries at stable indices; the place of a removed one is used again.
 #[derive(Debug)]
 pub struct Slab<T, K = T> {
@@ -38,7 +40,7 @@ impl<T, K> Slab<T, K> {
                 index
             }
             None => {
-                self.entries.push(Some(entry));
+                push(&mut self.entries, Some(entry));
                 u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 entries")
             }
         };

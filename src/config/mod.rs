@@ -269,7 +269,7 @@ mod tests {
             shards: 2,
             single_port: false,
             pin_cores: false,
-            spill_peers: 100,
+            spill_peers: 250,
             spill_load: 60,
             max_connections: 4096,
             max_rooms: 10_000,

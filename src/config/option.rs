@@ -78,7 +78,7 @@ pub(in crate::config) const OPTIONS: [OptionRow; 17] = [
     OptionRow {
         name: "spill-peers",
         value_name: "N",
-        default: "100",
+        default: "250",
         is_list: false,
         help: "How many peers of one room a shard takes before further ones go to other shards. A room \
                on one shard costs a little less; a room on several can use several cores",

@@ -3,13 +3,15 @@
 //! Pure: paths to questions, answers to JSON. It is as open as `/metrics`: whoever may not see who is in a room must not
 //! reach this port.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::base::ids::{PeerId, RoomId};
 use crate::control::TrackInfo;
 use crate::control::layers::{PeerDescription, SubscriptionDescription};
 use crate::io::http::Status;
-use crate::signaling::message::layer_fields;
+use crate::signaling::outbound::layer_fields;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub struct Described {
     /// The answer.
     pub peer: PeerDescription,
     /// The tracks of the peer's room.
-    pub tracks: Vec<TrackInfo>,
+    pub tracks: Vec<Arc<TrackInfo>>,
 }
 
 /// Why there is no answer.
@@ -119,7 +121,7 @@ fn described_json(peer: &PeerId, described: &Described) -> Value {
     })
 }
 
-fn subscription_json(one: &SubscriptionDescription, tracks: &[TrackInfo]) -> Value {
+fn subscription_json(one: &SubscriptionDescription, tracks: &[Arc<TrackInfo>]) -> Value {
     // A track that has just ended has no name any more.
     let track = tracks.iter().find(|track| track.key == one.change.track);
     let mut fields = Map::new();
@@ -186,13 +188,13 @@ mod tests {
             peer: PeerKey(2),
             index: 0,
         };
-        let track = TrackInfo {
+        let track = Arc::new(TrackInfo {
             key,
             peer: PeerId::new("other").unwrap(),
             id: TrackId::new("cam").unwrap(),
             kind: MediaKind::Video,
             shard: ShardId(0),
-        };
+        });
         let described = Described {
             peer: PeerDescription {
                 peer: PeerKey(1),

@@ -50,6 +50,7 @@ static ASSETS: &[Asset] = assets! {
     "/app.js" JS,
     "/badge.js" JS,
     "/call-view.js" JS,
+    "/device-choice.js" JS,
     "/devices.js" JS,
     "/dom.js" JS,
     "/flags.js" JS,
@@ -76,8 +77,10 @@ static ASSETS: &[Asset] = assets! {
     "/sound.js" JS,
     "/store.js" JS,
     "/style.css" CSS,
+    "/theme.js" JS,
     "/tile-view.js" JS,
     "/tiles.js" JS,
+    "/toolbar.js" JS,
     "/wishes.js" JS,
 };
 

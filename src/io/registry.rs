@@ -146,7 +146,7 @@ impl Backend for Registry {
         notify(&outcome.notify);
     }
 
-    fn set_tracks(&self, room: &RoomId, peer: PeerKey, tracks: Vec<TrackInfo>) {
+    fn set_tracks(&self, room: &RoomId, peer: PeerKey, tracks: Vec<Arc<TrackInfo>>) {
         let told = self.stripe(room).lock().set_tracks(room, peer, tracks);
         notify(&told);
     }

@@ -35,7 +35,7 @@ pub trait Backend: Send + Sync + 'static {
     fn leave(&self, room: &RoomId, peer: PeerKey);
 
     /// Replaces what the peer publishes, as the others are told.
-    fn set_tracks(&self, room: &RoomId, peer: PeerKey, tracks: Vec<TrackInfo>);
+    fn set_tracks(&self, room: &RoomId, peer: PeerKey, tracks: Vec<Arc<TrackInfo>>);
 
     /// What happened after `since`; `None` if the peer is not (or no longer) in the room.
     fn changes_since(&self, room: &RoomId, peer: PeerKey, since: Revision) -> Option<Changes>;

@@ -77,7 +77,7 @@ impl FakeBackend {
     pub fn add_change(&self, info: PeerInfo) {
         let changes = &mut self.notes.lock().changes;
         let key = PeerKey(1_000_000 + changes.len() as u64);
-        changes.push(Change::PeerJoined(key, info));
+        changes.push(Change::PeerJoined(key, Arc::new(info)));
     }
 }
 
@@ -106,7 +106,7 @@ impl Backend for FakeBackend {
         notes.left.entry(peer).or_default().0 = true;
     }
 
-    fn set_tracks(&self, _room: &RoomId, _peer: PeerKey, _tracks: Vec<TrackInfo>) {}
+    fn set_tracks(&self, _room: &RoomId, _peer: PeerKey, _tracks: Vec<Arc<TrackInfo>>) {}
 
     fn changes_since(&self, room: &RoomId, _peer: PeerKey, since: Revision) -> Option<Changes> {
         assert_ne!(room.as_str(), "panic", "this panic is part of a test");

@@ -145,6 +145,15 @@ impl UdpSocket {
         platform::set_gro(&self.socket, false);
     }
 
+    /// Has the kernel tell of each datagram when it arrived here (`SO_TIMESTAMPNS`), however long it waits to be received:
+    /// see [`RecvBatch::take_arrivals`].
+    ///
+    /// # Errors
+    /// The system has no such times.
+    pub fn tell_arrivals(&self) -> io::Result<()> {
+        platform::tell_arrivals(&self.socket)
+    }
+
     /// Where the socket is bound: the port is the real one, the address may be unspecified.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -282,6 +291,7 @@ mod linux {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
     use std::os::fd::{AsRawFd, RawFd};
     use std::ptr;
+    use std::time::{Duration, SystemTime};
 
     use crate::io::steer_program::Instruction;
     use crate::io::udp_batch::{BATCH_MAX, RecvBatch, SLOT_MAX, SendReport, Wire, transmit};
@@ -628,14 +638,23 @@ mod linux {
     /// What `recvmmsg` takes, allocated once.
     pub(in crate::io::udp) struct RecvArrays {
         messages: Arrays,
-        controls: Box<[Control]>,
+        controls: Box<[RecvControl]>,
     }
+
+    /// Room for what the kernel tells of one received message, aligned as it wants it: how long each datagram is
+    /// (`UDP_GRO`), and when it came (`SO_TIMESTAMPNS`).
+    #[derive(Debug, Clone, Copy)]
+    #[repr(C, align(8))]
+    struct RecvControl([u8; RECV_CONTROL_LEN]);
+
+    /// `CMSG_SPACE` of an integer, and of a time.
+    const RECV_CONTROL_LEN: usize = CONTROL_LEN + CONTROL_HEADER_LEN + size_of::<libc::timespec>();
 
     impl Default for RecvArrays {
         fn default() -> Self {
             Self {
                 messages: Arrays::default(),
-                controls: vec![Control([0; CONTROL_LEN]); BATCH_MAX].into(),
+                controls: vec![RecvControl([0; RECV_CONTROL_LEN]); BATCH_MAX].into(),
             }
         }
     }
@@ -660,7 +679,7 @@ mod linux {
                     .point(count, slot.as_mut_ptr(), SLOT_MAX, name_len);
                 let header = &mut self.messages.headers[count].msg_hdr;
                 header.msg_control = ptr::from_mut(&mut self.controls[count]).cast();
-                header.msg_controllen = CONTROL_LEN as _;
+                header.msg_controllen = RECV_CONTROL_LEN as _;
                 count += 1;
             }
             // SAFETY: the first `count` headers have just been written. Each points at a name and at control data
@@ -682,8 +701,8 @@ mod linux {
                 let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
                 match read_name(&self.messages.names[index]) {
                     Some(from) if !is_truncated => {
-                        let segment = segment_len(&header.msg_hdr).unwrap_or(len);
-                        batch.take(from, index, len, segment);
+                        let Told { segment, arrived } = told(&header.msg_hdr);
+                        batch.take(from, index, len, segment.unwrap_or(len), arrived);
                     }
                     _ => batch.truncated += 1,
                 }
@@ -692,22 +711,46 @@ mod linux {
         }
     }
 
-    /// How long the datagrams of a received message are, all but the last, if the kernel put several
-    /// together.
-    fn segment_len(header: &libc::msghdr) -> Option<usize> {
+    /// What the kernel tells of a received message.
+    #[derive(Debug, Default)]
+    struct Told {
+        /// How long its datagrams are, all but the last, if the kernel put several together.
+        segment: Option<usize>,
+        /// When it arrived, if it was asked to tell that.
+        arrived: Option<SystemTime>,
+    }
+
+    fn told(header: &libc::msghdr) -> Told {
+        let mut told = Told::default();
         // SAFETY: the kernel has filled in `msg_control` and `msg_controllen`, of which the pointers that
         // CMSG_FIRSTHDR and CMSG_NXTHDR return are inside; the data is read as bytes, whatever its place.
         unsafe {
             let mut at = libc::CMSG_FIRSTHDR(header);
             while !at.is_null() {
-                if (*at).cmsg_level == libc::SOL_UDP && (*at).cmsg_type == libc::UDP_GRO {
-                    let len: libc::c_int = ptr::read_unaligned(libc::CMSG_DATA(at).cast());
-                    return usize::try_from(len).ok();
+                match ((*at).cmsg_level, (*at).cmsg_type) {
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        let len: libc::c_int = ptr::read_unaligned(libc::CMSG_DATA(at).cast());
+                        told.segment = usize::try_from(len).ok();
+                    }
+                    (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS) => {
+                        let time: libc::timespec = ptr::read_unaligned(libc::CMSG_DATA(at).cast());
+                        let since = Duration::new(
+                            time.tv_sec.unsigned_abs(),
+                            time.tv_nsec.unsigned_abs() as u32,
+                        );
+                        told.arrived = Some(SystemTime::UNIX_EPOCH + since);
+                    }
+                    _ => {}
                 }
                 at = libc::CMSG_NXTHDR(header, at);
             }
         }
-        None
+        told
+    }
+
+    /// Has the kernel tell when each datagram arrived. Its clock is that of [`SystemTime`].
+    pub(in crate::io::udp) fn tell_arrivals(socket: &mio::net::UdpSocket) -> io::Result<()> {
+        set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
     }
 
     /// Asks the kernel to put datagrams of one source together where it can (Linux 5.0), or not to.
@@ -922,6 +965,34 @@ mod tests {
         assert_eq!(report.sent, 2);
         assert_eq!(receive(&mut v4, 1, UdpSocket::recv_batch).0[0].1, b"4"[..]);
         assert_eq!(receive(&mut v6, 1, UdpSocket::recv_batch).0[0].1, b"6"[..]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn arrivals_are_told_where_they_were_asked_for() {
+        use std::time::SystemTime;
+        let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));
+        b.tell_arrivals().unwrap();
+        let to = b.local_addr();
+        let mut batch = RecvBatch::default();
+        // The kernel begins some time after it was asked to; until then it tells when a datagram was received.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let before = SystemTime::now();
+            a.send_batch([(to, &b"one"[..]), (to, &b"another"[..])]);
+            let after = SystemTime::now();
+            std::thread::sleep(Duration::from_millis(20));
+            b.recv_batch(&mut batch).unwrap();
+            let arrivals = batch.take_arrivals();
+            assert_eq!((arrivals.len(), batch.drain().len()), (2, 2));
+            if arrivals.iter().all(|at| (before..=after).contains(at)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{after:?} {arrivals:?}");
+        }
+        b.send_batch([(a.local_addr(), &b"back"[..])]);
+        while a.recv_batch(&mut batch).unwrap() == 0 {}
+        assert!(batch.take_arrivals().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::AddAssign;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 
@@ -59,21 +60,30 @@ pub struct RecvBatch {
     scratch: Vec<u8>,
     chunks: Chunks,
     datagrams: Vec<(SocketAddr, BytesMut)>,
+    /// When each of them arrived; empty unless the socket tells.
+    arrivals: Vec<SystemTime>,
     pub(in crate::io) truncated: u64,
 }
 
 impl Default for RecvBatch {
     fn default() -> Self {
-        Self {
-            scratch: vec![0; BATCH_MAX * SLOT_STRIDE],
-            chunks: Chunks::default(),
-            datagrams: Vec::with_capacity(BATCH_MAX),
-            truncated: 0,
-        }
+        Self::of(BATCH_MAX)
     }
 }
 
 impl RecvBatch {
+    /// Room for so many messages a system call, at most [`BATCH_MAX`]. Fewer cost less where few are expected.
+    #[must_use]
+    pub fn of(messages: usize) -> Self {
+        Self {
+            scratch: vec![0; messages.clamp(1, BATCH_MAX) * SLOT_STRIDE],
+            chunks: Chunks::default(),
+            datagrams: Vec::with_capacity(BATCH_MAX),
+            arrivals: Vec::new(),
+            truncated: 0,
+        }
+    }
+
     /// The next datagrams with where they came from, at most [`BATCH_MAX`], in the order of arrival; an
     /// IPv4 address is always an IPv4 address.
     pub fn drain(&mut self) -> impl ExactSizeIterator<Item = (SocketAddr, BytesMut)> + '_ {
@@ -103,6 +113,12 @@ impl RecvBatch {
         self.datagrams.push((canonical(from), datagram));
     }
 
+    /// When each datagram that waits to be drained arrived at the socket, by the system's clock, in their order. Nothing
+    /// where the socket was not told to keep these times, or the system has none.
+    pub fn take_arrivals(&mut self) -> Vec<SystemTime> {
+        std::mem::take(&mut self.arrivals)
+    }
+
     /// How many datagrams longer than [`DATAGRAM_MAX`] were dropped since this was last asked.
     pub fn take_truncated(&mut self) -> u64 {
         std::mem::take(&mut self.truncated)
@@ -121,6 +137,7 @@ impl RecvBatch {
         slot: usize,
         len: usize,
         segment: usize,
+        arrived: Option<SystemTime>,
     ) {
         let from = canonical(from);
         let message = &self.scratch[slot * SLOT_STRIDE..][..len];
@@ -132,6 +149,7 @@ impl RecvBatch {
                 continue;
             }
             self.datagrams.push((from, self.chunks.copy(datagram)));
+            self.arrivals.extend(arrived);
         }
     }
 }
@@ -303,7 +321,7 @@ mod tests {
         ];
         for (len, segment, expected, truncated) in cases {
             let mut batch = RecvBatch::default();
-            batch.take(from, 1, len, segment);
+            batch.take(from, 1, len, segment, None);
             let taken: Vec<usize> = batch.drain().map(|(_, d)| d.len()).collect();
             assert_eq!(taken, expected, "{len} {segment}");
             assert_eq!(batch.take_truncated(), truncated);
@@ -314,7 +332,7 @@ mod tests {
     fn a_turn_drains_no_more_than_a_batch_and_strays_come_out() {
         let from = "192.0.2.1:1".parse().unwrap();
         let mut batch = RecvBatch::default();
-        batch.take(from, 0, 200, 2);
+        batch.take(from, 0, 200, 2, None);
         assert_eq!(batch.drain().len(), BATCH_MAX);
         assert_eq!(batch.drain().len(), 100 - BATCH_MAX);
         assert!(batch.is_empty());

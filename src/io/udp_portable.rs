@@ -99,6 +99,12 @@ pub(in crate::io) fn set_gro(_: &mio::net::UdpSocket, _: bool) {}
 
 /// Linux only.
 #[cfg(not(target_os = "linux"))]
+pub(in crate::io) fn tell_arrivals(_: &mio::net::UdpSocket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Linux only.
+#[cfg(not(target_os = "linux"))]
 pub(in crate::io) fn force_buffers(_: &socket2::Socket, _: usize) -> bool {
     false
 }

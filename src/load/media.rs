@@ -1,12 +1,13 @@
 //! Synthetic media: RTP packets as an Opus or VP8 sender makes them, in size, number and timing, with
 //! a [`Stamp`] where sound or picture would be. Keeps to a schedule; reads no clock.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo, Ssrc};
+use crate::base::ids::{MediaKind, PayloadType, RtpTime, SeqNo, SeqNo16, Ssrc};
 use crate::load::datagrams::Datagrams;
 use crate::load::stamp::{STAMP_LEN, Stamp};
 use crate::transport::srtp::Sealer;
@@ -32,12 +33,14 @@ pub struct StreamPlan {
 pub enum Content {
     /// Opus-like: a packet each [`AUDIO_PERIOD`].
     Audio,
-    /// VP8-like: a burst of packets for each frame.
+    /// VP8-like: some packets for each frame.
     Video {
         /// Payload bits a second.
         bitrate: u64,
         /// Frames a second.
         fps: u32,
+        /// Whether the packets of a frame are spread as libwebrtc's pacer does, instead of going out together.
+        is_paced: bool,
     },
 }
 
@@ -73,6 +76,8 @@ pub struct SendFormat {
     pub payload_type: PayloadType,
     /// The header extensions that every packet carries.
     pub extensions: Vec<(ExtensionId, Vec<u8>)>,
+    /// Under which id they are numbered through all streams of their transport, if they are.
+    pub number_id: Option<ExtensionId>,
 }
 
 /// One stream being sent.
@@ -93,6 +98,20 @@ pub struct Stream {
     picture_id: u16,
     /// Bytes of past keyframes that later frames have yet to save.
     debt: u64,
+    /// Parts of pictures that wait for their time.
+    parts: VecDeque<Part>,
+    /// When the next part may go out.
+    free_at: Instant,
+}
+
+/// A part of a picture.
+#[derive(Debug)]
+struct Part {
+    at: Instant,
+    len: usize,
+    head: [u8; 14],
+    is_last: bool,
+    timestamp: RtpTime,
 }
 
 impl Stream {
@@ -120,6 +139,8 @@ impl Stream {
             keyframe_at: now + phase,
             picture_id: rng.random_range(0..0x8000),
             debt: 0,
+            parts: VecDeque::new(),
+            free_at: now,
             rng,
             plan,
         }
@@ -140,7 +161,8 @@ impl Stream {
     /// When the next packet is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        self.next_at
+        let part = self.parts.front().map(|part| part.at);
+        part.map_or(self.next_at, |at| at.min(self.next_at))
     }
 
     /// Makes the next frame one that can be decoded alone, unless the last such one is very new.
@@ -150,9 +172,15 @@ impl Stream {
         }
     }
 
-    /// Makes and seals the packets that are due, and says how many. A sender that comes too late by
-    /// more than [`LATE_MAX`] does not make up for what it has missed.
-    pub fn write_due(&mut self, now: Instant, sealer: &mut Sealer, out: &mut Datagrams) -> u64 {
+    /// Makes and seals the packets that are due, and says how many; `numbers` goes on with the transport-wide ones. A
+    /// sender that comes too late by more than [`LATE_MAX`] does not make up for what it has missed.
+    pub fn write_due(
+        &mut self,
+        now: Instant,
+        numbers: &mut SeqNo16,
+        sealer: &mut Sealer,
+        out: &mut Datagrams,
+    ) -> u64 {
         let before = self.counter;
         if now.saturating_duration_since(self.next_at) > LATE_MAX {
             self.next_at = now;
@@ -161,18 +189,29 @@ impl Stream {
             self.next_at += self.plan.content.period();
             match self.plan.content {
                 Content::Audio => {
-                    self.write_packet(now, AUDIO_BODY, &OPUS_HEAD, false, sealer, out)
+                    let what = (&OPUS_HEAD[..], false, self.timestamp(now));
+                    self.write_packet(now, AUDIO_BODY, what, numbers, sealer, out);
                 }
-                Content::Video { bitrate, fps } => {
+                Content::Video {
+                    bitrate,
+                    fps,
+                    is_paced,
+                } => {
                     let mean = bitrate / 8 / u64::from(fps.max(1));
-                    self.write_frame(now, mean, sealer, out);
+                    let pace = is_paced.then_some(bitrate as f64 * PACING / 8.0);
+                    self.make_frame(now, mean, pace);
                 }
             }
+        }
+        while let Some(part) = self.parts.pop_front_if(|part| part.at <= now) {
+            let what = (&part.head[..], part.is_last, part.timestamp);
+            self.write_packet(now, part.len, what, numbers, sealer, out);
         }
         self.counter - before
     }
 
-    fn write_frame(&mut self, now: Instant, mean: u64, sealer: &mut Sealer, out: &mut Datagrams) {
+    /// The parts of a picture; `pace` in bytes a second spreads them.
+    fn make_frame(&mut self, now: Instant, mean: u64, pace: Option<f64>) {
         let is_due = now.saturating_duration_since(self.keyframe_at) >= KEYFRAME_PERIOD;
         let is_key = std::mem::take(&mut self.is_keyframe_due) || is_due;
         // A frame is now larger, now smaller than the mean, and after a keyframe a bit smaller.
@@ -191,9 +230,16 @@ impl Stream {
         let count = size.div_ceil(VIDEO_BODY_MAX).max(1);
         for index in 0..count {
             let len = size / count + usize::from(index < size % count);
-            let is_last = index + 1 == count;
-            let head = self.vp8_head(index == 0, is_key);
-            self.write_packet(now, len, &head, is_last, sealer, out);
+            let at = self.free_at.max(now);
+            let taken = pace.map_or(0.0, |pace| len as f64 / pace);
+            self.free_at = at + Duration::from_secs_f64(taken);
+            self.parts.push_back(Part {
+                at,
+                len,
+                head: self.vp8_head(index == 0, is_key),
+                is_last: index + 1 == count,
+                timestamp: self.timestamp(now),
+            });
         }
     }
 
@@ -226,8 +272,8 @@ impl Stream {
         &mut self,
         now: Instant,
         body_len: usize,
-        head: &[u8],
-        marker: bool,
+        (head, marker, timestamp): (&[u8], bool, RtpTime),
+        numbers: &mut SeqNo16,
         sealer: &mut Sealer,
         out: &mut Datagrams,
     ) {
@@ -235,7 +281,7 @@ impl Stream {
             payload_type: self.format.payload_type,
             marker,
             seq: self.seq.on_wire(),
-            timestamp: self.timestamp(now),
+            timestamp,
             ssrc: self.plan.ssrc,
             padding: false,
         };
@@ -245,12 +291,16 @@ impl Stream {
             counter: self.counter,
             sent: now.saturating_duration_since(self.zero),
         };
+        let number = numbers.0.to_be_bytes();
+        let number_id = self.format.number_id;
+        numbers.0 = numbers.0.wrapping_add(u16::from(number_id.is_some()));
         let extensions = &self.format.extensions;
         let roc = self.seq.roc();
         let body_len = body_len.max(head.len() + STAMP_LEN);
         out.push_with(|arena| {
             let start = arena.len();
             let elements = extensions.iter().map(|(id, value)| (*id, &value[..]));
+            let elements = elements.chain(number_id.map(|id| (id, &number[..])));
             let header_len = write_header(arena, &fields, elements);
             let body = arena.len();
             arena.extend_from_slice(head);
@@ -293,6 +343,8 @@ pub fn head_len(kind: MediaKind) -> usize {
 
 /// 50 packets a second, as every browser sends.
 pub const AUDIO_PERIOD: Duration = Duration::from_millis(20);
+/// How much faster than the stream's rate a paced frame goes out (libwebrtc's `kDefaultPaceMultiplier`).
+const PACING: f64 = 2.5;
 /// Bytes of an audio payload: 40 kbit/s.
 const AUDIO_BODY: usize = 100;
 /// The most bytes of a video payload, as browsers have it.
@@ -330,6 +382,7 @@ mod tests {
         let format = SendFormat {
             payload_type: PayloadType(96),
             extensions: vec![(ExtensionId::new(4).unwrap(), b"v".to_vec())],
+            number_id: ExtensionId::new(3),
         };
         Stream::new(now, now, plan, format, 1)
     }
@@ -340,10 +393,11 @@ mod tests {
         let mut sealer = Sealer::new(PROFILE, &key);
         let mut opener = Opener::new(PROFILE, &key);
         let mut out = Datagrams::default();
+        let mut numbers = SeqNo16(u16::MAX - 10);
         for step in 0..ms {
             let now = t0 + Duration::from_millis(step);
             if stream.poll_timeout() <= now {
-                stream.write_due(now, &mut sealer, &mut out);
+                stream.write_due(now, &mut numbers, &mut sealer, &mut out);
             }
         }
         let packets = out.iter().map(|datagram| {
@@ -380,6 +434,7 @@ mod tests {
         let content = Content::Video {
             bitrate: 1_000_000,
             fps: 30,
+            is_paced: false,
         };
         let mut stream = stream(t0, content);
         let packets = run(&mut stream, t0, 9000);
@@ -407,11 +462,38 @@ mod tests {
     }
 
     #[test]
+    fn a_paced_frame_is_spread_over_the_time_of_its_bits() {
+        let t0 = Instant::now();
+        let content = Content::Video {
+            bitrate: 1_000_000,
+            fps: 30,
+            is_paced: true,
+        };
+        let mut stream = stream(t0, content);
+        let packets = run(&mut stream, t0, 3000);
+        let bits: usize = packets.iter().map(|(_, p)| p.len() * 8).sum();
+        assert!((2_700_000..3_300_000).contains(&bits), "{bits}");
+        let sent = |at: usize| Stamp::read(&packets[at].1[14..]).unwrap().sent;
+        for at in 1..packets.len() {
+            let least = packets[at - 1].1.len() as f64 * 8.0 / 2.5e6;
+            let gap = (sent(at) - sent(at - 1)).as_secs_f64();
+            // The clock of the test moves in milliseconds.
+            assert!(gap >= least - 0.001, "{at}: {gap} {least}");
+        }
+        assert!(
+            packets
+                .windows(2)
+                .any(|p| p[0].0.timestamp == p[1].0.timestamp)
+        );
+    }
+
+    #[test]
     fn keyframes_are_sent_when_asked_for_but_not_too_often() {
         let t0 = Instant::now();
         let content = Content::Video {
             bitrate: 500_000,
             fps: 20,
+            is_paced: false,
         };
         let mut stream = stream(t0, content);
         let keys = |packets: &[(RtpHeader, Vec<u8>)]| {

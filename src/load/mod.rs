@@ -7,6 +7,7 @@
 mod check;
 mod connection;
 mod datagrams;
+mod feedback;
 pub mod histogram;
 pub mod impair;
 mod impair_command;

@@ -49,6 +49,8 @@ pub struct Incoming {
     pub ssrc: Ssrc,
     /// Audio or video.
     pub kind: MediaKind,
+    /// The SSRC of what is sent again, and of padding, where that was taken.
+    pub rtx_ssrc: Option<Ssrc>,
 }
 
 /// The server's end of the transport.
@@ -102,6 +104,9 @@ pub struct Negotiation {
     /// Names the stream in `a=msid` and the sender in `a=ssrc`.
     cname: String,
     tracks: Vec<OwnTrack>,
+    /// Whether packets are numbered and reported both ways (transport-cc), and repaired by RTX, without which servers do
+    /// not number them.
+    has_transport_cc: bool,
     /// As this side described them last.
     sections: Vec<Section>,
     /// As the server described them last.
@@ -119,12 +124,14 @@ impl Negotiation {
         fingerprint: &Fingerprint,
         cname: String,
         tracks: Vec<OwnTrack>,
+        has_transport_cc: bool,
     ) -> Self {
         Self {
             ice,
             fingerprint: fingerprint_line(fingerprint),
             cname,
             tracks,
+            has_transport_cc,
             sections: Vec::new(),
             remote: Vec::new(),
             offered_from: None,
@@ -210,8 +217,23 @@ impl Negotiation {
             };
             let ssrc = *section.ssrcs.first()?;
             let sends = !section.rejected && section.direction.sends();
-            sends.then_some(Incoming { ssrc, kind })
+            let repair = section.rtx_ssrcs.iter().find(|(media, _)| *media == ssrc);
+            let rtx_ssrc = repair.map(|(_, repair)| *repair);
+            sends.then_some(Incoming {
+                ssrc,
+                kind,
+                rtx_ssrc: rtx_ssrc.filter(|_| self.has_transport_cc),
+            })
         })
+    }
+
+    /// Under which id the server's packets have transport-wide numbers: one for all that share a transport.
+    #[must_use]
+    pub fn number_id(&self) -> Option<ExtensionId> {
+        if !self.has_transport_cc {
+            return None;
+        }
+        self.remote.iter().find_map(number_id)
     }
 
     /// How each stream of an own track is to be sent, once the server has taken it.
@@ -234,6 +256,7 @@ impl Negotiation {
             let format = SendFormat {
                 payload_type: codec.mapping.payload_type,
                 extensions,
+                number_id: number_id(described).filter(|_| self.has_transport_cc),
             };
             (*ssrc, format)
         });
@@ -241,7 +264,7 @@ impl Negotiation {
     }
 
     fn section(&self, track: &OwnTrack) -> Section {
-        let codec = codec_line(track.kind);
+        let codec = codec_line(track.kind, self.has_transport_cc);
         let mut extensions = ExtensionMap::default();
         let mut offer = |extension, id| {
             if let Some(id) = ExtensionId::new(id) {
@@ -251,6 +274,9 @@ impl Negotiation {
         offer(Extension::Mid, MID_ID);
         if track.is_simulcast() {
             offer(Extension::RtpStreamId, RID_ID);
+        }
+        if self.has_transport_cc {
+            offer(Extension::TransportSequenceNumber, NUMBER_ID);
         }
         let extension_ids = extensions.iter().map(|(_, id)| id).collect();
         Section {
@@ -288,7 +314,7 @@ impl Negotiation {
         }
     }
 
-    /// The answer to one section: of the codecs the one that is used, and of the extensions `mid`.
+    /// The answer to one section: of the codecs the one that is used, and of the extensions those that are.
     fn answer(&self, offered: &Section) -> Section {
         let own = self.tracks.iter().find(|track| track.mid() == offered.mid);
         let was = self.sections.iter().find(|s| s.mid == offered.mid);
@@ -303,17 +329,22 @@ impl Negotiation {
         section.setup = Some(Setup::Active);
         section.codecs.retain(|line| is_used(line.mapping.codec));
         for line in &mut section.codecs {
-            line.mapping.rtx = None;
-            // No header extension numbers the packets here.
-            (line.mapping.transport_cc, line.mapping.remb) = (false, false);
+            line.mapping.remb = false;
+            if !self.has_transport_cc {
+                (line.mapping.rtx, line.mapping.transport_cc) = (None, false);
+            }
         }
         section.payload_types = section
             .codecs
             .iter()
-            .map(|c| c.mapping.payload_type)
+            .flat_map(|c| [Some(c.mapping.payload_type), c.mapping.rtx])
+            .flatten()
             .collect();
         section.extensions = ExtensionMap::default();
-        for extension in [Extension::Mid, Extension::RtpStreamId] {
+        let numbers = Extension::TransportSequenceNumber;
+        let numbers = self.has_transport_cc.then_some(numbers);
+        let used = [Extension::Mid, Extension::RtpStreamId].into_iter();
+        for extension in used.chain(numbers) {
             if let Some(id) = offered.extensions.id(extension) {
                 section.extensions.insert(extension, id);
             }
@@ -389,12 +420,19 @@ fn fingerprint_line(fingerprint: &Fingerprint) -> FingerprintLine {
     }
 }
 
+fn number_id(section: &Section) -> Option<ExtensionId> {
+    let has_feedback = section.codecs.iter().any(|line| line.mapping.transport_cc);
+    let is_used = has_feedback && !section.rejected;
+    let id = section.extensions.id(Extension::TransportSequenceNumber);
+    id.filter(|_| is_used)
+}
+
 fn is_used(codec: Codec) -> bool {
     matches!(codec, Codec::Opus | Codec::Vp8)
 }
 
 /// What is offered, under the numbers that Chromium uses.
-fn codec_line(kind: MediaKind) -> CodecLine {
+fn codec_line(kind: MediaKind, transport_cc: bool) -> CodecLine {
     let (codec, number) = match kind {
         MediaKind::Audio => (Codec::Opus, 111),
         MediaKind::Video => (Codec::Vp8, 96),
@@ -406,7 +444,7 @@ fn codec_line(kind: MediaKind) -> CodecLine {
             codec,
             rtx: None,
             nack: is_video,
-            transport_cc: false,
+            transport_cc,
             remb: false,
         },
         pli: is_video,
@@ -416,6 +454,7 @@ fn codec_line(kind: MediaKind) -> CodecLine {
 }
 
 /// Chromium's ids.
+const NUMBER_ID: u8 = 3;
 const MID_ID: u8 = 4;
 const RID_ID: u8 = 10;
 /// Any number will do: a client has one session.
@@ -434,7 +473,7 @@ mod tests {
             algorithm: FingerprintAlgorithm::Sha256,
             digest: vec![7; 32],
         };
-        Negotiation::new(ice, &fingerprint, "p1".to_owned(), tracks)
+        Negotiation::new(ice, &fingerprint, "p1".to_owned(), tracks, false)
     }
 
     fn track(kind: MediaKind, ssrcs: &[u32]) -> OwnTrack {
@@ -564,6 +603,40 @@ mod tests {
             .map(|(_, f)| f.extensions[1].1.clone())
             .collect();
         assert_eq!(rids, [b"q", b"h", b"f"]);
+    }
+
+    #[test]
+    fn numbers_and_repairs_are_taken_only_where_they_are_wanted() {
+        for is_wanted in [false, true] {
+            let mut client = Negotiation {
+                has_transport_cc: is_wanted,
+                ..publisher()
+            };
+            let offered = client.create_offer().unwrap();
+            assert_eq!(offered.contains("transport-cc"), is_wanted, "{offered}");
+            client.handle_answer(&answer(&offered, |_| {})).unwrap();
+            let video = client.tracks[1].clone();
+            let format = &client.send_formats(&video).unwrap()[0].1;
+            let id = ExtensionId::new(NUMBER_ID).filter(|_| is_wanted);
+            assert_eq!((format.number_id, client.number_id()), (id, id));
+
+            let mut sections = client.remote.clone();
+            sections[1].rtx_ssrcs.clear();
+            let mut theirs = Description::parse(&offer(sections)).unwrap();
+            let added = theirs.sections.last_mut().unwrap();
+            added.rtx_ssrcs = vec![(Ssrc(99), Ssrc(100))];
+            added.extensions.insert(
+                Extension::TransportSequenceNumber,
+                ExtensionId::new(NUMBER_ID).unwrap(),
+            );
+            added.codecs[0].mapping.transport_cc = true;
+            let (_, answered) = client.handle_offer(&theirs.to_string()).unwrap();
+            let answered = Description::parse(&answered).unwrap();
+            let rtx = answered.sections[2].codecs[0].mapping.rtx;
+            assert_eq!(rtx, is_wanted.then_some(PayloadType(97)));
+            let incoming: Vec<_> = client.incoming().collect();
+            assert_eq!(incoming[0].rtx_ssrc, is_wanted.then_some(Ssrc(100)));
+        }
     }
 
     #[test]

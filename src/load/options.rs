@@ -39,19 +39,31 @@ pub struct Options {
     /// Bits/s of each publisher's video (k, M, G); 0: no video. With --simulcast of the largest layer
     #[arg(long, value_name = "RATE", default_value = "1M", value_parser = bits)]
     pub video_bitrate: u64,
-    /// Frames/s of video. A frame is a burst of packets of at most 1100 bytes
+    /// Frames/s of video. A frame is a burst of packets of at most 1100 bytes (see --paced)
     #[arg(long, value_name = "N", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=240))]
     pub fps: u32,
+    /// Spread the packets of a frame as libwebrtc's pacer does, at 2.5 times the bitrate, instead of sending
+    /// them together
+    #[arg(long)]
+    pub paced: bool,
     /// Send video in three layers (RIDs q, h, f), as Chromium does. Ends with an error if the server
     /// does not accept simulcast
     #[arg(long)]
     pub simulcast: bool,
+    /// Number packets and report their arrivals both ways, as browsers do (transport-cc), so that the server
+    /// estimates what each client can take; lost packets come on RTX then
+    #[arg(long)]
+    pub transport_cc: bool,
     /// Publish tracks but send no media: what idle clients cost
     #[arg(long)]
     pub idle: bool,
     /// How long to measure, from when all have joined
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub duration: Duration,
+    /// How long to wait, once all have joined, before measuring: with --transport-cc, until the server knows what
+    /// they can take
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = time)]
+    pub warm_up: Duration,
     /// How fast clients join: 100/s, or a time for all of them, such as 10s
     #[arg(long, value_name = "RATE|TIME", default_value = "100/s", value_parser = Ramp::from_str)]
     pub ramp: Ramp,

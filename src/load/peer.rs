@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
-use crate::base::ids::{MediaKind, Ssrc};
+use crate::base::ids::{MediaKind, SeqNo16, Ssrc};
 use crate::base::time::{Interval, earliest};
 use crate::control::DtlsRole;
 use crate::load::check::Checks;
 use crate::load::datagrams::Datagrams;
+use crate::load::feedback::Feedback;
 use crate::load::histogram::Histogram;
 use crate::load::media::{Content, Stream, StreamPlan, head_len};
 use crate::load::negotiation::{Negotiation, NegotiationError, OwnTrack, Remote};
@@ -45,6 +46,8 @@ pub struct PeerPlan {
     pub expected_tracks: usize,
     /// Whether publishers send nothing.
     pub is_idle: bool,
+    /// Whether packets are numbered and reported both ways.
+    pub has_transport_cc: bool,
     /// For its random choices.
     pub seed: u64,
 }
@@ -63,9 +66,11 @@ pub struct Context<'a> {
     pub out: &'a mut Datagrams,
     /// Takes counts.
     pub tally: &'a mut Tally,
-    /// Takes latencies, and once more for the progress line.
+    /// Takes latencies until packets arrive at their sockets.
     pub latency: &'a mut Histogram,
-    /// Latencies since the progress line took them.
+    /// Takes latencies until packets are read.
+    pub read_latency: &'a mut Histogram,
+    /// Latencies until arrival since the progress line took them.
     pub recent: &'a mut Histogram,
     /// Chooses the packets to open.
     pub sampler: &'a mut Sampler,
@@ -89,6 +94,10 @@ pub struct Peer {
     streams: Vec<Stream>,
     /// Sorted by SSRC.
     receptions: Vec<Reception>,
+    /// Which SSRC's packets come again, or are followed by padding, on which other.
+    repairs: Vec<(Ssrc, Ssrc)>,
+    feedback: Feedback,
+    next_number: SeqNo16,
     frames: VecDeque<String>,
     reports: Interval,
     nack_at: Option<Instant>,
@@ -111,8 +120,15 @@ impl Peer {
         };
         let tracks = plan.tracks.iter().map(|(track, _)| track.clone()).collect();
         let fingerprint = identity.fingerprint();
+        let negotiation = Negotiation::new(
+            ice,
+            fingerprint,
+            plan.id.clone(),
+            tracks,
+            plan.has_transport_cc,
+        );
         Self {
-            negotiation: Negotiation::new(ice, fingerprint, plan.id.clone(), tracks),
+            negotiation,
             local_ufrag,
             server,
             remote: None,
@@ -122,6 +138,9 @@ impl Peer {
             srtp: None,
             streams: Vec::new(),
             receptions: Vec::new(),
+            repairs: Vec::new(),
+            feedback: Feedback::default(),
+            next_number: SeqNo16(0),
             frames: VecDeque::new(),
             reports: Interval::new(now, REPORT_INTERVAL),
             nack_at: None,
@@ -288,12 +307,17 @@ impl Peer {
         self.receptions.retain(|reception| {
             reception.received() > 0 || incoming.iter().any(|i| i.ssrc == reception.ssrc)
         });
+        self.feedback.id = self.negotiation.number_id();
+        let repairs = incoming.iter();
+        let repairs = repairs.filter_map(|track| Some((track.rtx_ssrc?, track.ssrc)));
+        self.repairs = repairs.collect();
         for track in incoming {
             if let Err(at) = self.find(track.ssrc)
                 && self.receptions.len() < RECEPTIONS_MAX
             {
-                self.receptions
-                    .insert(at, Reception::new(track.ssrc, track.kind));
+                let may_be_thinned = self.plan.has_transport_cc;
+                let reception = Reception::new(track.ssrc, track.kind, may_be_thinned);
+                self.receptions.insert(at, reception);
             }
         }
     }
@@ -334,10 +358,16 @@ impl Peer {
         }
     }
 
-    /// Takes a datagram of the server's.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: BytesMut, context: &mut Context<'_>) {
+    /// Takes a datagram of the server's, which came to the socket at `arrived`.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        datagram: BytesMut,
+        context: &mut Context<'_>,
+    ) {
         match PacketKind::of(&datagram) {
-            PacketKind::Rtp => self.on_rtp(now, datagram, context),
+            PacketKind::Rtp => self.on_rtp(now, arrived, datagram, context),
             PacketKind::Rtcp => self.on_rtcp(now, datagram, context),
             PacketKind::Stun => {
                 let Some(checks) = &mut self.checks else {
@@ -413,11 +443,21 @@ impl Peer {
         }
     }
 
-    fn on_rtp(&mut self, now: Instant, mut packet: BytesMut, context: &mut Context<'_>) {
+    fn on_rtp(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        mut packet: BytesMut,
+        context: &mut Context<'_>,
+    ) {
         let Some(header) = RtpHeader::parse(&packet) else {
             context.tally.not_opened += 1;
             return;
         };
+        self.note_number(now, arrived, &header, &packet, context);
+        if let Some((_, media)) = self.repairs.iter().find(|(rtx, _)| *rtx == header.ssrc) {
+            return self.on_repair(now, *media, packet, context);
+        }
         let (Ok(at), Some((opener, _))) = (self.find(header.ssrc), &mut self.srtp) else {
             context.tally.unknown_ssrc += 1;
             return;
@@ -457,9 +497,11 @@ impl Peer {
                 Some(stamp) if reception.on_stamp(header.seq, &stamp) => {
                     let sent = context.zero + stamp.sent;
                     if context.steady_from.is_some_and(|from| sent >= from) {
-                        let latency = now.saturating_duration_since(sent);
+                        let latency = arrived.saturating_duration_since(sent);
                         context.latency.record(latency);
                         context.recent.record(latency);
+                        let read = now.saturating_duration_since(sent);
+                        context.read_latency.record(read);
                     }
                 }
                 _ => context.tally.wrong_payload += 1,
@@ -469,6 +511,53 @@ impl Peer {
             let since = now.saturating_duration_since(self.joining_since);
             self.times.media.get_or_insert(since);
             self.check_ready(context);
+        }
+    }
+
+    fn note_number(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        header: &RtpHeader,
+        packet: &[u8],
+        context: &Context<'_>,
+    ) {
+        let Some(id) = self.feedback.id else {
+            return;
+        };
+        let number = header.extensions(packet).find(|(other, _)| *other == id);
+        if let Some((_, &[high, low])) = number {
+            let number = SeqNo16(u16::from_be_bytes([high, low]));
+            let since = arrived.saturating_duration_since(context.zero);
+            self.feedback.on_packet(now, since, number);
+        }
+    }
+
+    /// A packet of a retransmission stream (RFC 4588 §4): one that was lost, or padding.
+    fn on_repair(
+        &mut self,
+        now: Instant,
+        media: Ssrc,
+        mut packet: BytesMut,
+        context: &mut Context<'_>,
+    ) {
+        context.tally.rtx_arrived += 1;
+        let (Ok(at), Some((opener, _))) = (self.find(media), &mut self.srtp) else {
+            return;
+        };
+        let Ok(header) = opener.open_rtp(&mut packet) else {
+            context.tally.not_opened += 1;
+            return;
+        };
+        let payload = header.payload(&packet).unwrap_or_default();
+        let Some((&[high, low], _)) = payload.split_first_chunk() else {
+            return;
+        };
+        let seq = SeqNo16(u16::from_be_bytes([high, low]));
+        if self.receptions[at].on_packet(now, seq) == Arrival::Late {
+            context.tally.repaired += 1;
+            context.tally.rtp_received += 1;
+            context.tally.missing = context.tally.missing.saturating_sub(1);
         }
     }
 
@@ -515,6 +604,7 @@ impl Peer {
         if self.srtp.is_some() {
             next = earliest(next, Some(self.reports.deadline()));
             next = earliest(next, self.nack_at);
+            next = earliest(next, self.feedback.poll_timeout());
         }
         if is_sending {
             let streams = self.streams.iter().map(Stream::poll_timeout);
@@ -532,7 +622,8 @@ impl Peer {
             && let Some((_, sealer)) = &mut self.srtp
         {
             for stream in &mut self.streams {
-                context.tally.rtp_sent += stream.write_due(now, sealer, context.out);
+                let numbers = &mut self.next_number;
+                context.tally.rtp_sent += stream.write_due(now, numbers, sealer, context.out);
             }
         }
         if let Some(checks) = &mut self.checks {
@@ -550,6 +641,7 @@ impl Peer {
         if self.nack_at.is_some_and(|at| at <= now) {
             self.send_nacks(now, context);
         }
+        self.send_feedback(now, context);
         if self.srtp.is_some() && self.reports.take_due(now) {
             self.send_reports(now, context);
         }
@@ -571,6 +663,15 @@ impl Peer {
         }
         self.nack_at = next;
         self.send_rtcp(&compound, context.out);
+    }
+
+    fn send_feedback(&mut self, now: Instant, context: &mut Context<'_>) {
+        let Some(media) = self.receptions.first().map(|reception| reception.ssrc) else {
+            return;
+        };
+        let mut message = Vec::new();
+        self.feedback.write_due(now, RTCP_SSRC, media, &mut message);
+        self.send_rtcp(&message, context.out);
     }
 
     fn send_reports(&mut self, now: Instant, context: &mut Context<'_>) {

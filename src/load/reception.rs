@@ -28,6 +28,8 @@ pub struct Reception {
     /// Audio or video.
     pub kind: MediaKind,
     origin: Origin,
+    /// Whether the server may leave packets out, which its own numbers do not show.
+    may_be_thinned: bool,
     numbers: Option<Numbers>,
     missing: Vec<Missing>,
     reported: (u64, u64),
@@ -44,7 +46,7 @@ enum Origin {
         offset: u64,
     },
     /// Several video streams of one publisher, by turns: layers of simulcast, each with counters
-    /// of its own.
+    /// of its own; or one with pauses.
     Layers {
         publisher: u32,
     },
@@ -68,13 +70,15 @@ struct Missing {
 }
 
 impl Reception {
-    /// A stream of which nothing has come yet.
+    /// A stream of which nothing has come yet. `may_be_thinned`: the server may leave video out, where it estimates what
+    /// the client can take.
     #[must_use]
-    pub fn new(ssrc: Ssrc, kind: MediaKind) -> Self {
+    pub fn new(ssrc: Ssrc, kind: MediaKind, may_be_thinned: bool) -> Self {
         Self {
             ssrc,
             kind,
             origin: Origin::Unknown,
+            may_be_thinned: may_be_thinned && kind == MediaKind::Video,
             numbers: None,
             missing: Vec::new(),
             reported: (0, 0),
@@ -125,11 +129,13 @@ impl Reception {
                 publisher, stream, ..
             } => {
                 let is_other_layer = stream != stamp.stream && stream != 0 && stamp.stream != 0;
-                if publisher == stamp.publisher && is_other_layer {
+                let is_later_part = self.may_be_thinned && stream == stamp.stream;
+                let is_same = self.origin == said;
+                if publisher == stamp.publisher && !is_same && (is_other_layer || is_later_part) {
                     self.origin = Origin::Layers { publisher };
                     return true;
                 }
-                return self.origin == said;
+                return is_same;
             }
         }
         true
@@ -289,7 +295,7 @@ mod tests {
     use super::*;
 
     fn reception() -> Reception {
-        Reception::new(Ssrc(7), MediaKind::Video)
+        Reception::new(Ssrc(7), MediaKind::Video, false)
     }
 
     fn take(reception: &mut Reception, seqs: &[u16]) -> Vec<Arrival> {
@@ -326,6 +332,31 @@ mod tests {
             [Next(1999), Arrival::TooOld]
         );
         assert_eq!(reception.expected() - reception.received(), 1999);
+    }
+
+    #[test]
+    fn what_the_server_left_out_is_neither_loss_nor_another_stream() {
+        let stamp = |stream, counter| Stamp {
+            publisher: 1,
+            stream,
+            counter,
+            sent: Duration::ZERO,
+        };
+        for may_be_thinned in [false, true] {
+            let mut reception = Reception::new(Ssrc(7), MediaKind::Video, may_be_thinned);
+            take(&mut reception, &[100, 101]);
+            assert!(reception.on_stamp(SeqNo16(100), &stamp(1, 50)));
+            let fits = reception.on_stamp(SeqNo16(101), &stamp(1, 80));
+            assert_eq!(fits, may_be_thinned);
+            assert!(!reception.on_stamp(
+                SeqNo16(101),
+                &Stamp {
+                    publisher: 2,
+                    ..stamp(1, 81)
+                }
+            ));
+            assert_eq!(reception.origin().is_none(), may_be_thinned);
+        }
     }
 
     #[test]
@@ -377,7 +408,7 @@ mod tests {
 
     #[test]
     fn audio_is_not_asked_for_again() {
-        let mut reception = Reception::new(Ssrc(7), MediaKind::Audio);
+        let mut reception = Reception::new(Ssrc(7), MediaKind::Audio, true);
         take(&mut reception, &[5, 8]);
         assert_eq!(reception.poll_timeout(), None);
     }

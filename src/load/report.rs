@@ -20,15 +20,17 @@ pub struct Report {
     pub joins: Joins,
     /// RTP over the whole run.
     pub packets: Packets,
-    /// One way from publisher to subscriber, of the packets opened while the run was steady.
+    /// One way from publisher to subscriber's socket, of the packets opened while the run was steady.
     pub latency_us: Spread,
+    /// The same until this program had read them, which holds what it takes for that on the server's machine.
+    pub read_latency_us: Spread,
     /// What clients received while the run was steady.
     pub steady: Steady,
     /// The server's process, where it was named and could be read.
     pub server: Option<Process>,
     /// This program's own process.
     pub load: Process,
-    /// One turn of a worker's loop while the run was steady: what latency holds of this program.
+    /// One turn of a worker's loop while the run was steady: what the latency to being read holds of this program.
     pub turn_us: Spread,
     /// Whether all that was demanded holds.
     pub verdict: Verdict,
@@ -51,6 +53,10 @@ pub struct Plan {
     pub fps: u32,
     /// Whether in layers.
     pub simulcast: bool,
+    /// Whether frames are spread.
+    pub paced: bool,
+    /// Whether packets are numbered and reported.
+    pub transport_cc: bool,
     /// Whether nothing is sent.
     pub idle: bool,
     /// Each way, 0–1.
@@ -115,6 +121,10 @@ pub struct Packets {
     pub wrong_payload: u64,
     /// Asked for again.
     pub nacked: u64,
+    /// Retransmissions and padding on streams of their own, not counted as received.
+    pub rtx: u64,
+    /// Packets that were missing and came on one of these.
+    pub repaired: u64,
     /// Keyframes that publishers were asked for.
     pub keyframe_requests: u64,
     /// Tracks promised of which nothing came.
@@ -224,6 +234,7 @@ impl Report {
             joins: joins(clients, harvest, outside.ramp),
             packets: packets(harvest, outside.drops),
             latency_us: Spread::of(&harvest.latency, 1e6),
+            read_latency_us: Spread::of(&harvest.read_latency, 1e6),
             steady: steady(outside),
             server: outside
                 .server
@@ -327,6 +338,8 @@ impl Plan {
             video_bitrate_bps: options.video_bitrate,
             fps: options.fps,
             simulcast: options.simulcast,
+            paced: options.paced,
+            transport_cc: options.transport_cc,
             idle: options.idle,
             impaired_loss: options.loss,
             impaired_delay_ms: options.delay.as_secs_f64() * 1e3,
@@ -389,6 +402,8 @@ fn packets(harvest: &Harvest, drops: (u64, u64)) -> Packets {
         not_opened: tally.not_opened,
         wrong_payload: tally.wrong_payload,
         nacked: tally.nacked,
+        rtx: tally.rtx_arrived,
+        repaired: tally.repaired,
         keyframe_requests: tally.keyframe_requests,
         silent_tracks: harvest.silent_tracks,
         impaired_up: tally.impaired_up,
@@ -515,7 +530,8 @@ impl Report {
             out,
             "one way, µs             p50      p95      p99      max"
         )?;
-        write_spread(out, "latency", &self.latency_us, 0)?;
+        write_spread(out, "to arrival", &self.latency_us, 0)?;
+        write_spread(out, "to being read", &self.read_latency_us, 0)?;
         writeln!(
             out,
             "packets              {} sent, {} received, {} lost of {} ({:.4} %)",
@@ -537,6 +553,8 @@ impl Report {
         let remarks = [
             (packets.silent_tracks, "tracks of which nothing came"),
             (packets.too_old, "too old to tell"),
+            (packets.rtx, "retransmissions and padding on RTX"),
+            (packets.repaired, "of which were missing"),
             (packets.unknown_ssrc, "of an SSRC that no description names"),
             (packets.not_opened, "not to be decrypted"),
             (packets.wrong_payload, "not what was sent"),

@@ -189,7 +189,10 @@ impl<'a> Run<'a> {
 
     fn measure(&mut self, stop: &AtomicBool, progress: &mut dyn Write) -> Result<(), LoadError> {
         // What the last joins brought about is not to be measured.
-        thread::sleep(SETTLE_TIME);
+        let until = Instant::now() + SETTLE_TIME.max(self.options.warm_up);
+        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+            self.tick(progress);
+        }
         self.drops_before = socket_drops(&self.shared.server_ports());
         self.shared.set_phase(Phase::Steady);
         let before = self.shared.tally();
@@ -207,7 +210,7 @@ impl<'a> Run<'a> {
         self.outside.steady = Instant::now().saturating_duration_since(began);
         self.observe(2)?;
         self.outside.arrived = (
-            after.rtp_arrived - before.rtp_arrived,
+            after.media_arrived() - before.media_arrived(),
             after.bytes_arrived - before.bytes_arrived,
         );
         Ok(())
@@ -304,6 +307,7 @@ fn plan(options: &Options, number: u32) -> PeerPlan {
         tracks,
         expected_tracks: (others * per_publisher) as usize,
         is_idle: options.idle,
+        has_transport_cc: options.transport_cc,
         // Far from those of the neighbours, as they are also combined.
         seed: options
             .seed
@@ -337,6 +341,7 @@ fn tracks(options: &Options, number: u32) -> Vec<(OwnTrack, Vec<Content>)> {
         let contents = (0..layers).rev().map(|smaller| Content::Video {
             bitrate: options.video_bitrate >> (2 * smaller),
             fps: options.fps,
+            is_paced: options.paced,
         });
         tracks.push((track, contents.collect()));
     }

@@ -37,7 +37,11 @@ tally! {
     rtp_sent,
     /// RTP packets that the server sent to clients, before any impairment.
     rtp_arrived,
-    /// Bytes of the datagrams of those.
+    /// Of these, retransmissions and padding on streams of their own.
+    rtx_arrived,
+    /// Packets that were missing and came as a retransmission on a stream of its own.
+    repaired,
+    /// Bytes of the datagrams of those that arrived.
     bytes_arrived,
     /// Different RTP packets that clients have received.
     rtp_received,
@@ -69,6 +73,14 @@ tally! {
     not_sent,
 }
 
+impl Tally {
+    /// RTP packets that the server forwarded to clients: without padding, and what it sent again.
+    #[must_use]
+    pub fn media_arrived(&self) -> u64 {
+        self.rtp_arrived.saturating_sub(self.rtx_arrived)
+    }
+}
+
 /// How long one client took, from its joinRoom on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JoinTimes {
@@ -98,8 +110,10 @@ pub struct Received {
 pub struct Harvest {
     /// The counts.
     pub tally: Tally,
-    /// One-way latency from publisher to subscriber while the run was steady.
+    /// One-way latency from publisher to subscriber's socket while the run was steady.
     pub latency: Histogram,
+    /// The same until the subscriber has read it.
+    pub read_latency: Histogram,
     /// One entry for each client that joined.
     pub joins: Vec<JoinTimes>,
     /// One for each stream received by clients that lasted.
@@ -119,6 +133,7 @@ impl Harvest {
     pub fn merge(&mut self, other: Self) {
         self.tally += other.tally;
         self.latency.merge(&other.latency);
+        self.read_latency.merge(&other.read_latency);
         self.joins.extend(other.joins);
         self.received.extend(other.received);
         self.sent.extend(other.sent);

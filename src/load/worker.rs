@@ -11,13 +11,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::base::time::earliest;
-use crate::io::udp::{BATCH_MAX, RecvBatch, UdpSocket};
+use crate::io::udp::{RecvBatch, UdpSocket};
 use crate::load::connection::{self, Connection};
 use crate::load::datagrams::Datagrams;
 use crate::load::histogram::Histogram;
@@ -114,7 +114,7 @@ impl Worker {
             blocked: Vec::new(),
             timers: BinaryHeap::new(),
             again: Vec::new(),
-            batch: Some(RecvBatch::default()),
+            batch: Some(RecvBatch::of(MESSAGES_MAX)),
             out: Datagrams::default(),
             harvest: Harvest::default(),
             recent: Histogram::default(),
@@ -248,19 +248,25 @@ impl Worker {
             let Some(net) = &mut self.slots[at].net else {
                 return Ok(());
             };
-            let mut batch = self.batch.take().unwrap_or_default();
+            let mut batch = self
+                .batch
+                .take()
+                .unwrap_or_else(|| RecvBatch::of(MESSAGES_MAX));
             let count = net.socket.recv_batch(&mut batch)?;
             let now = Instant::now();
+            let waited = waits(batch.take_arrivals());
+            let mut waited = waited.chain(std::iter::repeat(Duration::ZERO));
             // One call may bring more than one drain gives; nothing may be left for another client.
             while !batch.is_empty() {
-                for (_, datagram) in batch.drain() {
-                    self.take_datagram(now, at, datagram);
+                for ((_, datagram), waited) in batch.drain().zip(&mut waited) {
+                    let arrived = now.checked_sub(waited).unwrap_or(now);
+                    self.take_datagram(now, arrived, at, datagram);
                 }
             }
             self.batch = Some(batch);
             self.settle(now, at);
             // The poll tells of the next datagram only once the socket was empty.
-            if count < BATCH_MAX {
+            if count < MESSAGES_MAX {
                 return Ok(());
             }
         }
@@ -268,7 +274,7 @@ impl Worker {
         Ok(())
     }
 
-    fn take_datagram(&mut self, now: Instant, at: usize, datagram: BytesMut) {
+    fn take_datagram(&mut self, now: Instant, arrived: Instant, at: usize, datagram: BytesMut) {
         if PacketKind::of(&datagram) == PacketKind::Rtp {
             self.harvest.tally.rtp_arrived += 1;
             self.harvest.tally.bytes_arrived += datagram.len() as u64;
@@ -283,7 +289,7 @@ impl Worker {
                 self.harvest.tally.impaired_down += link.take_dropped();
             }
             None => self.with_peer(at, |peer, context| {
-                peer.handle_datagram(now, datagram, context);
+                peer.handle_datagram(now, arrived, datagram, context);
             }),
         }
     }
@@ -306,7 +312,7 @@ impl Worker {
             while let Some(datagram) = self.arrived(now, at) {
                 let datagram = BytesMut::from(&datagram[..]);
                 self.with_peer(at, |peer, context| {
-                    peer.handle_datagram(now, datagram, context)
+                    peer.handle_datagram(now, now, datagram, context)
                 });
             }
             self.with_peer(at, |peer, context| peer.handle_timeout(now, context));
@@ -333,6 +339,7 @@ impl Worker {
             out: &mut self.out,
             tally: &mut self.harvest.tally,
             latency: &mut self.harvest.latency,
+            read_latency: &mut self.harvest.read_latency,
             recent: &mut self.recent,
             sampler: &mut self.sampler,
         };
@@ -444,6 +451,8 @@ fn open(
     };
     let mut socket = UdpSocket::bind(ip, 0)?;
     socket.disable_coalescing();
+    // Where the system cannot tell, arrivals are when this program gets to them.
+    let _ = socket.tell_arrivals();
     registry.register(&mut socket, Token(2 * at + MEDIA), Interest::READABLE)?;
     let url = setup.url.clone();
     let connection = Connection::open(setup.server, url, registry, Token(2 * at + SIGNALING))?;
@@ -457,6 +466,14 @@ fn open(
         up: link(1),
         down: link(2),
     })
+}
+
+/// How long each datagram has waited at its socket for this program to read it, until now. Nothing of one whose clock
+/// was set back meanwhile.
+fn waits(arrivals: Vec<SystemTime>) -> impl Iterator<Item = Duration> {
+    let now = SystemTime::now();
+    let wait = move |at| now.duration_since(at).unwrap_or_default();
+    arrivals.into_iter().map(wait)
 }
 
 fn late_because(peer: &Peer) -> &'static str {
@@ -474,7 +491,9 @@ const MEDIA: usize = 1;
 /// Events taken from the poll at a time.
 const EVENTS_MAX: usize = 1024;
 /// How many batches are taken from one socket before others get their turn.
-const BATCHES_PER_TURN: usize = 8;
+const BATCHES_PER_TURN: usize = 32;
+/// Messages taken by one system call: as a frame has. Each place costs, used or not.
+const MESSAGES_MAX: usize = 16;
 /// How many deadlines pass before the sockets get their turn.
 const TIMERS_PER_TURN: usize = 1024;
 /// The longest a worker sleeps, so that it notices when the phase changes.

@@ -16,8 +16,8 @@ pub struct Rewriter {
     running: Option<Piece>,
     /// The first number since the present encoding goes out.
     segment: SeqNo,
-    /// The pieces before, as far as their packets may be sent again. Empty while nothing is switched or skipped.
-    pieces: VecDeque<Piece>,
+    /// The pieces before, as far as their packets may be sent again. None while nothing is switched or skipped.
+    pieces: Option<Box<Pieces>>,
     /// Packets below were shaped by rules that no longer hold: they are not sent again.
     resend_min: SeqNo,
     sent: SentWindow,
@@ -32,6 +32,10 @@ struct Piece {
     /// What is added to the encoding's timestamps, modulo 2^32.
     time_offset: u32,
 }
+
+/// Pieces in the order of their numbers. Boxed where it is kept: most subscriptions have none.
+#[derive(Debug, Default)]
+struct Pieces(VecDeque<Piece>);
 
 /// A number that is asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +60,7 @@ impl Rewriter {
         Self {
             running: None,
             segment: first,
-            pieces: VecDeque::new(),
+            pieces: None,
             resend_min: first,
             sent: SentWindow::new(first),
         }
@@ -80,8 +84,10 @@ impl Rewriter {
     pub fn begin(&mut self, encoding: EncodingIndex, first: SeqNo, time_offset: u32) {
         let out = self.sent.next;
         // Numbers that were left free for packets of the former encoding are used now.
-        while self.pieces.back().is_some_and(|piece| piece.out >= out) {
-            self.pieces.pop_back();
+        if let Some(Pieces(pieces)) = self.pieces.as_deref_mut() {
+            while pieces.back().is_some_and(|piece| piece.out >= out) {
+                pieces.pop_back();
+            }
         }
         if let Some(former) = self.running.filter(|piece| piece.out < out) {
             self.keep(former);
@@ -141,7 +147,7 @@ impl Rewriter {
         }
         let piece = match out >= running.out {
             true => &running,
-            false => self.pieces.iter().rev().find(|piece| piece.out <= out)?,
+            false => self.pieces().rev().find(|piece| piece.out <= out)?,
         };
         Some(Resend {
             out,
@@ -169,7 +175,7 @@ impl Rewriter {
     /// from before is sent again.
     pub fn stop(&mut self) {
         self.reshape();
-        self.pieces.clear();
+        self.pieces = None;
         self.running = None;
     }
 
@@ -183,7 +189,7 @@ impl Rewriter {
     #[cold]
     fn late(&self, seq: SeqNo) -> Option<SeqNo> {
         let mut end = self.running?.out;
-        let present = self.pieces.iter().rev();
+        let present = self.pieces().rev();
         for piece in present.take_while(|piece| piece.out >= self.segment) {
             if let Some(distance) = seq.0.checked_sub(piece.from.0) {
                 let out = SeqNo(piece.out.0 + distance);
@@ -196,12 +202,17 @@ impl Rewriter {
 
     #[cold]
     fn keep(&mut self, piece: Piece) {
-        while self.pieces.len() >= PIECES_MAX
-            || (self.pieces.get(1)).is_some_and(|second| !self.sent.is_inside(second.out))
+        let Pieces(pieces) = &mut **self.pieces.get_or_insert_default();
+        while pieces.len() >= PIECES_MAX
+            || (pieces.get(1)).is_some_and(|second| !self.sent.is_inside(second.out))
         {
-            self.pieces.pop_front();
+            pieces.pop_front();
         }
-        self.pieces.push_back(piece);
+        pieces.push_back(piece);
+    }
+
+    fn pieces(&self) -> impl DoubleEndedIterator<Item = &Piece> {
+        self.pieces.iter().flat_map(|pieces| pieces.0.iter())
     }
 }
 
@@ -429,7 +440,7 @@ mod tests {
             assert_eq!(forward(&mut rewriter, seq), Some(10 + seq / 2));
             rewriter.skip(SeqNo(BASE + seq + 1));
         }
-        assert_eq!(rewriter.pieces.len(), PIECES_MAX);
+        assert_eq!(rewriter.pieces().count(), PIECES_MAX);
         assert_eq!(asked(&rewriter, 10 + 1999), Some((LOW, 3998, false)));
         assert_eq!(
             asked(&rewriter, 10 + 1999 - 511),
@@ -444,7 +455,8 @@ mod tests {
                 _ => assert!(forward(&mut rewriter, seq).is_some()),
             }
         }
-        assert!(rewriter.pieces.len() < 128, "{}", rewriter.pieces.len());
+        let kept = rewriter.pieces().count();
+        assert!(kept < 128, "{kept}");
     }
 
     #[derive(Debug, Clone)]

@@ -58,10 +58,12 @@ impl Rtt {
 /// How the peer receives one stream that this server sends it.
 #[derive(Debug, Default)]
 pub struct ReceiverReports {
-    /// The last sender reports: the middle of their wall clock, and when they went out. The wall clock is
-    /// that of the stream's publisher, so only this tells when it was.
-    sent: [Option<(u32, Instant)>; SENT_MAX],
-    next: usize,
+    /// When the first sender report went out.
+    start: Option<Instant>,
+    /// The last ones: the middle of their wall clock, and when they went out after that, in 1/65536 s modulo 2^32, as
+    /// report blocks count. The wall clock is that of the stream's publisher, so only this tells when it was.
+    sent: [(u32, u32); SENT_MAX],
+    next: u8,
     latest: Option<Reported>,
 }
 
@@ -81,8 +83,13 @@ pub struct Reported {
 impl ReceiverReports {
     /// A sender report goes out.
     pub fn on_report_sent(&mut self, now: Instant, ntp: NtpTime) {
-        self.sent[self.next] = Some((ntp.middle(), now));
-        self.next = (self.next + 1) % SENT_MAX;
+        let start = *self.start.get_or_insert(now);
+        let next = usize::from(self.next) % SENT_MAX;
+        self.sent[next] = (
+            ntp.middle(),
+            to_ntp_short(now.saturating_duration_since(start)),
+        );
+        self.next = (next + 1) as u8;
     }
 
     /// The peer reports on the stream. Returns the round trip, if it answers a sender report.
@@ -101,10 +108,11 @@ impl ReceiverReports {
         if block.last_sr == 0 {
             return None;
         }
-        let answered = |(ntp, _): &&(u32, Instant)| *ntp == block.last_sr;
-        let (_, sent) = self.sent.iter().flatten().find(answered)?;
-        let held = from_ntp_short(block.delay_since_last_sr);
-        Some(now.saturating_duration_since(*sent).saturating_sub(held))
+        let start = self.start?;
+        let (_, sent) = self.sent.iter().find(|(ntp, _)| *ntp == block.last_sr)?;
+        let since = to_ntp_short(now.saturating_duration_since(start)).wrapping_sub(*sent);
+        let rtt = since.wrapping_sub(block.delay_since_last_sr) as i32;
+        Some(from_ntp_short(rtt.max(0).unsigned_abs()))
     }
 
     /// The last report, if there was one.
@@ -184,6 +192,11 @@ pub fn reference_reply(sender: Ssrc, ntp: NtpTime) -> ReferenceReply {
         last_rr: ntp.middle(),
         delay: 0,
     }
+}
+
+/// In 1/65536 s, modulo 2^32.
+fn to_ntp_short(duration: Duration) -> u32 {
+    ((duration.as_nanos() << 16) / 1_000_000_000) as u32
 }
 
 /// From 1/65536 s.

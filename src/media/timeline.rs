@@ -20,13 +20,13 @@ pub struct Timeline {
 }
 
 /// What came last.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Past {
     Nothing,
     /// An encoding of the present track.
     Encoding(EncodingIndex),
     /// A track that ended, or that the subscription has left.
-    Left(Point),
+    Left(Box<Point>),
 }
 
 /// Where an encoding has got to.
@@ -85,7 +85,7 @@ impl Timeline {
             Past::Nothing => None,
             Past::Encoding(same) if same == encoding => None,
             Past::Encoding(_) => end.map(|end| self.point(end)),
-            Past::Left(point) => Some(point),
+            Past::Left(ref point) => Some(**point),
         };
         if let Some(former) = former {
             let ntp = clock.map(|clock| clock.ntp_at(first));
@@ -101,8 +101,8 @@ impl Timeline {
 
     /// The subscription leaves its track, or that ends; `end` says how far [`Timeline::encoding`] has got.
     pub fn leave(&mut self, end: Option<&End>) {
-        if let (Past::Encoding(_), Some(end)) = (self.past, end) {
-            self.past = Past::Left(self.point(end));
+        if let (Past::Encoding(_), Some(end)) = (&self.past, end) {
+            self.past = Past::Left(Box::new(self.point(end)));
         }
     }
 

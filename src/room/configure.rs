@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
+use crate::base::growth::push;
 use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
 use crate::control::{SubscriptionConfig, TrackConfig};
 use crate::room::doubling::Doubled;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
-use crate::room::payload::{PayloadKinds, Routes};
+use crate::room::payload::{PayloadKinds, RouteTables};
 use crate::room::relay::relay_description;
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::{Source, SourceIds};
@@ -177,13 +178,13 @@ impl Room {
         }
         track.kinds = PayloadKinds::new(&track.config.codecs);
         relay_description(track, &mut output.relay);
-        for &slot in &track.subscriptions {
+        let subscriptions = track.subscriptions.clone();
+        for &slot in &subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
-                let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
-                subscription.reshape(routes);
+                reroute(subscription, track, &mut self.routes);
             }
         }
-        for slot in track.subscriptions.clone() {
+        for slot in subscriptions {
             self.review(now, slot, output);
         }
     }
@@ -287,7 +288,8 @@ impl Room {
         output: &mut Output,
     ) -> SubscriptionSlot {
         self.note_source(config.source, config.source_shard);
-        let subscription = Subscription::new(config, subscriber, rng);
+        let routes = self.routes.none();
+        let subscription = Subscription::new(config, subscriber, routes, rng);
         let slot = self.subscriptions.insert(subscription);
         self.attach(slot, output);
         self.want_keyframe(now, slot, output);
@@ -338,9 +340,10 @@ impl Room {
             if reshapes {
                 let track = subscription.track;
                 let track = track.and_then(|track| self.tracks.get(track));
-                subscription.reshape(track.map_or_else(Routes::none, |track| {
-                    Routes::new(&track.config.codecs, &subscription.config.codecs)
-                }));
+                match track {
+                    Some(track) => reroute(subscription, track, &mut self.routes),
+                    None => subscription.reshape(self.routes.none()),
+                }
             }
             self.route(slot, output);
         }
@@ -367,11 +370,10 @@ impl Room {
         else {
             return;
         };
-        track.subscriptions.push(slot);
+        push(&mut track.subscriptions, slot);
         subscription.track = Some(to);
-        let routes = Routes::new(&track.config.codecs, &subscription.config.codecs);
         subscription.doubled = Doubled::default();
-        subscription.reshape(routes);
+        reroute(subscription, track, &mut self.routes);
         self.turn_towards(slot, output);
     }
 
@@ -400,4 +402,10 @@ impl Room {
             }
         }
     }
+}
+
+/// Works out anew which of the track's payload types goes out under which.
+fn reroute(subscription: &mut Subscription, track: &Track, tables: &mut RouteTables) {
+    let routes = tables.of(&track.config.codecs, &subscription.config.codecs);
+    subscription.reshape(routes);
 }

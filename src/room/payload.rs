@@ -1,6 +1,8 @@
 //! From a publisher's payload types to a subscriber's: tables that are made once per change of
 //! description.
 
+use std::sync::Arc;
+
 use crate::base::ids::PayloadType;
 use crate::wire::codec::{Codec, CodecMapping, H264Profile};
 
@@ -137,6 +139,49 @@ impl Routes {
     }
 }
 
+/// The routes of a room's subscriptions: whoever has the same shares them, as most do.
+#[derive(Debug)]
+pub struct RouteTables {
+    none: Arc<Routes>,
+    known: Vec<Arc<Routes>>,
+}
+
+impl Default for RouteTables {
+    fn default() -> Self {
+        Self {
+            none: Arc::new(Routes::none()),
+            known: Vec::new(),
+        }
+    }
+}
+
+impl RouteTables {
+    /// [`Routes::none`].
+    pub fn none(&self) -> Arc<Routes> {
+        Arc::clone(&self.none)
+    }
+
+    /// [`Routes::new`].
+    pub fn of(&mut self, source: &[CodecMapping], sink: &[CodecMapping]) -> Arc<Routes> {
+        let routes = Routes::new(source, sink);
+        if let Some(same) = self.known.iter().find(|known| ***known == routes) {
+            return Arc::clone(same);
+        }
+        let routes = Arc::new(routes);
+        if self.known.len() >= TABLES_MAX {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+        }
+        if self.known.len() < TABLES_MAX {
+            self.known.push(Arc::clone(&routes));
+        }
+        routes
+    }
+}
+
+/// Different routes of one room that are shared at most; further subscriptions have their own. Each pair of kinds of
+/// clients makes one or two for sound and for pictures.
+const TABLES_MAX: usize = 64;
+
 /// Payload types are seven bits (RFC 3550 §5.1).
 const PAYLOAD_TYPES: usize = 128;
 
@@ -253,6 +298,30 @@ mod tests {
         };
         assert_eq!(with_red.get(PayloadType(111)), made);
         assert!(with_red.makes_red());
+    }
+
+    #[test]
+    fn who_has_the_same_routes_shares_them() {
+        let mut tables = RouteTables::default();
+        let source = [mapping(96, Codec::Vp8)];
+        let to = |payload_type| [mapping(payload_type, Codec::Vp8)];
+        let first = tables.of(&source, &to(100));
+        assert!(Arc::ptr_eq(&first, &tables.of(&source, &to(100))));
+        assert!(!Arc::ptr_eq(&first, &tables.of(&source, &to(101))));
+        assert_eq!(*tables.none(), Routes::none());
+        // What nobody has any more makes room; what does not fit is not shared.
+        for payload_type in 0..100 {
+            let routes = tables.of(&source, &to(payload_type));
+            assert_eq!(
+                routes.get(PayloadType(96)),
+                Route::As(PayloadType(payload_type))
+            );
+        }
+        assert!(tables.known.len() <= TABLES_MAX);
+        assert!(Arc::ptr_eq(&first, &tables.of(&source, &to(100))));
+        let kept: Vec<_> = (0..100).map(|pt| tables.of(&source, &to(pt))).collect();
+        assert_eq!(tables.known.len(), TABLES_MAX);
+        assert!(!Arc::ptr_eq(&kept[99], &tables.of(&source, &to(99))));
     }
 
     #[test]

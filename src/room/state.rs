@@ -14,6 +14,7 @@ use crate::room::encoding::Encoding;
 use crate::room::floor::Floor;
 use crate::room::origin::{Remote, Served};
 use crate::room::output::Output;
+use crate::room::payload::RouteTables;
 use crate::room::peer::Peer;
 use crate::room::slots::{
     EncodingSlot, OfPeers, OfSubscriptions, OfTracks, PeerSlot, SubscriptionSlot, TrackSlot,
@@ -44,6 +45,8 @@ pub struct Room {
     pub(in crate::room) unreviewed: Vec<TrackKey>,
     /// Who speaks.
     pub(in crate::room) floor: Floor,
+    /// The routes of its subscriptions, each that is different once.
+    pub(in crate::room) routes: RouteTables,
 }
 
 impl Room {
@@ -63,6 +66,7 @@ impl Room {
             wants: HashMap::new(),
             unreviewed: Vec::new(),
             floor: Floor::default(),
+            routes: RouteTables::default(),
         }
     }
 

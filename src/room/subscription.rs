@@ -1,5 +1,6 @@
 //! A subscription: one peer's copy of a track.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -8,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::base::ids::{
     EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
-use crate::control::SubscriptionConfig;
+use crate::control::{SubscriptionConfig, cname};
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
 use crate::media::layers::selector::Selector;
 use crate::media::red::{RedLayout, write_red};
@@ -48,7 +49,7 @@ pub struct Subscription {
     /// What it gets of that.
     pub reception: Reception,
     /// Which payload type each of the track's goes out under.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// Its numbering.
     pub rewriter: Rewriter,
     /// Its timestamps.
@@ -141,8 +142,13 @@ pub enum Misfit {
 }
 
 impl Subscription {
-    /// A subscription that waits for its track. Its numbers start at random.
-    pub fn new(config: SubscriptionConfig, subscriber: PeerSlot, rng: &mut StdRng) -> Self {
+    /// A subscription that waits for its track; `routes` lead nowhere. Its numbers start at random.
+    pub fn new(
+        config: SubscriptionConfig,
+        subscriber: PeerSlot,
+        routes: Arc<Routes>,
+        rng: &mut StdRng,
+    ) -> Self {
         Self {
             stamping: Stamping::new(&config),
             layers: None,
@@ -152,7 +158,7 @@ impl Subscription {
             track: None,
             wish: Wish::default(),
             reception: Reception::default(),
-            routes: Routes::none(),
+            routes,
             rewriter: Rewriter::new(rng.random()),
             doubled: Doubled::default(),
             resends: ResendBudget::default(),
@@ -573,7 +579,7 @@ impl Subscription {
     }
 
     /// The descriptions have changed what packets look like here.
-    pub fn reshape(&mut self, routes: Routes) {
+    pub fn reshape(&mut self, routes: Arc<Routes>) {
         self.routes = routes;
         self.rewriter.reshape();
     }
@@ -607,7 +613,7 @@ impl Subscription {
             octets: self.octets,
         };
         let mut compound = Vec::with_capacity(COMPOUND_ROOM);
-        write_sender_report(&mut compound, &report, &self.config.cname);
+        write_sender_report(&mut compound, &report, &cname(self.config.source.peer));
         let sent = transport.seal_rtcp(&compound, outbox);
         if sent {
             self.is_report_due = false;

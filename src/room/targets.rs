@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::base::growth::insert;
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::transport::RtpSealer;
 
@@ -40,7 +41,7 @@ impl Targets {
     pub fn set(&mut self, target: Target) {
         match self.find((target.subscriber, target.subscription)) {
             Ok(at) => self.0[at] = target,
-            Err(at) => self.0.insert(at, target),
+            Err(at) => insert(&mut self.0, at, target),
         }
     }
 

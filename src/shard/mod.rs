@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::base::counters::Counters;
+use crate::base::growth::pop;
 use crate::base::ids::{Bitrate, PeerKey, RoomId, ShardId};
 use crate::base::slab::Slot;
 use crate::base::time::earliest;
@@ -362,13 +363,13 @@ impl Shard {
 
     /// What happened, oldest first, and which peer's session is to be told.
     pub fn poll_event(&mut self) -> Option<(PeerKey, Event)> {
-        if let Some((peer, event)) = self.output.events.pop_front() {
+        if let Some((peer, event)) = pop(&mut self.output.events) {
             return Some((peer, Event::Transport(peer, event)));
         }
-        if let Some(told) = self.output.told.pop_front() {
+        if let Some(told) = pop(&mut self.output.told) {
             return Some(told);
         }
-        let (peer, speakers) = self.output.speakers.pop_front()?;
+        let (peer, speakers) = pop(&mut self.output.speakers)?;
         Some((peer, Event::Speakers(peer, speakers)))
     }
 

@@ -15,7 +15,7 @@ use crate::control::{
     SrtpProfile, SubscriptionConfig, TrackConfig, TrackInfo, TransportEvent,
 };
 use crate::signaling::fake_client::{CHROMIUM, Client};
-use crate::signaling::message::IceServer;
+use crate::signaling::outbound::IceServer;
 use crate::signaling::session::{CloseReason, Output, Session, SessionConfig};
 
 /// One connection.
@@ -27,7 +27,7 @@ pub struct Member {
     pub key: Option<PeerKey>,
     pub frames: Vec<Value>,
     pub commands: Vec<Command>,
-    pub published: Vec<TrackInfo>,
+    pub published: Vec<Arc<TrackInfo>>,
     pub tracks: Vec<TrackConfig>,
     pub subscriptions: Vec<SubscriptionConfig>,
     pub closed: Option<CloseReason>,
@@ -351,13 +351,13 @@ impl Room {
         }
     }
 
-    fn set_tracks(&mut self, index: usize, tracks: Vec<TrackInfo>) {
+    fn set_tracks(&mut self, index: usize, tracks: Vec<Arc<TrackInfo>>) {
         let key = self.members[index].key.unwrap();
         self.members[index].published.clone_from(&tracks);
         self.set_tracks_of(key, tracks);
     }
 
-    fn set_tracks_of(&mut self, key: PeerKey, tracks: Vec<TrackInfo>) {
+    fn set_tracks_of(&mut self, key: PeerKey, tracks: Vec<Arc<TrackInfo>>) {
         let (old, others): (Vec<_>, Vec<_>) = self
             .roster
             .tracks

@@ -1,10 +1,12 @@
 //! Signaling: the wire protocol, one connection's session, and offer/answer negotiation.
 
 pub mod bucket;
+pub mod closing;
 pub mod message;
 pub mod msid;
 pub mod negotiation;
 pub mod notices;
+pub mod outbound;
 pub mod refusal;
 pub mod roster;
 pub mod session;

@@ -1,7 +1,9 @@
 //! The room as one session knows it, and what is new when the coordinator tells more.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use crate::base::growth::push;
 use crate::base::ids::{PeerId, PeerKey, TrackKey};
 use crate::control::{Change, Changes, PeerInfo, Revision, Roster, TrackInfo};
 
@@ -9,13 +11,13 @@ use crate::control::{Change, Changes, PeerInfo, Revision, Roster, TrackInfo};
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
     /// A peer joined.
-    PeerJoined(PeerInfo),
+    PeerJoined(Arc<PeerInfo>),
     /// A peer left.
     PeerLeft(PeerId),
     /// A track was published.
-    Published(TrackInfo),
+    Published(Arc<TrackInfo>),
     /// A track ended.
-    Unpublished(TrackInfo),
+    Unpublished(Arc<TrackInfo>),
 }
 
 /// Who is there and what they publish, as far as the client was told.
@@ -27,7 +29,9 @@ pub struct KnownRoster {
 impl KnownRoster {
     /// As the joiner finds it.
     #[must_use]
-    pub fn new(roster: Roster) -> Self {
+    pub fn new(mut roster: Roster) -> Self {
+        roster.peers.shrink_to_fit();
+        roster.tracks.shrink_to_fit();
         Self { roster }
     }
 
@@ -39,12 +43,8 @@ impl KnownRoster {
 
     /// The other peers.
     #[must_use]
-    pub fn peers(&self) -> Vec<PeerInfo> {
-        self.roster
-            .peers
-            .iter()
-            .map(|(_, info)| info.clone())
-            .collect()
+    pub fn peers(&self) -> &[(PeerKey, Arc<PeerInfo>)] {
+        &self.roster.peers
     }
 
     /// What a peer is called, if it is one of the others.
@@ -56,7 +56,7 @@ impl KnownRoster {
 
     /// Their tracks.
     #[must_use]
-    pub fn tracks(&self) -> &[TrackInfo] {
+    pub fn tracks(&self) -> &[Arc<TrackInfo>] {
         &self.roster.tracks
     }
 
@@ -106,22 +106,22 @@ impl KnownRoster {
         self.roster.revision = new.revision;
     }
 
-    fn add_peer(&mut self, key: PeerKey, info: PeerInfo, news: &mut Vec<News>) {
+    fn add_peer(&mut self, key: PeerKey, info: Arc<PeerInfo>, news: &mut Vec<News>) {
         if self.roster.peers.iter().all(|(known, _)| *known != key) {
-            news.push(News::PeerJoined(info.clone()));
-            self.roster.peers.push((key, info));
+            news.push(News::PeerJoined(Arc::clone(&info)));
+            push(&mut self.roster.peers, (key, info));
         }
     }
 
-    fn add_track(&mut self, track: TrackInfo, news: &mut Vec<News>) {
+    fn add_track(&mut self, track: Arc<TrackInfo>, news: &mut Vec<News>) {
         if self
             .roster
             .tracks
             .iter()
             .all(|known| known.key != track.key)
         {
-            news.push(News::Published(track.clone()));
-            self.roster.tracks.push(track);
+            news.push(News::Published(Arc::clone(&track)));
+            push(&mut self.roster.tracks, track);
         }
     }
 
@@ -129,7 +129,7 @@ impl KnownRoster {
         self.roster.tracks.retain(|track| {
             let ends = gone(track.key);
             if ends {
-                news.push(News::Unpublished(track.clone()));
+                news.push(News::Unpublished(Arc::clone(track)));
             }
             !ends
         });
@@ -152,27 +152,27 @@ mod tests {
     use super::*;
     use crate::base::ids::{MediaKind, ShardId, TrackId};
 
-    fn peer(key: u64) -> (PeerKey, PeerInfo) {
+    fn peer(key: u64) -> (PeerKey, Arc<PeerInfo>) {
         let id = PeerId::new(&format!("p{key}")).unwrap();
         let info = PeerInfo {
             id,
             name: None,
             metadata: None,
         };
-        (PeerKey(key), info)
+        (PeerKey(key), Arc::new(info))
     }
 
-    fn track(key: u64, index: u32) -> TrackInfo {
-        TrackInfo {
+    fn track(key: u64, index: u32) -> Arc<TrackInfo> {
+        Arc::new(TrackInfo {
             key: TrackKey {
                 peer: PeerKey(key),
                 index,
             },
-            peer: peer(key).1.id,
+            peer: peer(key).1.id.clone(),
             id: TrackId::new(&format!("t{index}")).unwrap(),
             kind: MediaKind::Audio,
             shard: ShardId(0),
-        }
+        })
     }
 
     fn known() -> KnownRoster {
@@ -194,7 +194,7 @@ mod tests {
                 Change::PeerJoined(key, info.clone()),
                 Change::TracksPublished(vec![track(3, 0), track(1, 0)]),
                 Change::TracksUnpublished(vec![track(1, 0), track(1, 9)]),
-                Change::PeerLeft(PeerKey(2), peer(2).1.id),
+                Change::PeerLeft(PeerKey(2), peer(2).1.id.clone()),
             ],
         ));
         assert_eq!(
@@ -204,7 +204,7 @@ mod tests {
                 News::Published(track(3, 0)),
                 News::Unpublished(track(1, 0)),
                 News::Unpublished(track(2, 0)),
-                News::PeerLeft(peer(2).1.id),
+                News::PeerLeft(peer(2).1.id.clone()),
             ]
         );
         assert_eq!(roster.revision(), Revision(7));

@@ -5,6 +5,7 @@
 //! ids be published again. A track that is not there (yet) is no error; the wish waits for it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -158,7 +159,7 @@ impl Wishes {
 
     /// What this means for the tracks that there are.
     #[must_use]
-    pub fn preferences(&self, tracks: &[TrackInfo]) -> Preferences {
+    pub fn preferences(&self, tracks: &[Arc<TrackInfo>]) -> Preferences {
         let tracks = match self.tracks.is_empty() {
             true => Vec::new(),
             false => tracks
@@ -273,8 +274,8 @@ mod tests {
         }
     }
 
-    fn track(peer: &str, id: &str, key: u64) -> TrackInfo {
-        TrackInfo {
+    fn track(peer: &str, id: &str, key: u64) -> Arc<TrackInfo> {
+        Arc::new(TrackInfo {
             key: TrackKey {
                 peer: PeerKey(key),
                 index: 0,
@@ -283,7 +284,7 @@ mod tests {
             id: TrackId::new(id).unwrap(),
             kind: MediaKind::Video,
             shard: ShardId(0),
-        }
+        })
     }
 
     fn wish(id: &str, priority: u8) -> Subscribe {
@@ -299,7 +300,7 @@ mod tests {
         wishes.take(parse(json!({"last_n": 3})).unwrap());
         assert!(wishes.has(&cam) && !wishes.has(&track("q", "cam", 1)));
         assert_eq!(wishes.preferences(&[]).tracks, []);
-        let priority = |wishes: &Wishes, track: &TrackInfo| {
+        let priority = |wishes: &Wishes, track: &Arc<TrackInfo>| {
             let preferences = wishes.preferences(std::slice::from_ref(track));
             assert_eq!(preferences.last_n, Some(3));
             preferences

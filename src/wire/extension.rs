@@ -1,6 +1,7 @@
 //! The RTP header extensions this server knows (RFC 8285), and which id a peer uses for each.
 
 use std::fmt;
+use std::num::NonZeroU8;
 
 /// A header extension this server negotiates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,19 +87,19 @@ impl Extension {
 
 /// An extension's local identifier, 1–255; 1–14 fit the one-byte form (RFC 8285 §4.2, §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExtensionId(u8);
+pub struct ExtensionId(NonZeroU8);
 
 impl ExtensionId {
     /// Accepts 1–14 and 16–255: 0 is padding, 15 ends the one-byte form.
     #[must_use]
     pub fn new(id: u8) -> Option<Self> {
-        (id != 0 && id != 15).then_some(Self(id))
+        NonZeroU8::new(id).filter(|id| id.get() != 15).map(Self)
     }
 
     /// The number on the wire.
     #[must_use]
     pub fn value(self) -> u8 {
-        self.0
+        self.0.get()
     }
 }
 

@@ -146,8 +146,8 @@ test("the preferred codec comes first and no other is lost", () => {
 
 test("every quality has its words", () => {
   const quality = { layer: { encoding: 0, spatial: 0, temporal: 2 }, reason: "bandwidth", availableBps: 180_000, layerBps: 150_000, nextLayerBps: 500_000, width: 320, height: 180 };
-  const say = (changes) => {
-    const { bars, tone, text } = explain({ ...quality, ...changes });
+  const say = (changes, shown) => {
+    const { bars, tone, text } = explain({ ...quality, ...changes }, shown);
     return `${bars} ${tone}: ${text}`;
   };
   assert.equal(say({}), "1 limited: Low: 180 kbit/s available, the next layer needs 500.");
@@ -155,7 +155,14 @@ test("every quality has its words", () => {
   assert.equal(say({ layer: null, nextLayerBps: 150_000, availableBps: 40_000 }), "0 limited: No picture: 40 kbit/s available, the lowest layer needs 150.");
   assert.equal(say({ availableBps: 510_000 }), "1 limited: Low: 510 kbit/s available, and 500 would do for the next layer, which comes if that lasts.");
   assert.equal(say({ reason: "best", nextLayerBps: null }), "3 good: The best that is sent.");
-  assert.equal(say({ reason: "wanted" }), "1 good: 320×180 is enough for the size it is shown in.");
+  assert.equal(say({ reason: "wanted" }), "3 good: 320×180 is enough for the size it is shown in.");
+  // A camera too small for more sizes that is shown as large as it is, and larger.
+  const notSent = { reason: "not-sent", nextLayerBps: null };
+  assert.equal(say(notSent, { width: 336, height: 192 }), "3 good: 320×180 is enough for the size it is shown in.");
+  assert.equal(say(notSent, { width: 1280, height: 192 }), "3 good: 320×180 is enough for the size it is shown in.");
+  assert.equal(say(notSent, { width: 640, height: 360 }), "1 neutral: Low: the sender sends nothing better now.");
+  assert.equal(say(notSent), "1 neutral: Low: the sender sends nothing better now.");
+  assert.equal(say({ reason: "bandwidth" }, { width: 320, height: 180 }).slice(0, 9), "1 limited", "of a whole picture frames may be missing");
   assert.equal(say({ reason: "paused", layer: null }), "0 waiting: Paused while it is not on the screen.");
   for (const reason of ["cpu", "no-keyframe-yet", "publisher-muted", "last-n", "not-sent", "some-new-reason"]) {
     for (const layer of [null, quality.layer]) {
@@ -184,10 +191,15 @@ test("rates are counted between two reports", () => {
       ["o", { id: "o", type: "outbound-rtp", kind: "audio", timestamp, bytesSent: bytes }],
       ["i", { id: "i", type: "inbound-rtp", kind: "audio", timestamp, bytesReceived: bytes, packetsReceived: packets, packetsLost: lost }],
     ]);
+  const rates = ({ sentBitsPerSecond, receivedBitsPerSecond, lostPercent }) => [sentBitsPerSecond, receivedBitsPerSecond, lostPercent];
   const first = diagnose(report(1000, 500, 10, 0), null);
-  assert.deepEqual([first.sentBitsPerSecond, first.lostPercent, first.srtpCipher], [0, 0, "AEAD_AES_128_GCM"]);
-  const second = diagnose(report(3000, 1500, 100, 10), report(1000, 500, 10, 0));
-  assert.deepEqual([second.sentBitsPerSecond, second.receivedBitsPerSecond, second.lostPercent], [4000, 4000, 10]);
+  assert.deepEqual([...rates(first), first.srtpCipher], [null, null, null, "AEAD_AES_128_GCM"]);
+  const since = (before, now) => rates(diagnose(now, before));
+  assert.deepEqual(since(report(1000, 500, 10, 0), report(3000, 1500, 100, 10)), [4000, 4000, 10]);
+  assert.deepEqual(since(report(1000, 500, 10, 0), report(3000, 500, 10, 0)), [0, 0, 0], "nothing has come: that is known");
+  assert.deepEqual(since(report(1000, 500, 10, 0), report(1100, 600, 11, 0)), [null, null, null], "too soon");
+  assert.deepEqual(since(report(1000, 500, 10, 0), report(61_000, 600, 11, 0)), [null, null, null], "too long ago");
+  assert.deepEqual(since(new Map(), report(3000, 1500, 100, 10)), [null, null, null], "streams that are new");
 });
 
 test("tiles follow what is published, not what is negotiated", () => {

@@ -486,9 +486,8 @@ pub fn subscription(
         kind: source.kind,
         ssrc: Ssrc(0x5000_0000 + number),
         rtx_ssrc: None,
-        codecs: codecs.to_vec(),
+        codecs: codecs.into(),
         extensions: extensions(&[(Extension::Mid, 9), (Extension::AudioLevel, 6)]),
-        cname: "cname".into(),
         active: true,
     }
 }

@@ -11,11 +11,12 @@
  */
 
 /**
+ * What is not known (yet) is null.
  * @typedef {object} Diagnosis
  * @property {number | null} roundTripMs
- * @property {number} sentBitsPerSecond
- * @property {number} receivedBitsPerSecond
- * @property {number} lostPercent Of the packets we should have received.
+ * @property {number | null} sentBitsPerSecond
+ * @property {number | null} receivedBitsPerSecond
+ * @property {number | null} lostPercent Of the packets we should have received.
  * @property {string | null} srtpCipher
  * @property {string | null} remoteAddress
  * @property {VideoStream[]} videos
@@ -23,22 +24,23 @@
 
 /**
  * @param {RTCStatsReport} report
- * @param {RTCStatsReport | null} before The report that rates are counted from.
+ * @param {RTCStatsReport | null} before The report that rates are counted from; what is older than
+ *   {@link SPAN_MAX_MS} says nothing of now.
  * @returns {Diagnosis}
  */
 export function diagnose(report, before) {
   /** @type {Diagnosis} */
   const diagnosis = {
     roundTripMs: null,
-    sentBitsPerSecond: 0,
-    receivedBitsPerSecond: 0,
-    lostPercent: 0,
+    sentBitsPerSecond: null,
+    receivedBitsPerSecond: null,
+    lostPercent: null,
     srtpCipher: null,
     remoteAddress: null,
     videos: [],
   };
-  let lost = 0;
-  let received = 0;
+  const gained = { bytesSent: 0, bytesReceived: 0, packetsLost: 0, packetsReceived: 0 };
+  let spanMs = 0;
   for (const entry of report.values()) {
     const previous = before?.get(entry.id);
     switch (entry.type) {
@@ -53,32 +55,38 @@ export function diagnose(report, before) {
         diagnosis.remoteAddress = address(report.get(entry.remoteCandidateId));
         break;
       case "outbound-rtp":
-        diagnosis.sentBitsPerSecond += rate(entry, previous, "bytesSent") * 8;
-        if (entry.kind === "video") push(diagnosis.videos, "sent", entry, report);
-        break;
       case "inbound-rtp":
-        diagnosis.receivedBitsPerSecond += rate(entry, previous, "bytesReceived") * 8;
-        lost += rate(entry, previous, "packetsLost");
-        received += rate(entry, previous, "packetsReceived");
-        if (entry.kind === "video") push(diagnosis.videos, "received", entry, report);
+        spanMs = Math.max(spanMs, entry.timestamp - (previous?.timestamp ?? Infinity));
+        for (const field of /** @type {(keyof typeof gained)[]} */ (Object.keys(gained))) {
+          gained[field] += gain(entry, previous, field);
+        }
+        if (entry.kind === "video") push(diagnosis.videos, entry.type === "inbound-rtp" ? "received" : "sent", entry, report);
         break;
       default:
     }
   }
-  if (lost > 0) diagnosis.lostPercent = (100 * lost) / (lost + received);
+  if (spanMs < SPAN_MIN_MS || spanMs > SPAN_MAX_MS) return diagnosis;
+  diagnosis.sentBitsPerSecond = (gained.bytesSent * 8000) / spanMs;
+  diagnosis.receivedBitsPerSecond = (gained.bytesReceived * 8000) / spanMs;
+  const expected = gained.packetsLost + gained.packetsReceived;
+  diagnosis.lostPercent = expected > 0 ? (100 * gained.packetsLost) / expected : 0;
   return diagnosis;
 }
 
+/** A few pictures: a rate over less would be chance. */
+const SPAN_MIN_MS = 250;
+/** From how long ago rates are counted at most. */
+const SPAN_MAX_MS = 10_000;
+
 /**
+ * What a counter has grown by; a stream that was not there before counts from the next time on.
  * @param {any} entry
  * @param {any} previous
  * @param {string} field
- * @returns {number} Per second.
+ * @returns {number}
  */
-function rate(entry, previous, field) {
-  const milliseconds = entry.timestamp - (previous?.timestamp ?? NaN);
-  const gained = entry[field] - previous?.[field];
-  return milliseconds > 0 && gained > 0 ? (gained * 1000) / milliseconds : 0;
+function gain(entry, previous, field) {
+  return Math.max(0, entry[field] - previous?.[field]) || 0;
 }
 
 /**

@@ -27,17 +27,12 @@ pub fn take_offer(
             described,
             is_bundled(offer, index),
         );
-        if let (Some(Slot::Live(section)), Slot::Rejected { .. }) =
-            (sections.slots.get(index), &slot)
+        if let (Some(Slot::Live(section)), Slot::Rejected(_)) = (sections.slots.get(index), &slot)
             && let Some(subscription) = &section.send
         {
             tracks.refuse(subscription.source.key);
         }
-        if index < sections.slots.len() {
-            sections.slots[index] = slot;
-        } else {
-            sections.slots.push(slot);
-        }
+        sections.set(index, slot);
         let sends = sections.read(index, described);
         if let Some(section) = sections.slots[index].live_mut() {
             section.client_receives = described.direction.receives();
@@ -60,7 +55,7 @@ pub fn describe(sections: &Sections) -> Vec<sdp::Section> {
             Slot::Live(section) => {
                 section.describe(Direction::new(section.sends(), section.receive.is_some()))
             }
-            Slot::Rejected { media, mid } => describe_rejected(media, *mid),
+            Slot::Rejected(rejected) => describe_rejected(rejected),
         })
         .collect()
 }
@@ -112,10 +107,7 @@ fn next_slot(slot: Option<&Slot>, described: &sdp::Section, bundled: bool) -> Sl
                 _ => Slot::Live(Box::new(Section::new(described.mid, kind))),
             }
         }
-        _ => Slot::Rejected {
-            media: described.media.clone(),
-            mid: described.mid,
-        },
+        _ => Slot::rejected(described),
     }
 }
 

@@ -35,11 +35,13 @@ pub mod tracks;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use crate::base::growth::pop;
 use crate::base::ids::{PeerId, PeerKey, ShardId, TrackKey};
 use crate::control::{Command, DtlsRole, Fingerprint, IceCredentials, TrackInfo};
 use crate::signaling::message::{ErrorCode, Refusal};
@@ -59,7 +61,7 @@ pub enum Action {
     /// For the shard.
     Command(Command),
     /// Every track the peer publishes now.
-    SetTracks(Vec<TrackInfo>),
+    SetTracks(Vec<Arc<TrackInfo>>),
     /// An offer for the client.
     Offer(String),
     /// An answer for the client.
@@ -88,7 +90,7 @@ pub struct Negotiation {
     may_publish: bool,
     rng: StdRng,
     fingerprint: FingerprintLine,
-    candidates: Vec<String>,
+    addresses: Arc<[SocketAddr]>,
     session_id: u64,
     session_version: u64,
     local: IceCredentials,
@@ -101,7 +103,7 @@ pub struct Negotiation {
     exchange: Exchange,
     sections: Sections,
     tracks: RoomTracks,
-    published: Vec<TrackInfo>,
+    published: Vec<Arc<TrackInfo>>,
     actions: VecDeque<Action>,
 }
 
@@ -152,7 +154,7 @@ pub struct NegotiationConfig<'a> {
     /// Of the server's certificate.
     pub fingerprint: &'a Fingerprint,
     /// Where the peer's shard can be reached.
-    pub addresses: &'a [SocketAddr],
+    pub addresses: Arc<[SocketAddr]>,
     /// Makes credentials and SSRCs.
     pub rng: StdRng,
 }
@@ -160,7 +162,7 @@ pub struct NegotiationConfig<'a> {
 impl Negotiation {
     /// Starts with nothing described; `tracks` is what the room has.
     #[must_use]
-    pub fn new(now: Instant, config: NegotiationConfig<'_>, tracks: &[TrackInfo]) -> Self {
+    pub fn new(now: Instant, config: NegotiationConfig<'_>, tracks: &[Arc<TrackInfo>]) -> Self {
         let mut rng = config.rng;
         let mut this = Self {
             peer: config.peer,
@@ -168,7 +170,7 @@ impl Negotiation {
             peer_id: config.peer_id,
             may_publish: config.may_publish,
             fingerprint: remote::fingerprint_line(config.fingerprint),
-            candidates: ice::candidate_lines(config.addresses),
+            addresses: config.addresses,
             // RFC 8829 §5.2.1: 63 random bits.
             session_id: rng.random::<u64>() >> 1,
             session_version: 0,
@@ -209,7 +211,7 @@ impl Negotiation {
 
     /// The next thing to do; drained after every input.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        pop(&mut self.actions)
     }
 
     /// When [`Negotiation::handle_timeout`] is due.
@@ -229,9 +231,9 @@ impl Negotiation {
     }
 
     /// Tracks were published by others. [`Negotiation::handle_timeout`] offers them.
-    pub fn add_tracks(&mut self, tracks: &[TrackInfo]) {
+    pub fn add_tracks(&mut self, tracks: &[Arc<TrackInfo>]) {
         for track in tracks {
-            self.tracks.add(track.clone());
+            self.tracks.add(Arc::clone(track));
         }
     }
 
@@ -435,7 +437,8 @@ impl Negotiation {
             tracks: self.sections.track_configs(),
             subscriptions: self.sections.subscription_configs(),
         }));
-        let published = self.sections.track_infos(&self.peer_id, self.shard);
+        let sections = &self.sections;
+        let published = sections.track_infos(&self.peer_id, self.shard, &self.published);
         if published != self.published {
             self.published.clone_from(&published);
             self.actions.push_back(Action::SetTracks(published));
@@ -491,9 +494,9 @@ impl Negotiation {
             return;
         };
         self.trickled = true;
-        for line in &self.candidates {
+        for line in ice::candidate_lines(&self.addresses) {
             self.actions.push_back(Action::Candidate {
-                line: line.clone(),
+                line,
                 mid: mid.to_string(),
                 index,
                 ufrag: self.local.ufrag.to_string(),

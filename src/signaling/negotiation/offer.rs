@@ -57,27 +57,18 @@ pub fn invite(sections: &mut Sections) {
 /// Puts a new section at `index`, or after the last.
 fn open(sections: &mut Sections, index: usize, kind: MediaKind) {
     let mut section = Section::new(sections.take_mid(), kind);
-    (section.codecs, section.extensions) = sections.numbers.offer(kind);
-    let slot = Slot::Live(Box::new(section));
-    if index < sections.slots.len() {
-        sections.slots[index] = slot;
-    } else {
-        sections.slots.push(slot);
-    }
+    let (codecs, extensions) = sections.numbers.offer(kind);
+    (section.codecs, section.extensions) = (sections.share_codecs(codecs), extensions);
+    sections.set(index, Slot::Live(Box::new(section)));
 }
 
 /// Where a track of `kind` can go: the index of a slot, or one past the last.
 fn place(slots: &[Slot], kind: MediaKind) -> Option<usize> {
     let free = |slot: &Slot| slot.live().is_some_and(|s| s.is_free_for(kind));
     // Not the place of a refused data channel section: its client may still hold on to it.
-    let stopped = |slot: &Slot| {
-        matches!(
-            slot,
-            Slot::Rejected {
-                media: Media::Rtp(_),
-                ..
-            }
-        )
+    let stopped = |slot: &Slot| match slot {
+        Slot::Live(_) => false,
+        Slot::Rejected(rejected) => matches!(rejected.media, Media::Rtp(_)),
     };
     slots
         .iter()
@@ -103,7 +94,7 @@ pub fn describe(sections: &Sections, may_publish: bool) -> Vec<sdp::Section> {
                 section.send.is_some(),
                 offers_to_receive(section, may_publish),
             )),
-            Slot::Rejected { media, mid } => describe_rejected(media, *mid),
+            Slot::Rejected(rejected) => describe_rejected(rejected),
         })
         .collect()
 }
@@ -130,10 +121,7 @@ pub fn take_answer(
             if let Some(subscription) = &section.send {
                 tracks.refuse(subscription.source.key);
             }
-            sections.slots[index] = Slot::Rejected {
-                media: described.media.clone(),
-                mid: described.mid,
-            };
+            sections.slots[index] = Slot::rejected(described);
             sent.push(None);
             continue;
         }
@@ -164,7 +152,7 @@ fn check(slots: &[Slot], answer: &Description) -> Result<(), Refusal> {
             {
                 return bad("a media section of the answer is not of the offered kind");
             }
-            Slot::Rejected { .. } if !described.rejected => {
+            Slot::Rejected(_) if !described.rejected => {
                 return bad("the answer accepts a media section that was not offered");
             }
             _ => {}

@@ -5,11 +5,13 @@
 //! on which it receives somebody's video, so both halves may be in use, with unrelated tracks.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use crate::base::growth::push;
 use crate::base::ids::{
     MediaKind, Mid, PeerId, PeerKey, ShardId, Ssrc, SubscriptionKey, TrackId, TrackKey,
 };
-use crate::control::{EncodingConfig, SubscriptionConfig, TrackConfig, TrackInfo};
+use crate::control::{EncodingConfig, SubscriptionConfig, TrackConfig, TrackInfo, cname};
 use crate::signaling::msid;
 use crate::signaling::negotiation::codecs::{self, Numbers};
 use crate::signaling::negotiation::encodings;
@@ -30,21 +32,34 @@ pub enum Slot {
     /// In use.
     Live(Box<Section>),
     /// Refused or stopped: port 0. Its place may be taken under a new `mid`.
-    Rejected {
-        /// As it stood, to be repeated.
-        media: Media,
-        /// As it stood.
-        mid: Mid,
-    },
+    Rejected(Box<Rejected>),
+}
+
+/// What is left of a section that was refused or stopped.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// As it stood, to be repeated.
+    pub media: Media,
+    /// As it stood.
+    pub mid: Mid,
 }
 
 impl Slot {
+    /// A section that is not in use (any more), as a description has it.
+    #[must_use]
+    pub fn rejected(described: &sdp::Section) -> Self {
+        Self::Rejected(Box::new(Rejected {
+            media: described.media.clone(),
+            mid: described.mid,
+        }))
+    }
+
     /// The section, if it is in use.
     #[must_use]
     pub fn live(&self) -> Option<&Section> {
         match self {
             Self::Live(section) => Some(section),
-            Self::Rejected { .. } => None,
+            Self::Rejected(_) => None,
         }
     }
 
@@ -52,7 +67,7 @@ impl Slot {
     pub fn live_mut(&mut self) -> Option<&mut Section> {
         match self {
             Self::Live(section) => Some(section),
-            Self::Rejected { .. } => None,
+            Self::Rejected(_) => None,
         }
     }
 
@@ -61,7 +76,7 @@ impl Slot {
     pub fn mid(&self) -> Mid {
         match self {
             Self::Live(section) => section.mid,
-            Self::Rejected { mid, .. } => *mid,
+            Self::Rejected(rejected) => rejected.mid,
         }
     }
 }
@@ -73,8 +88,8 @@ pub struct Section {
     pub mid: Mid,
     /// Audio or video.
     pub kind: MediaKind,
-    /// As negotiated last, or as the server offers it.
-    pub codecs: Vec<CodecLine>,
+    /// As negotiated last, or as the server offers it. Sections that have the same share the list.
+    pub codecs: Arc<[CodecLine]>,
     /// As negotiated last, or as the server offers it.
     pub extensions: ExtensionMap,
     /// Reduced-size RTCP (RFC 5506).
@@ -83,11 +98,11 @@ pub struct Section {
     pub rtcp_xr_rtt: bool,
     /// The simulcast streams that are taken, in the client's order. They outlast the client's sending: a
     /// browser that sends nothing for now still names them, and loses all but one that is not answered.
-    pub simulcast: Vec<RidStream>,
+    pub simulcast: Box<[RidStream]>,
     /// Whether the client takes media here when the server has some.
     pub client_receives: bool,
     /// What the client sends.
-    pub receive: Option<Published>,
+    pub receive: Option<Box<Published>>,
     /// What the server sends.
     pub send: Option<Subscription>,
 }
@@ -122,7 +137,7 @@ pub struct Subscription {
     /// The subscription.
     pub key: SubscriptionKey,
     /// What it copies.
-    pub source: TrackInfo,
+    pub source: Arc<TrackInfo>,
     /// Its SSRC.
     pub ssrc: Ssrc,
     /// Its SSRC for retransmissions, used where they are negotiated.
@@ -138,12 +153,12 @@ impl Section {
         Self {
             mid,
             kind,
-            codecs: Vec::new(),
+            codecs: Arc::default(),
             extensions: ExtensionMap::default(),
             rtcp_rsize: true,
             // Offered; what the client's description says counts.
             rtcp_xr_rtt: true,
-            simulcast: Vec::new(),
+            simulcast: Box::default(),
             client_receives: true,
             receive: None,
             send: None,
@@ -220,7 +235,7 @@ impl Section {
             ..*stream
         });
         described.simulcast.recv = streams.collect();
-        described.codecs.clone_from(&self.codecs);
+        described.codecs = self.codecs.to_vec();
         described.payload_types = self
             .codecs
             .iter()
@@ -271,10 +286,10 @@ fn blank(media: Media, mid: Mid) -> sdp::Section {
 
 /// A refused section: port 0, the words it was offered with.
 #[must_use]
-pub fn describe_rejected(media: &Media, mid: Mid) -> sdp::Section {
-    let mut described = blank(media.clone(), mid);
+pub fn describe_rejected(rejected: &Rejected) -> sdp::Section {
+    let mut described = blank(rejected.media.clone(), rejected.mid);
     described.rejected = true;
-    if let Media::Rtp(kind) = media {
+    if let Media::Rtp(kind) = &rejected.media {
         // A format must stand there (RFC 8866 §5.14); its meaning does not matter.
         let (codecs, _) = Numbers::default().offer(*kind);
         described.codecs = codecs.into_iter().take(1).collect();
@@ -284,12 +299,6 @@ pub fn describe_rejected(media: &Media, mid: Mid) -> sdp::Section {
         }
     }
     described
-}
-
-/// One CNAME for all tracks of a publisher, which is what lets a client play them in step (RFC 3550
-/// §6.5.1).
-fn cname(publisher: PeerKey) -> String {
-    format!("peer-{publisher}")
 }
 
 /// All sections of a peer, and what numbers its tracks, subscriptions and sections.
@@ -339,7 +348,7 @@ impl Sections {
 
     /// The tracks that wait for a section, oldest first.
     #[must_use]
-    pub fn waiting<'a>(&self, tracks: &'a RoomTracks) -> Vec<&'a TrackInfo> {
+    pub fn waiting<'a>(&self, tracks: &'a RoomTracks) -> Vec<&'a Arc<TrackInfo>> {
         let carried: HashSet<TrackKey> = self
             .live()
             .filter_map(|section| section.send.as_ref())
@@ -362,7 +371,7 @@ impl Sections {
 
     /// A new subscription to `source`. Its key and SSRCs were never used before and never will be
     /// again: under one SRTP key, an SSRC that comes back would repeat GCM nonces.
-    pub fn subscribe(&mut self, source: TrackInfo, agreed: bool) -> Subscription {
+    pub fn subscribe(&mut self, source: Arc<TrackInfo>, agreed: bool) -> Subscription {
         let key = SubscriptionKey(self.next_subscription);
         self.next_subscription += 1;
         let ssrc = self.take_ssrc();
@@ -405,18 +414,35 @@ impl Sections {
         }
     }
 
+    /// Puts a slot at `index`, or after the last.
+    pub fn set(&mut self, index: usize, slot: Slot) {
+        match self.slots.get_mut(index) {
+            Some(place) => *place = slot,
+            None => push(&mut self.slots, slot),
+        }
+    }
+
+    /// The list of a section that has the same codecs; else a new one.
+    #[must_use]
+    pub fn share_codecs(&self, codecs: Vec<CodecLine>) -> Arc<[CodecLine]> {
+        let mut lists = self.live().map(|section| &section.codecs);
+        let same = lists.find(|known| known[..] == codecs[..]);
+        same.map_or_else(|| codecs.into(), Arc::clone)
+    }
+
     /// Takes over what the client's description says of the section at `index`: numbers, codecs,
     /// and which SSRCs belong to what it sends. Returns whether the client sends there.
     pub fn read(&mut self, index: usize, described: &sdp::Section) -> bool {
         self.numbers.learn(described);
+        let codecs = self.share_codecs(codecs::supported(described));
         let Some(section) = self.slots.get_mut(index).and_then(Slot::live_mut) else {
             return false;
         };
-        section.codecs = codecs::supported(described);
+        section.codecs = codecs;
         section.rtcp_rsize = described.rtcp_rsize;
         section.rtcp_xr_rtt = described.rtcp_xr_rtt;
         if described.direction.sends() || !described.simulcast.send.is_empty() {
-            section.simulcast = encodings::accepted(described);
+            section.simulcast = encodings::accepted(described).into();
         }
         let has_rids = !section.simulcast.is_empty();
         section.extensions = codecs::supported_extensions(section.kind, described, has_rids);
@@ -460,7 +486,7 @@ impl Sections {
             published.read(sent);
             self.next_track += 1;
             if let Some(section) = self.slots[index].live_mut() {
-                section.receive = Some(published);
+                section.receive = Some(Box::new(published));
             }
         }
         refused
@@ -509,19 +535,26 @@ impl Sections {
             .collect()
     }
 
-    /// What the client publishes, for the room.
+    /// What the client publishes, for the room; records of `former` that still hold are used again.
     #[must_use]
-    pub fn track_infos(&self, peer: &PeerId, shard: ShardId) -> Vec<TrackInfo> {
+    pub fn track_infos(
+        &self,
+        peer: &PeerId,
+        shard: ShardId,
+        former: &[Arc<TrackInfo>],
+    ) -> Vec<Arc<TrackInfo>> {
         self.live()
             .filter_map(|section| {
                 let published = section.receive.as_ref()?;
-                Some(TrackInfo {
+                let info = TrackInfo {
                     key: published.key,
                     peer: peer.clone(),
                     id: published.id.clone(),
                     kind: section.kind,
                     shard,
-                })
+                };
+                let same = former.iter().find(|former| ***former == info);
+                Some(same.map_or_else(|| Arc::new(info), Arc::clone))
             })
             .collect()
     }
@@ -529,6 +562,7 @@ impl Sections {
     /// What the client receives, for the shard.
     #[must_use]
     pub fn subscription_configs(&self) -> Vec<SubscriptionConfig> {
+        let mut lists: Vec<Arc<[CodecMapping]>> = Vec::new();
         self.live()
             .filter_map(|section| {
                 let subscription = section.send.as_ref()?;
@@ -541,12 +575,21 @@ impl Sections {
                     kind: section.kind,
                     ssrc: subscription.ssrc,
                     rtx_ssrc: section.has_rtx().then_some(subscription.rtx_ssrc),
-                    codecs,
+                    codecs: share(&mut lists, codecs),
                     extensions,
-                    cname: cname(subscription.source.key.peer).into(),
                     active: subscription.agreed && section.client_receives,
                 })
             })
             .collect()
     }
+}
+
+/// The one of `lists` that says the same; else a new one, which is added.
+fn share(lists: &mut Vec<Arc<[CodecMapping]>>, codecs: Vec<CodecMapping>) -> Arc<[CodecMapping]> {
+    if let Some(same) = lists.iter().find(|known| known[..] == codecs[..]) {
+        return Arc::clone(same);
+    }
+    let list: Arc<[CodecMapping]> = codecs.into();
+    lists.push(Arc::clone(&list));
+    list
 }

@@ -1,6 +1,9 @@
 //! The tracks of the room as one peer is concerned: all that others publish, in the order in which
 //! they did, and which of them this peer has refused.
 
+use std::sync::Arc;
+
+use crate::base::growth::push;
 use crate::base::ids::TrackKey;
 use crate::control::TrackInfo;
 
@@ -12,18 +15,16 @@ pub struct RoomTracks {
 
 #[derive(Debug, Clone)]
 struct Known {
-    info: TrackInfo,
+    info: Arc<TrackInfo>,
     refused: bool,
 }
 
 impl RoomTracks {
     /// A track was published.
-    pub fn add(&mut self, info: TrackInfo) {
+    pub fn add(&mut self, info: Arc<TrackInfo>) {
         if !self.contains(info.key) {
-            self.list.push(Known {
-                info,
-                refused: false,
-            });
+            let refused = false;
+            push(&mut self.list, Known { info, refused });
         }
     }
 
@@ -46,7 +47,7 @@ impl RoomTracks {
     }
 
     /// The tracks that are to be received, oldest first.
-    pub fn wanted(&self) -> impl Iterator<Item = &TrackInfo> {
+    pub fn wanted(&self) -> impl Iterator<Item = &Arc<TrackInfo>> {
         self.list
             .iter()
             .filter(|known| !known.refused)
