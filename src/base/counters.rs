@@ -138,6 +138,10 @@ counters! {
     feedback_repaired,
     /// Keyframes asked for because a subscriber waited too long for a packet that was sent again.
     stuck_keyframes_wanted,
+    /// NACKed packets that were not looked for: too many were asked for at a time.
+    nack_flooded,
+    /// Feedback messages that were not read: they tell of more packets than can have been sent.
+    transport_feedback_flooded,
     /// NACKed packets that may not or cannot be sent again.
     nack_not_held,
     /// NACKed packets that were sent again less than a round trip ago.

@@ -34,6 +34,11 @@ impl Room {
             return;
         };
         output.counters.transport_feedback_received += 1;
+        let packets = feedback.arrivals.len();
+        if peer.path.feedback.take(now, packets, FEEDBACK_PACKETS_MAX) < packets {
+            output.counters.transport_feedback_flooded += 1;
+            return;
+        }
         peer.congestion.sender.on_feedback(now, feedback);
         let lost = peer.congestion.sent.on_feedback(feedback);
         let level = peer.path.on_feedback(now, feedback);
@@ -223,5 +228,7 @@ fn send_due_feedback(now: Instant, peer: &mut Peer, output: &mut Output) {
 
 /// The most padding packets of one turn: 4 ms of 20 Mbit/s.
 const PADDING_PACKETS_MAX: usize = 40;
+/// Feedback of a tenth of a second that is read, in packets: twenty times what 40 Mbit/s bring.
+const FEEDBACK_PACKETS_MAX: usize = 8192;
 /// Feedback is cut where packets came more than eight seconds apart.
 const FEEDBACK_MESSAGES_MAX: usize = 4;

@@ -89,7 +89,8 @@ fn find<'p>(
     // Without pauses (DTX) all frames are equally long.
     let frame =
         (u64::from(ticks) % distance.max(1) == 0).then(|| u64::from(ticks) / distance.max(1));
-    let blocks: Vec<_> = (1..).zip(layout.redundant(payload)).collect();
+    let latest = layout.redundant(payload).take(RECOVERED_MAX);
+    let blocks: Vec<_> = (1..).zip(latest).collect();
     blocks.into_iter().rev().filter_map(move |(back, block)| {
         let age = u32::from(block.age_ticks);
         let fits = back < distance
@@ -128,5 +129,7 @@ fn restore(
     (RtpHeader::parse(&restored), restored.into())
 }
 
+/// Browsers send one or two redundant blocks. More would let one packet become many.
+const RECOVERED_MAX: usize = 3;
 /// A header with one extension; only a hint.
 const HEADER_ROOM: usize = 24;

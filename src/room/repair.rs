@@ -40,7 +40,12 @@ impl Room {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
-        for seq in seqs {
+        let Some(peer) = self.peers.get_mut(from) else {
+            return;
+        };
+        let taken = peer.path.nacks.take(now, seqs.len(), NACKED_MAX);
+        output.counters.nack_flooded += (seqs.len() - taken) as u64;
+        for seq in &seqs[..taken] {
             match self.send_again(now, slot, *seq, output) {
                 Resend::Sent => {}
                 Resend::NotHeld => output.counters.nack_not_held += 1,
@@ -190,6 +195,8 @@ fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> (Duration, Dur
     (since(own), since(earliest(own, next)))
 }
 
+/// Packets asked for in a tenth of a second that are looked for: libwebrtc's receivers ask for 1000 of a stream at most.
+const NACKED_MAX: usize = 2000;
 /// From then on (and from two round trips on) what is sent again goes out twice: with a tenth lost each way, one of 5 000
 /// would otherwise be lost more often than fits into a second. Nothing else is ever sent twice within a round trip.
 const URGENT: Duration = Duration::from_millis(500);
