@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use crate::base::ids::{EncodingIndex, SeqNo, Ssrc};
+use crate::base::ids::{EncodingIndex, SeqNo, SeqNo16, Ssrc};
 use crate::media::nack::Arrival;
 use crate::media::rtt::reference_reply;
 use crate::media::rtx::{NotRestored, restore};
@@ -194,6 +194,7 @@ impl Room {
             if let Some(rtt) = subscription.reports.on_report(now, block) {
                 peer.path.rtt.on_sample(rtt);
             }
+            subscription.on_received(SeqNo16(block.highest_seq as u16));
             if let Some(reported) = subscription.reports.latest() {
                 packets = packets.saturating_add(reported.expected);
                 lost = lost.saturating_add(reported.lost);

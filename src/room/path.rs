@@ -59,9 +59,17 @@ pub struct Link {
 }
 
 impl Path {
-    /// Its feedback tells which packets arrived. Returns what is to be repeated for it from now on, if that changes.
-    pub fn on_feedback(&mut self, now: Instant, feedback: &TransportFeedback) -> Option<Doubling> {
+    /// Its feedback tells which packets arrived. What a full queue loses is no reason to send more. Returns what is to be repeated for it from now on, if that changes.
+    pub fn on_feedback(
+        &mut self,
+        now: Instant,
+        feedback: &TransportFeedback,
+        is_congested: bool,
+    ) -> Option<Doubling> {
         self.feedback_at = Some(now);
+        if is_congested {
+            return None;
+        }
         let packets = feedback.arrivals.len();
         let lost = packets - feedback.arrivals.iter().flatten().count();
         self.losses.on_packets(now, packets as u32, lost as u32)
