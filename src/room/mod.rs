@@ -25,6 +25,7 @@ mod padding;
 pub mod path;
 mod payload;
 mod peer;
+mod recall;
 mod reception;
 mod recovery;
 mod redundancy;
@@ -43,6 +44,7 @@ mod subscription;
 mod supply;
 mod switching;
 mod targets;
+mod toil;
 mod track;
 mod wanted;
 

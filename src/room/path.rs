@@ -17,34 +17,10 @@ pub struct Path {
     losses: LossWatch,
     /// When it last said what arrived.
     feedback_at: Option<Instant>,
-    /// How much of its NACKs was read lately, in packets.
-    pub nacks: Allowance,
-    /// How much of its feedback on arrivals was read lately, in packets.
-    pub feedback: Allowance,
     /// When it was last answered its own reference time.
     replied_at: Option<Instant>,
     /// Made with the first reference time that is sent.
     clock: Option<ReferenceClock>,
-}
-
-/// How much of something is taken of a peer in a tenth of a second: reading is work too, whatever comes of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Allowance {
-    since: Option<Instant>,
-    taken: usize,
-}
-
-impl Allowance {
-    /// Takes up to `wanted`, at most `max` in all since the tenth of a second began. Returns how many.
-    pub fn take(&mut self, now: Instant, wanted: usize, max: usize) -> usize {
-        let is_over = |since| now.saturating_duration_since(since) >= ALLOWANCE_INTERVAL;
-        if self.since.is_none_or(is_over) {
-            (self.since, self.taken) = (Some(now), 0);
-        }
-        let taken = wanted.min(max.saturating_sub(self.taken));
-        self.taken += taken;
-        taken
-    }
 }
 
 /// How well a peer is connected, for those who ask.
@@ -112,31 +88,7 @@ impl Path {
     }
 }
 
-/// How long an allowance lasts.
-const ALLOWANCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Feedback that is older than this says nothing any more: libwebrtc's comes every 250 ms at least.
 const FEEDBACK_AGE_MAX: Duration = Duration::from_secs(5);
 /// Reference times come once a second from libwebrtc; more than these are a flood.
 const REPLY_INTERVAL_MIN: Duration = Duration::from_millis(50);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_allowance_is_used_up_and_comes_back() {
-        let t0 = Instant::now();
-        let mut allowance = Allowance::default();
-        let cases = [
-            (0, 6, 6),
-            (50, 6, 4),
-            (99, 6, 0),
-            (100, 20, 10),
-            (150, 1, 0),
-        ];
-        for (ms, wanted, taken) in cases {
-            let now = t0 + Duration::from_millis(ms);
-            assert_eq!(allowance.take(now, wanted, 10), taken, "{ms} ms");
-        }
-    }
-}

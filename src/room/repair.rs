@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{MediaKind, SeqNo, SeqNo16, Ssrc};
-use crate::base::time::earliest;
 use crate::media::resend::NotResent;
 use crate::media::rewrite;
 use crate::room::output::Output;
@@ -21,7 +20,7 @@ use crate::room::track::Track;
 
 /// What became of a packet that is to be sent again.
 enum Resend {
-    Sent,
+    Sent { on_own_stream: bool, copies: u8 },
     NotHeld,
     Refused(NotResent),
 }
@@ -40,14 +39,9 @@ impl Room {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
-        let Some(peer) = self.peers.get_mut(from) else {
-            return;
-        };
-        let taken = peer.path.nacks.take(now, seqs.len(), NACKED_MAX);
-        output.counters.nack_flooded += (seqs.len() - taken) as u64;
-        for seq in &seqs[..taken] {
+        for seq in seqs {
             match self.send_again(now, slot, *seq, output) {
-                Resend::Sent => {}
+                Resend::Sent { .. } => {}
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::Refused(NotResent::UnderWay) => output.counters.nack_under_way += 1,
                 Resend::Refused(NotResent::OverBudget) => output.counters.nack_over_budget += 1,
@@ -71,7 +65,7 @@ impl Room {
                 continue;
             }
             let sent = self.send_again(now, name.subscription, name.seq, output);
-            output.counters.feedback_repaired += u64::from(matches!(sent, Resend::Sent));
+            output.counters.feedback_repaired += u64::from(matches!(sent, Resend::Sent { .. }));
         }
     }
 
@@ -95,6 +89,15 @@ impl Room {
         };
         let of = (track_slot, track);
         let (sent, stuck) = resend(now, (slot, subscription), of, peer, seq, output);
+        if let Resend::Sent {
+            on_own_stream,
+            copies,
+        } = sent
+        {
+            let counters = &mut output.counters;
+            counters.rtp_retransmitted += u64::from(copies);
+            counters.rtp_retransmitted_rtx += u64::from(on_own_stream) * u64::from(copies);
+        }
         if let Some(encoding) = stuck {
             output.counters.stuck_keyframes_wanted += 1;
             self.request_keyframe(now, encoding, output);
@@ -114,89 +117,98 @@ fn resend(
     output: &mut Output,
 ) -> (Resend, Option<EncodingSlot>) {
     const NOT_HELD: (Resend, Option<EncodingSlot>) = (Resend::NotHeld, None);
-    let recalled = subscription.recall(track_slot, track, seq);
-    // What came before a switch has been replaced by its keyframe.
-    let current = subscription.rewriter.encoding();
-    let Some((asked, incoming)) = recalled.filter(|(asked, _)| current == Some(asked.encoding))
+    let (asked, waited) = match find_asked(now, subscription, track, peer, seq) {
+        Ok(found) => found,
+        Err(refused) => return (refused, None),
+    };
+    let encoding = EncodingSlot {
+        track: track_slot,
+        index: asked.encoding,
+    };
+    let is_late = track.config.kind == MediaKind::Video && waited >= STUCK;
+    if !peer.congestion.admits_repair(now) {
+        let is_stuck = is_late && subscription.is_new_stall(asked.out);
+        let refused = Resend::Refused(NotResent::OverBudget);
+        return (refused, is_stuck.then_some(encoding));
+    }
+    let (Some(incoming), Some(path)) =
+        (track.recall(encoding, asked.seq), peer.transport.rtp_path())
     else {
         return NOT_HELD;
     };
-    let (Some(path), Some(shape)) = (
-        peer.transport.rtp_path(),
-        subscription.shape_again(track, &incoming),
-    ) else {
+    let shape = subscription.shape_again(track, &incoming);
+    let Some(shape) = shape.filter(|shape| subscription.can_send_again(&asked, shape)) else {
         return NOT_HELD;
     };
-    // Another packet under this number would be another packet under its nonce.
-    if !asked.is_first
-        && !subscription.has_own_stream(&shape)
-        && !subscription.may_repeat(asked.out, &shape)
-    {
-        return NOT_HELD;
-    }
+    let is_stuck = is_late && subscription.is_new_stall(asked.out);
+    let stuck = is_stuck.then_some(encoding);
     let rtt = peer.path.rtt.lowest();
-    let (age, waited) = waits(now, track, &asked);
-    // It was late, and has only just gone out: what is asked for was asked for before.
-    if !asked.is_first && rtt.is_some_and(|rtt| age < rtt * 7 / 8) {
-        return (Resend::Refused(NotResent::UnderWay), None);
-    }
-    let bytes = incoming.packet().len();
-    let admitted = match peer.congestion.admits_repair(now, bytes) {
-        true => subscription.take_resend(now, rtt, asked.out, &shape),
-        false => Err(NotResent::OverBudget),
-    };
-    let is_stuck = incoming.kind == MediaKind::Video
-        && waited >= STUCK
-        && admitted != Err(NotResent::UnderWay)
-        && subscription.is_new_stall(asked.out);
-    let stuck = is_stuck.then_some(incoming.encoding);
-    if let Err(refused) = admitted {
+    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return (Resend::Refused(refused), stuck);
     }
     // One that came late, and whose place has been kept free, goes out now.
-    if asked.is_first && !subscription.rewriter.fill(&asked) {
-        return NOT_HELD;
-    }
     if asked.is_first {
+        if !subscription.rewriter.fill(&asked) {
+            return NOT_HELD;
+        }
         subscription.note_edit(asked.out, &shape);
     }
-    let is_urgent = waited >= rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2))
+    let bytes = incoming.packet().len();
+    peer.congestion.charge_repair(now, bytes);
+    let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
+    let is_urgent = waited >= urgent_at
         && !asked.is_first
-        && peer.congestion.waiting.is_empty()
-        && peer.congestion.admits_repair(now, bytes)
-        && subscription.take_twin(rtt, asked.out, &shape);
+        && peer.congestion.admits_twin(now, bytes, || {
+            subscription.take_twin(rtt, asked.out, &shape)
+        });
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
-    let (mut on_own_stream, copies) = (None, 1 + u64::from(is_urgent));
-    for _ in 0..copies {
-        let outbox = &mut output.outbox;
+    let outbox = &mut output.outbox;
+    let mut on_own_stream = None;
+    for _ in 0..1 + u8::from(is_urgent) {
         on_own_stream = subscription.send_again(&incoming, &shape, numbering, &mut way, outbox);
     }
     let Some(on_own_stream) = on_own_stream else {
         return NOT_HELD;
     };
-    output.counters.rtp_retransmitted += copies;
-    output.counters.rtp_retransmitted_rtx += copies * u64::from(on_own_stream);
-    (Resend::Sent, stuck)
+    let sent = Resend::Sent {
+        on_own_stream,
+        copies: 1 + u8::from(is_urgent),
+    };
+    (sent, stuck)
+}
+
+/// The packet that is asked for, and how long it may have been waited for, if it can be sent again. Asks nothing that
+/// costs more than a look: who asks too often is not to cost more than that.
+fn find_asked(
+    now: Instant,
+    subscription: &Subscription,
+    track: &Track,
+    peer: &Peer,
+    seq: SeqNo16,
+) -> Result<(rewrite::Resend, Duration), Resend> {
+    let asked = subscription.find_asked(seq).ok_or(Resend::NotHeld)?;
+    let (age, waited) = waits(now, track, &asked).ok_or(Resend::NotHeld)?;
+    let rtt = peer.path.rtt.lowest();
+    // It was late, and has only just gone out: what is asked for was asked for before.
+    let is_young = !asked.is_first && rtt.is_some_and(|rtt| age < rtt * 7 / 8);
+    if is_young || subscription.is_under_way(now, rtt, asked.out) {
+        return Err(Resend::Refused(NotResent::UnderWay));
+    }
+    Ok((asked, waited))
 }
 
 /// How long ago a packet came here; and how long somebody may have waited for it: since then, or since the one after it
-/// came, if that overtook it.
-fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> (Duration, Duration) {
-    let cache = track
-        .encoding(asked.encoding)
-        .map(|encoding| &encoding.cache);
-    let arrived = |seq| Some(cache?.get(seq)?.arrived);
-    let own = arrived(asked.seq);
-    let since = |then: Option<Instant>| {
-        then.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
-    };
-    let next = arrived(SeqNo(asked.seq.0 + 1));
-    (since(own), since(earliest(own, next)))
+/// came, if that overtook it. `None` if it is not kept any more.
+fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> Option<(Duration, Duration)> {
+    let cache = &track.encoding(asked.encoding)?.cache;
+    let own = cache.get(asked.seq)?.arrived;
+    let next = cache.get(SeqNo(asked.seq.0 + 1)).map(|next| next.arrived);
+    let first = next.map_or(own, |next| own.min(next));
+    let since = |then: Instant| now.saturating_duration_since(then);
+    Some((since(own), since(first)))
 }
 
-/// Packets asked for in a tenth of a second that are looked for: libwebrtc's receivers ask for 1000 of a stream at most.
-const NACKED_MAX: usize = 2000;
 /// From then on (and from two round trips on) what is sent again goes out twice: with a tenth lost each way, one of 5 000
 /// would otherwise be lost more often than fits into a second. Nothing else is ever sent twice within a round trip.
 const URGENT: Duration = Duration::from_millis(500);
