@@ -93,14 +93,22 @@ impl ResendBudget {
         Ok(())
     }
 
-    /// Takes a second copy of the packet that was just taken, to go out with the first. False if that is too much.
-    pub fn take_twin(&mut self, seq: SeqNo, bytes: usize, sent_bytes: u64) -> bool {
+    /// Takes a second copy of the packet that was just taken, to go out with the first. False if that is too much, or
+    /// nothing tells yet that requests or answers are lost: no round trip is known, and this was the first request.
+    pub fn take_twin(
+        &mut self,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        bytes: usize,
+        sent_bytes: u64,
+    ) -> bool {
         let after = self.bytes + bytes as u64;
         let Some(ring) = self.resent.as_mut() else {
             return false;
         };
         let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
-        let fits = entry.times < TIMES_MAX && after <= BYTES_FREE + sent_bytes / SHARE;
+        let is_told = rtt.is_some() || entry.times > 1;
+        let fits = is_told && entry.times < TIMES_MAX && after <= BYTES_FREE + sent_bytes / SHARE;
         if fits {
             entry.times += 1;
             self.bytes = after;

@@ -20,6 +20,7 @@ use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
 use crate::room::allotment::Allotment;
+use crate::room::doubling::Doubled;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
@@ -58,6 +59,8 @@ pub struct Subscription {
     stamping: Stamping,
     /// What it was given, if it is a video.
     pub allotment: Option<Box<Allotment>>,
+    /// Whether redundant audio is made for it, where its subscriber takes that.
+    pub doubled: Doubled,
     /// How much is sent again.
     resends: ResendBudget,
     /// A keyframe was asked for because a packet below was waited for too long.
@@ -110,6 +113,13 @@ struct Names {
     original: Option<SeqNo16>,
 }
 
+impl Names {
+    /// The number it went out under first.
+    fn first_seq(&self) -> SeqNo16 {
+        self.original.unwrap_or(self.seq.on_wire())
+    }
+}
+
 /// What a packet of an encoding does that does not go out yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
@@ -151,6 +161,7 @@ impl Subscription {
             reception: Reception::default(),
             routes,
             rewriter: Rewriter::new(rng.random()),
+            doubled: Doubled::default(),
             resends: ResendBudget::default(),
             stalls_covered: SeqNo(0),
             allotment: None,
@@ -171,7 +182,7 @@ impl Subscription {
         self.config.active && !self.is_outside_last_n
     }
 
-    /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
+    /// What a packet becomes here. Depends on nothing but the packet, the two descriptions and [`Doubled`], so
     /// that a packet sent again is the same byte for byte.
     #[inline]
     pub fn shape<'p>(&self, packet: &'p Incoming) -> Result<Shape<'p>, Misfit> {
@@ -184,7 +195,11 @@ impl Subscription {
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
-            Route::MakeRed { plain, .. } if packet.redundancy.set().is_empty() => Ok(whole(plain)),
+            Route::MakeRed { plain, .. }
+                if packet.redundancy.set().is_empty() || !self.doubled.holds_for(packet.seq) =>
+            {
+                Ok(whole(plain))
+            }
             Route::MakeRed { red, plain } => Ok(Shape {
                 red: Red::Make(plain),
                 ..whole(red)
@@ -383,8 +398,7 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
-        let seq = names.original.unwrap_or(header.seq);
-        way.on_sent(&stamp, outbox.bytes_len() - before, Some(seq));
+        way.on_sent(&stamp, outbox.bytes_len() - before, Some(names.first_seq()));
     }
 
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
@@ -552,9 +566,9 @@ impl Subscription {
     }
 
     /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
-    pub fn take_twin(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+    pub fn take_twin(&mut self, rtt: Option<Duration>, seq: SeqNo, shape: &Shape<'_>) -> bool {
         let bytes = shape.payload.len();
-        self.resends.take_twin(seq, bytes, self.bytes)
+        self.resends.take_twin(rtt, seq, bytes, self.bytes)
     }
 
     /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.
