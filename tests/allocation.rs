@@ -348,6 +348,41 @@ fn what_its_publisher_stops_is_stepped_down_from() {
     assert_eq!(stage.given(), [(2, LayerReason::Best)]);
 }
 
+/// libvpx leaves pictures of the smallest size out for a while after a large keyframe. Who has no room for a better one keeps
+/// it, and it is given up only when a keyframe that was asked for does not come.
+#[test]
+fn the_lowest_is_not_given_up_while_it_is_expected_back() {
+    let mut stage = Stage::new(1);
+    stage.run(3.0);
+    stage.squeeze(300_000);
+    stage.run(3.0);
+    let low = [(0, LayerReason::Bandwidth)];
+    assert_eq!(stage.given(), low);
+    stage.told();
+    for silent in [0.6, 1.2, 1.9] {
+        stage.publishers[0].needs_keyframe[0] = false;
+        stage.publishers[0].sends = [false, true, true];
+        stage.run(silent);
+        assert_eq!(stage.given(), low, "{silent} s");
+        assert!(!stage.publishers[0].needs_keyframe[0], "{silent} s");
+        stage.publishers[0].sends = [true; 3];
+        let before = stage.world.count("rtp_forwarded");
+        stage.run(1.0);
+        assert!(stage.world.count("rtp_forwarded") > before + 20, "goes on");
+    }
+    assert_eq!(stage.told(), [], "nothing has changed");
+    // It was stopped indeed: asked for once, and given up.
+    stage.publishers[0].sends = [false, true, true];
+    stage.run(3.2);
+    assert!(stage.publishers[0].needs_keyframe[0], "asked for");
+    assert_eq!(stage.given(), low);
+    stage.run(2.0);
+    assert_eq!(stage.given(), [(-1, LayerReason::Bandwidth)]);
+    stage.publishers[0].sends = [true; 3];
+    stage.run(3.0);
+    assert_eq!(stage.given(), low);
+}
+
 #[test]
 fn of_speakers_fewer_can_be_asked_for_but_not_of_what_is_pinned() {
     let mut stage = Stage::new(3);

@@ -13,6 +13,7 @@ use shardcast::media::layers::reader::{LayerPacket, LayerReader, RUNS_MAX};
 use shardcast::media::layers::selector::Selector;
 use shardcast::media::layers::structures::Limit;
 use shardcast::wire::codec::Codec;
+use shardcast::wire::payload::dependency::DependencyDescriptor;
 use support::layered::{Decoder, Encoder, Mode, Numbers, Packet, Received, content, numbers};
 
 fn codec(mode: Mode) -> Codec {
@@ -44,6 +45,7 @@ fn received(packet: &Packet, edit: &Edit) -> Received {
     edit.apply(&mut payload);
     let mut buffer = [0; DESCRIPTOR_MAX];
     let descriptor = packet.descriptor.as_ref();
+    let descriptor = descriptor.filter(|_| !edit.leaves_out_descriptor());
     Received {
         timestamp: packet.timestamp,
         marker: packet.marker || edit.ends_picture,
@@ -60,6 +62,8 @@ struct World {
     selector: Selector,
     /// Which encoding goes out.
     encoding: usize,
+    /// The subscription's number of the next packet.
+    next: SeqNo,
     got: Vec<(Packet, Received, usize)>,
 }
 
@@ -73,6 +77,7 @@ impl World {
             readers,
             selector,
             encoding: 0,
+            next: SeqNo(5),
             got: Vec::new(),
         }
     }
@@ -92,6 +97,8 @@ impl World {
         let reader = &mut self.readers[self.encoding];
         let info = reader.read(&view(self.mode, &packet));
         if let Some(edit) = self.selector.handle(&info, reader) {
+            self.selector.on_sent(self.next, &edit);
+            self.next = SeqNo(self.next.0 + 1);
             let received = received(&packet, &edit);
             self.check_again(&packet, &received);
             self.got.push((packet, received, self.encoding));
@@ -336,6 +343,133 @@ fn the_active_decode_targets_are_told() {
         assert!(world.got.iter().filter(told).count() > 5);
         world.check_masks(&sent);
         world.check_numbers();
+        world.decoded(0);
+    }
+}
+
+/// What is told once may be lost: it is repeated until a report says that it has come.
+#[test]
+fn the_active_decode_targets_are_repeated_until_they_are_known() {
+    for mode in [Mode::Av1L3T3, Mode::Av1L3T3Key] {
+        let mut world = World::new(mode, Limit::ALL);
+        world.pictures(10);
+        let tells = |world: &World, from: usize| -> Vec<bool> {
+            let got = world.got[from..].iter();
+            got.map(|(_, received, _)| numbers(mode, received).active.is_some())
+                .collect()
+        };
+        let all = |told: Vec<bool>| told.iter().all(|told| *told);
+        let none = |told: Vec<bool>| told.iter().all(|told| !*told);
+        for (spatial, temporal) in [(2, 0), (0, 0)] {
+            let before = world.next;
+            world.selector.set_wish(limit(spatial, temporal));
+            let from = world.got.len();
+            world.pictures(40);
+            assert!(all(tells(&world, from)), "{mode:?}");
+            // A report of what came before the change tells nothing.
+            world.selector.on_received(SeqNo(before.0 - 1));
+            let from = world.got.len();
+            world.pictures(10);
+            assert!(all(tells(&world, from)), "{mode:?}");
+            world.selector.on_received(SeqNo(world.next.0 - 1));
+            let from = world.got.len();
+            world.pictures(40);
+            assert!(none(tells(&world, from)), "{mode:?}");
+        }
+        world.check_numbers();
+        world.decoded(0);
+    }
+}
+
+/// Chromium sends dependency descriptors with VP8 and VP9, too, and believes them rather than the payload.
+#[test]
+fn descriptors_beside_a_payload_that_tells_stay_true() {
+    for mode in Mode::ALL {
+        let mut world = World::new(mode, Limit::ALL);
+        world
+            .encoders
+            .iter_mut()
+            .for_each(|e| e.is_described = true);
+        let wishes = [(2, 2), (0, 0), (2, 1), (1, 2), (0, 1), (2, 2)];
+        for (at, wish) in wishes.into_iter().cycle().take(18).enumerate() {
+            world.selector.set_wish(limit(wish.0, wish.1));
+            world.pictures(7);
+            if at % 4 == 3 {
+                world.encoding = 1 - world.encoding;
+                world.picture(true);
+            }
+        }
+        let mut known = None;
+        // The subscriber's numbers, and which frames of which encoding they are.
+        let mut seen: BTreeMap<u16, (usize, u32)> = BTreeMap::new();
+        for (packet, received, encoding) in &world.got {
+            let bytes = received.descriptor.as_ref().expect("it is told");
+            let (read, new) = DependencyDescriptor::parse(bytes, known.as_ref())
+                .unwrap_or_else(|| panic!("{mode:?} cannot be read: {packet:?}"));
+            known = new.or(known);
+            let frame = &packet.frame;
+            assert_eq!(
+                (read.spatial, read.temporal),
+                (frame.spatial, frame.temporal)
+            );
+            for (difference, reference) in read.differences().iter().zip(&frame.references) {
+                let number = read.frame_number.wrapping_sub(*difference);
+                assert_eq!(
+                    seen.get(&number),
+                    Some(&(*encoding, *reference)),
+                    "{mode:?} {frame:?}"
+                );
+            }
+            if packet.ends.1 {
+                let former = seen.insert(read.frame_number, (*encoding, frame.number));
+                assert_eq!(former, None, "{mode:?}: one number for one frame");
+            }
+        }
+        world.check_markers();
+        world.decoded(0);
+    }
+}
+
+#[test]
+fn descriptors_that_cannot_be_true_are_left_out() {
+    let described = |mode, change: fn(&mut Encoder)| {
+        let mut world = World::new(mode, limit(2, 1));
+        for encoder in &mut world.encoders {
+            encoder.is_described = true;
+        }
+        change(&mut world.encoders[0]);
+        world.pictures(20);
+        world
+    };
+    let count = |world: &World, from: usize| {
+        let got = world.got[from..].iter();
+        got.filter(|(_, received, _)| received.descriptor.is_some())
+            .count()
+    };
+    for mode in Mode::ALL.into_iter().take(4) {
+        // Another temporal layer than the payload says; but where it is the same.
+        let world = described(mode, |encoder| encoder.is_lying = true);
+        for (packet, received, _) in &world.got {
+            assert_eq!(
+                received.descriptor.is_some(),
+                packet.frame.temporal == 1,
+                "{packet:?}"
+            );
+        }
+        // Another encoding, whose keyframes bring no structure: that of the former says something else.
+        let mut world = described(mode, |_| ());
+        assert_eq!(count(&world, 0), world.got.len());
+        let from = world.got.len();
+        world.encoding = 1;
+        world.encoders[1].is_terse = true;
+        world.picture(true);
+        world.pictures(10);
+        assert_eq!(count(&world, from), 0, "{mode:?}");
+        let from = world.got.len();
+        world.encoders[1].is_terse = false;
+        world.picture(true);
+        world.pictures(10);
+        assert_eq!(count(&world, from), world.got.len() - from, "{mode:?}");
         world.decoded(0);
     }
 }

@@ -15,8 +15,11 @@ use proptest::prelude::*;
 use shardcast::base::ids::{
     EncodingIndex, MediaKind, PeerKey, RoomId, RtpTime, ShardId, Ssrc, TrackKey, WantKey,
 };
+use shardcast::control::layers::{LayerChange, Preference, Preferences};
 use shardcast::control::relay::RelayMessage;
-use shardcast::control::{Command, DtlsRole, SubscriptionConfig, TrackConfig};
+use shardcast::control::{
+    Command, DtlsRole, EncodingConfig, Event, LayerReason, SubscriptionConfig, TrackConfig,
+};
 use shardcast::shard::Shard;
 use shardcast::transport::DtlsIdentity;
 use shardcast::wire::codec::{Codec, CodecMapping};
@@ -40,6 +43,8 @@ struct Cluster {
     seed: u64,
     /// Where the next peer joins, who is waited for.
     awaited: Option<(usize, usize)>,
+    /// What publishers heard of which encodings are wanted, and when.
+    wanted: Vec<(Instant, Vec<bool>)>,
     /// What went wrong, as text.
     faults: Vec<String>,
 }
@@ -79,6 +84,7 @@ impl Cluster {
             by_address: HashMap::new(),
             seed,
             awaited: None,
+            wanted: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -267,7 +273,12 @@ impl Cluster {
             while let Some((to, message)) = self.shards[shard].poll_relay() {
                 self.mesh.push(self.now, ShardId(shard as u16), to, message);
             }
-            while self.shards[shard].poll_event().is_some() {}
+            while let Some((_, event)) = self.shards[shard].poll_event() {
+                if let Event::LayersWanted(_, wanted) = event {
+                    let wanted = wanted.encodings.iter().map(|e| e.is_wanted).collect();
+                    self.wanted.push((self.now, wanted));
+                }
+            }
             let outbox = self.shards[shard].outbox();
             let sent: Vec<_> = outbox.iter().map(|(to, d)| (to, d.to_vec())).collect();
             outbox.clear();
@@ -611,6 +622,136 @@ fn what_nobody_watches_is_not_relayed() {
     }
     cluster.configure(1);
     cluster.check_flow();
+}
+
+/// A picture of a simulcast track in each encoding, all keyframes: 60, 200 and 600 kbit/s at 25 pictures a second.
+fn send_simulcast(cluster: &mut Cluster, track: &TrackConfig, picture: u16) {
+    let room = cluster.peers[0].room;
+    for (at, encoding) in track.encodings.iter().enumerate() {
+        let packets = [1, 1, 3][at];
+        for packet in 0..packets {
+            let mut payload = vec![0xaa; [300, 1_000, 1_000][at]];
+            // RFC 7741 §4.2 and §4.3: the start of a partition; a keyframe's header with its size.
+            payload[..2].copy_from_slice(&[if packet == 0 { 0x10 } else { 0 }, 0]);
+            payload[4..7].copy_from_slice(&[0x9d, 0x01, 0x2a]);
+            payload[7..9].copy_from_slice(&(320_u16 << at).to_le_bytes());
+            payload[9..11].copy_from_slice(&(180_u16 << at).to_le_bytes());
+            payload.extend(room.as_bytes());
+            let packet = Rtp {
+                ssrc: encoding.ssrc.unwrap().0,
+                seq: picture * packets + packet,
+                timestamp: 3_600 * u32::from(picture),
+                payload_type: 96,
+                extensions: &[],
+                payload: &payload,
+            };
+            let sealed = cluster.peers[0].client.seal_rtp(&packet.bytes());
+            cluster.datagram(0, &sealed);
+        }
+    }
+}
+
+/// What a publisher's track has to offer is told to the shards that want it, and what nobody wants on any of them to the
+/// publisher.
+#[test]
+fn what_is_offered_and_what_is_wanted_cross_between_shards() {
+    let mut cluster = Cluster::new(3, 1);
+    let publisher = cluster.join(0, 0);
+    cluster.publish(publisher, true);
+    let peer = &mut cluster.peers[publisher];
+    let published = &mut peer.tracks.get_mut(&0).unwrap().config;
+    published.encodings = (0..3)
+        .map(|index| EncodingConfig {
+            ssrc: Some(Ssrc(70 + index)),
+            ..EncodingConfig::default()
+        })
+        .collect();
+    let track = published.clone();
+    cluster.configure(publisher);
+    let viewers = [cluster.join(0, 1), cluster.join(0, 2)];
+    for viewer in viewers {
+        cluster.subscribe(viewer, &track, 0);
+    }
+    let mut picture = 0;
+    let mut run = |cluster: &mut Cluster, seconds: f64| {
+        for _ in 0..(seconds * 25.0) as u32 {
+            picture += 1;
+            send_simulcast(cluster, &track, picture);
+            cluster.run_for(40 * MS);
+        }
+        std::mem::take(&mut cluster.wanted)
+    };
+    let given = |cluster: &Cluster, viewer: usize| -> LayerChange {
+        let peer = &cluster.peers[viewer];
+        let described = cluster.shards[peer.shard].describe(cluster.now, peer.client.key);
+        described.expect("it is there").subscriptions[0].change
+    };
+    let prefer = |cluster: &mut Cluster, viewer: usize, preference: Preference| {
+        let peer = cluster.peers[viewer].client.key;
+        let preferences = Preferences {
+            tracks: vec![(track.key, preference)],
+            last_n: None,
+        };
+        cluster.command(viewer, Command::Prefer { peer, preferences });
+    };
+    let small = Preference {
+        width: Some(320),
+        ..Preference::default()
+    };
+    let check = |cluster: &Cluster, viewer: usize, encoding: u8, kbits: u64, reason| {
+        let change = given(cluster, viewer);
+        assert_eq!(
+            change.layer.map(|l| l.encoding),
+            Some(EncodingIndex(encoding))
+        );
+        assert!(
+            change.bitrate.0.abs_diff(kbits * 1000) < kbits * 200,
+            "{change:?}"
+        );
+        assert_eq!(change.size, Some((320 << encoding, 180 << encoding)));
+        assert_eq!(change.reason, reason);
+    };
+
+    assert_eq!(run(&mut cluster, 3.0), []);
+    for viewer in viewers {
+        check(&cluster, viewer, 2, 600, LayerReason::Best);
+    }
+    // Nobody needs more than the smallest: its publisher hears of it after a while.
+    for viewer in viewers {
+        prefer(&mut cluster, viewer, small);
+    }
+    let since = cluster.now;
+    let told = run(&mut cluster, 6.5);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, [true, false, false]);
+    assert!(told[0].0 - since >= 5000 * MS);
+    for viewer in viewers {
+        check(&cluster, viewer, 0, 60, LayerReason::Wanted);
+    }
+    // One of them wants more, on its own shard: that is told at once.
+    prefer(&mut cluster, viewers[1], Preference::default());
+    let since = cluster.now;
+    let told = run(&mut cluster, 2.0);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, [true; 3]);
+    assert!(told[0].0 - since < 300 * MS);
+    check(&cluster, viewers[0], 0, 60, LayerReason::Wanted);
+    check(&cluster, viewers[1], 2, 600, LayerReason::Best);
+    // It leaves, and the other pauses.
+    cluster.leave(viewers[1]);
+    let told = run(&mut cluster, 7.0);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, [true, false, false]);
+    let paused = Preference {
+        is_paused: true,
+        ..Preference::default()
+    };
+    prefer(&mut cluster, viewers[0], paused);
+    let told = run(&mut cluster, 7.0);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, [false; 3]);
+    assert_eq!(given(&cluster, viewers[0]).reason, LayerReason::Paused);
+    assert_eq!(cluster.faults, Vec::<String>::new());
 }
 
 #[test]

@@ -197,6 +197,13 @@ impl EncodingSet {
         }
     }
 
+    /// Takes one out, if it is in.
+    pub fn remove(&mut self, index: EncodingIndex) {
+        if index.at() < ENCODINGS_MAX {
+            self.0 &= !(1 << index.0);
+        }
+    }
+
     /// Whether it is in.
     #[inline]
     #[must_use]

@@ -40,6 +40,12 @@ impl KeyframeRequests {
         true
     }
 
+    /// Whether the publisher was asked so lately that its answer may be under way.
+    #[must_use]
+    pub fn is_under_way(&self, now: Instant) -> bool {
+        self.window_end().is_some_and(|end| now < end)
+    }
+
     /// When a request that waits may go up.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -76,6 +82,7 @@ mod tests {
         assert!(!requests.handle_timeout(at(499)));
         assert!(requests.handle_timeout(at(500)));
         assert_eq!(requests.poll_timeout(), None);
+        assert!(requests.is_under_way(at(999)) && !requests.is_under_way(at(1000)));
         assert!(!requests.handle_timeout(at(2000)), "asked once");
         assert!(requests.handle_request(at(2000)));
     }

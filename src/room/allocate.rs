@@ -3,6 +3,7 @@
 //! Runs when the estimate, the offers of publishers or the wishes of the client have changed, and twice a second; never
 //! more often than that is of use, and never for a packet.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{Bitrate, EncodingIndex, EncodingSet, LayerId, MediaKind, SubscriptionKey};
@@ -10,7 +11,10 @@ use crate::base::layer_reason::LayerReason;
 use crate::base::time::earliest;
 use crate::control::Event;
 use crate::control::layers::{LayerChange, Preference, Preferences};
-use crate::media::allocation::{Budget, Share, VideoDemand, Wanted, allocate, cap_of, full_demand};
+use crate::media::allocation::{Budget, Share, VideoDemand, allocate, full_demand};
+use crate::media::ladder::{Step, Wanted};
+use crate::media::layers::selector::Selector;
+use crate::media::layers::structures::Limit;
 use crate::room::allotment::Allotment;
 use crate::room::output::Output;
 use crate::room::reception::Wish;
@@ -111,7 +115,7 @@ impl Room {
             audio,
             is_busy: output.is_busy,
         };
-        let demands: Vec<VideoDemand<'_>> = videos.iter().map(|video| video.demand).collect();
+        let demands: Vec<VideoDemand<'_>> = videos.iter().map(Video::demand).collect();
         let shares = allocate(&budget, &demands);
         let demand = Bitrate(full_demand(&demands).0 + audio.0);
         let decisions: Vec<_> = videos
@@ -200,19 +204,19 @@ impl Room {
             self.note_source(source, shard);
             self.review_wanted(now, slot, output);
         }
-        let is_waiting = self.tell(slot, output);
+        let is_waiting = self.tell(slot, share.layer != before, output);
         let limited_until = paused_until.filter(|_| share.reason == LayerReason::Bandwidth);
         earliest(is_waiting.then_some(now), limited_until)
     }
 
     /// A subscription is sent another encoding from now on.
     pub(in crate::room) fn on_switched(&mut self, slot: SubscriptionSlot, output: &mut Output) {
-        self.tell(slot, output);
+        self.tell(slot, false, output);
     }
 
     /// Tells the client what a subscription gets, if that is something else than before. True if it waits for
-    /// something.
-    fn tell(&mut self, slot: SubscriptionSlot, output: &mut Output) -> bool {
+    /// something. `is_new`: something else was chosen just now.
+    fn tell(&mut self, slot: SubscriptionSlot, is_new: bool, output: &mut Output) -> bool {
         let Some(subscription) = self.subscriptions.get(slot) else {
             return false;
         };
@@ -224,9 +228,13 @@ impl Room {
         let Some(allotment) = &mut subscription.allotment else {
             return false;
         };
-        allotment.present = present;
-        let is_waiting = allotment.is_waiting();
-        let told = (present, allotment.reason());
+        // Frame rates change with one of the next pictures: that is told when this is next looked at.
+        let differs_in_time = is_same_picture(allotment.layer(), present);
+        let is_waiting = allotment.is_waiting(present) && !differs_in_time;
+        if is_new && differs_in_time && allotment.is_waiting(present) {
+            return is_waiting;
+        }
+        let told = (present, allotment.reason(present));
         let before = allotment.told.replace(told);
         // Of a track that has never sent anything there is nothing to tell.
         let is_known = track.is_some_and(|track| track.supply.is_known());
@@ -239,7 +247,7 @@ impl Room {
         if before.is_some_and(|(layer, _)| layer != present) {
             output.layer_switches[told.1.index()] += 1;
         }
-        if let Some(change) = layer_change(subscription, track)
+        if let Some(change) = layer_change(subscription, track, present)
             && let Some(peer) = self.peers.get(subscription.subscriber)
         {
             output
@@ -257,7 +265,10 @@ struct Video<'s> {
     wished: EncodingSet,
     /// The best layer of use that was ever seen, whether it flows or not.
     best: Option<LayerId>,
-    demand: VideoDemand<'s>,
+    /// What there is, as far as it is wanted.
+    steps: Cow<'s, [Step]>,
+    /// All of the demand but the steps.
+    demand: VideoDemand<'static>,
 }
 
 impl<'s> Video<'s> {
@@ -276,56 +287,72 @@ impl<'s> Video<'s> {
             () if !supply.is_flowing() => Some(LayerReason::PublisherMuted),
             () => None,
         };
+        let present = allotment.and_then(Allotment::layer);
+        let wanted = Wanted {
+            width: preference.width,
+            height: preference.height,
+            frames_per_second: preference.max_framerate,
+        };
+        let steps = supply.steps_within(&wanted, present);
         let mut demand = VideoDemand {
-            steps: supply.steps(),
+            steps: &[],
             top: LayerReason::Best,
-            wanted: Wanted {
-                width: preference.width,
-                height: preference.height,
-                frames_per_second: preference.max_framerate,
-            },
             priority: preference.priority,
             off,
-            present: allotment.and_then(Allotment::layer),
+            present,
             may_rise: allotment.is_none_or(|allotment| allotment.pace.may_rise(now)),
             rises_below: allotment.and_then(|allotment| allotment.pace.rises_below(now)),
             may_cling: allotment.is_some_and(|allotment| allotment.pace.may_cling(now)),
         };
-        let (wished, best) = wished(track, &demand);
+        let (wished, best) = wished(track, off, &wanted);
         demand.top = top(track, wished);
+        let last = |steps: &[Step]| steps.last().map(|step| step.layer);
+        if last(&steps) < last(supply.steps()) {
+            demand.top = LayerReason::Wanted;
+        }
         Self {
             key: subscription.config.key,
             subscription: slot,
             wished,
             best,
+            steps,
             demand,
+        }
+    }
+
+    fn demand(&self) -> VideoDemand<'_> {
+        VideoDemand {
+            steps: &self.steps,
+            ..self.demand
         }
     }
 }
 
 /// The encodings that a subscriber would take if its network carried them: all up to the one that covers what it wants;
 /// and the layer that does.
-fn wished(track: &Track, demand: &VideoDemand<'_>) -> (EncodingSet, Option<LayerId>) {
+fn wished(
+    track: &Track,
+    off: Option<LayerReason>,
+    wanted: &Wanted,
+) -> (EncodingSet, Option<LayerId>) {
     let all = EncodingSet::lowest(track.encodings.len());
-    match demand.off {
+    match off {
         Some(LayerReason::PublisherMuted) | None => {}
         // A speaker's picture is wanted at once: something of it always flows.
         Some(LayerReason::LastN) => return (EncodingSet::lowest(1), None),
         Some(_) => return (EncodingSet::NONE, None),
     }
-    let steps = track.supply.known_steps();
-    let known = VideoDemand {
-        steps: &steps,
-        off: None,
-        ..*demand
+    let last = |wanted: &Wanted| {
+        let steps = track.supply.known_steps(wanted);
+        steps.last().map(|step| step.layer)
     };
-    match cap_of(&known) {
-        // What was never seen may be what is wanted.
-        Some(cap) if cap + 1 < steps.len() => {
-            let layer = steps[cap].layer;
-            (EncodingSet::lowest(layer.encoding.at() + 1), Some(layer))
+    let best = last(wanted);
+    match best {
+        Some(layer) if !wanted.is_everything() && best < last(&Wanted::default()) => {
+            (EncodingSet::lowest(layer.encoding.at() + 1), best)
         }
-        cap => (all, cap.map(|cap| steps[cap].layer)),
+        // What was never seen may be what is wanted.
+        _ => (all, best),
     }
 }
 
@@ -348,51 +375,63 @@ fn top(track: &Track, wished: EncodingSet) -> LayerReason {
     }
 }
 
-/// What a subscription is sent at present.
-fn present_layer(subscription: &Subscription, track: Option<&Track>) -> Option<LayerId> {
-    let encoding = subscription.rewriter.encoding()?;
-    let allotment = subscription.allotment.as_deref()?;
-    match allotment.layer() {
-        Some(layer) if layer.encoding == encoding => Some(layer),
-        _ => {
-            let steps = track.map_or(&[][..], |track| track.supply.steps());
-            let top = steps.iter().rev().find(|s| s.layer.encoding == encoding);
-            let lowest = LayerId {
-                encoding,
-                spatial: 0,
-                temporal: 0,
-            };
-            Some(top.map_or(lowest, |step| step.layer))
-        }
-    }
+/// Whether both are the same but for their frame rates.
+fn is_same_picture(one: Option<LayerId>, other: Option<LayerId>) -> bool {
+    let picture = |layer: LayerId| (layer.encoding, layer.spatial);
+    one.map(picture) == other.map(picture)
 }
 
-/// What a video's client is told; `None` if nothing was decided yet.
+/// What a subscription is sent at present, whatever was chosen: the best layer that flows of those that go out.
+pub(in crate::room) fn present_layer(
+    subscription: &Subscription,
+    track: Option<&Track>,
+) -> Option<LayerId> {
+    let encoding = subscription.rewriter.encoding()?;
+    let selector = subscription.layers.as_deref();
+    let limit = selector.map_or(Limit::ALL, Selector::current);
+    let goes_out = |step: &&Step| {
+        let layer = step.layer;
+        layer.encoding == encoding && limit.takes(layer.spatial, layer.temporal)
+    };
+    let offered = track.map_or(&[][..], |track| track.supply.offered());
+    let best = offered.iter().rev().find(goes_out);
+    let lowest = LayerId {
+        encoding,
+        spatial: 0,
+        temporal: 0,
+    };
+    Some(best.map_or(lowest, |step| step.layer))
+}
+
+/// What a video's client is told who is sent `layer`; `None` if nothing was decided yet.
 pub(in crate::room) fn layer_change(
     subscription: &Subscription,
     track: Option<&Track>,
+    layer: Option<LayerId>,
 ) -> Option<LayerChange> {
     let allotment = subscription.allotment.as_deref()?;
     let share = allotment.share?;
-    let layer = allotment.present;
-    let steps = track.map_or(&[][..], |track| track.supply.steps());
-    let at = steps.iter().position(|step| Some(step.layer) == layer);
+    let offered = track.map_or(&[][..], |track| track.supply.offered());
+    let at = offered.iter().position(|step| Some(step.layer) == layer);
     let encoding = |index: EncodingIndex| track.and_then(|track| track.encoding(index));
     // Until the chosen layer has come: the numbers of the present one, and the chosen one is the next.
-    let next = match allotment.is_waiting() && share.layer.is_some() {
+    let next = match allotment.is_waiting(layer) && share.layer.is_some() {
         true => Some(share.bitrate),
-        false => share.next,
+        false => share.next.or_else(|| {
+            let mut steps = track.into_iter().flat_map(|track| track.supply.steps());
+            steps.find(|s| Some(s.layer) > layer).map(|s| s.bitrate)
+        }),
     };
     Some(LayerChange {
         subscription: subscription.config.key,
         track: subscription.config.source,
         layer,
         rid: layer.and_then(|layer| encoding(layer.encoding)?.config.rid),
-        reason: allotment.reason(),
+        reason: allotment.reason(layer),
         available: share.available,
-        bitrate: at.map_or(Bitrate(0), |at| steps[at].bitrate),
+        bitrate: at.map_or(Bitrate(0), |at| offered[at].bitrate),
         next,
-        size: at.and_then(|at| steps[at].size),
+        size: at.and_then(|at| offered[at].size),
     })
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::base::ids::{EncodingSet, LayerId};
 use crate::base::layer_reason::LayerReason;
-use crate::media::allocation::{Pace, Share};
+use crate::media::allocation::Share;
+use crate::media::pace::Pace;
 
 /// What one subscription was given of a video. Only videos have one, from their first allocation on.
 #[derive(Debug, Default)]
@@ -17,8 +18,6 @@ pub struct Allotment {
     pub wished: EncodingSet,
     /// What its client was told last.
     pub told: Option<(Option<LayerId>, LayerReason)>,
-    /// What of [`Allotment::share`] is carried out: what it was sent when that was last looked at.
-    pub present: Option<LayerId>,
 }
 
 impl Allotment {
@@ -27,19 +26,19 @@ impl Allotment {
         self.share.and_then(|share| share.layer)
     }
 
-    /// Why it gets what it gets: that it waits for a keyframe, or what limits it.
-    pub fn reason(&self) -> LayerReason {
+    /// Why it gets what it gets, which is `present`: that it waits for a keyframe, or what limits it.
+    pub fn reason(&self, present: Option<LayerId>) -> LayerReason {
         match self.share {
             // Going down waits for a keyframe too, and yet that is not what limits it.
-            Some(share) if share.layer > self.present => LayerReason::NoKeyframeYet,
+            Some(share) if share.layer > present => LayerReason::NoKeyframeYet,
             Some(share) => share.reason,
             None => LayerReason::PublisherMuted,
         }
     }
 
-    /// Whether what it was given is not what it is sent (yet).
-    pub fn is_waiting(&self) -> bool {
-        self.share.is_some_and(|share| share.layer != self.present)
+    /// Whether what it was given is not what it is sent (yet), which is `present`.
+    pub fn is_waiting(&self, present: Option<LayerId>) -> bool {
+        self.share.is_some_and(|share| share.layer != present)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::base::ids::{Bitrate, EncodingIndex, LayerId, MediaKind};
 use crate::base::layer_reason::LayerReason;
 use crate::control::layers::{LayerChange, PeerDescription, SubscriptionDescription};
-use crate::room::allocate::layer_change;
+use crate::room::allocate::{layer_change, present_layer};
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
 
@@ -94,6 +94,6 @@ impl Room {
     fn video_layer(&self, slot: SubscriptionSlot) -> Option<LayerChange> {
         let subscription = self.subscriptions.get(slot)?;
         let track = subscription.track.and_then(|slot| self.tracks.get(slot));
-        layer_change(subscription, track)
+        layer_change(subscription, track, present_layer(subscription, track))
     }
 }

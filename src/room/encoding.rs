@@ -149,7 +149,8 @@ impl Encoding {
 
     /// Width and height of a spatial layer's pictures, where known.
     pub fn size(&self, spatial: u8) -> Option<(u16, u16)> {
-        *self.sizes.get(usize::from(spatial))?
+        let own = self.sizes.get(usize::from(spatial)).copied().flatten();
+        own.or_else(|| self.layers.as_ref()?.size(spatial))
     }
 
     /// A packet has got its number, here or on its publisher's shard: called once for each.

@@ -143,7 +143,7 @@ impl Room {
         let ids = &track.config.extensions;
         let mut incoming = Incoming::read(slot, packet, header, numbering, kind, ids)?;
         let codec = track.codec(header.payload_type);
-        self.read_layers(&mut incoming, codec, place.restarted);
+        self.read_layers(&mut incoming, codec, (now, place.restarted), output);
         let track = self.tracks.get_mut(slot.track)?;
         if let Some(info) = &incoming.layers {
             let layer = (info.spatial, info.temporal);

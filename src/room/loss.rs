@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::base::ids::{EncodingIndex, Ssrc};
+use crate::base::ids::{EncodingIndex, SeqNo16, Ssrc};
 use crate::media::nack::Arrival;
 use crate::media::rtt::reference_reply;
 use crate::media::rtx::{NotRestored, restore};
@@ -191,6 +191,7 @@ impl Room {
             if let Some(rtt) = subscription.reports.on_report(now, block) {
                 peer.path.rtt.on_sample(rtt);
             }
+            subscription.on_received(SeqNo16(block.highest_seq as u16));
             if block.fraction_lost >= RED_DEEPER_AT
                 && subscription.routes.makes_red()
                 && let Some(track) = subscription.track.and_then(|t| self.tracks.get_mut(t))

@@ -13,7 +13,7 @@ use crate::control::relay::RelayedLayer;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::relay::push_layers;
-use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
 use crate::room::track::Track;
 
@@ -45,7 +45,8 @@ impl Room {
             if track.config.kind != MediaKind::Video {
                 continue;
             }
-            let changed = track.supply.measure(now, &track.encodings);
+            let wanted = track.wanted.told;
+            let measured = track.supply.measure(now, &track.encodings, wanted);
             goes_on |= track.supply.is_flowing();
             for served in &track.sinks {
                 push_layers(track, served.sink, &mut output.relay);
@@ -53,8 +54,12 @@ impl Room {
             self.review_wanted_of(now, slot, output);
             let track = self.tracks.get(slot);
             due = earliest(due, track.and_then(|track| track.wanted.poll_timeout()));
-            if changed {
+            if measured.has_changed {
                 self.allocate_receivers(now, slot, output);
+            }
+            for index in measured.overdue.iter() {
+                let encoding = EncodingSlot { track: slot, index };
+                self.request_keyframe(now, encoding, output);
             }
         }
         if let Some(peer) = self.peers.get_mut(publisher) {

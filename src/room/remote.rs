@@ -309,7 +309,7 @@ impl Room {
         let Some(mut incoming) = incoming else {
             return;
         };
-        self.read_layers(&mut incoming, codec, restarted);
+        self.read_layers(&mut incoming, codec, (now, restarted), output);
         batch.packets.push(incoming);
         if has_gap {
             self.close_gap(slot.track);

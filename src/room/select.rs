@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::base::ids::{EncodingIndex, SeqNo};
+use crate::base::ids::{EncodingIndex, SeqNo, SeqNo16};
 use crate::media::layers::info::LayerInfo;
 use crate::media::layers::munger::Edit;
 use crate::media::layers::reader::{LayerPacket, LayerReader, RUNS_MAX};
@@ -191,7 +191,7 @@ impl Subscription {
         if let Some(edit) = &shape.edit
             && let Some(selector) = &mut self.layers
         {
-            selector.sent.note(seq, edit);
+            selector.on_sent(seq, edit);
         }
     }
 
@@ -201,6 +201,15 @@ impl Subscription {
             (None, _) => true,
             (Some(edit), Some(selector)) => selector.sent.is_same(seq, edit),
             (Some(_), None) => false,
+        }
+    }
+
+    /// The subscriber reports how far it has got the stream (RFC 3550 §6.4.1): it has got that packet.
+    pub(in crate::room) fn on_received(&mut self, highest: SeqNo16) {
+        if let Some(selector) = &mut self.layers
+            && let Some(sent) = self.rewriter.resend(highest)
+        {
+            selector.on_received(sent.out);
         }
     }
 
@@ -234,7 +243,8 @@ impl Room {
         &mut self,
         packet: &mut Incoming,
         codec: Option<Codec>,
-        restarted: bool,
+        (now, restarted): (Instant, bool),
+        output: &mut Output,
     ) {
         let slot = packet.encoding;
         let encoding = self.tracks.get_mut(slot.track);
@@ -242,6 +252,33 @@ impl Room {
             && encoding.read_layers(packet, codec, restarted)
         {
             self.on_layers_changed(slot);
+        }
+        if packet.layers.is_some_and(|info| info.lacks_structure()) {
+            self.on_structure_lost(now, slot, output);
+        }
+    }
+
+    /// The structure that says what the packets of an encoding are was lost: who gets only a part of them gets nothing until
+    /// it comes again, with a keyframe. Asked for again by each packet that cannot be read, as often as that is allowed.
+    #[cold]
+    fn on_structure_lost(&mut self, now: Instant, slot: EncodingSlot, output: &mut Output) {
+        let Some(track) = self.tracks.get(slot.track) else {
+            return;
+        };
+        let is_asked = |encoding: &Encoding| encoding.keyframes.is_under_way(now);
+        if track.encoding(slot.index).is_none_or(is_asked) {
+            return;
+        }
+        let mut subscriptions = track.subscriptions.iter();
+        let is_missed = subscriptions.any(|subscription| {
+            let subscription = self.subscriptions.get(*subscription);
+            subscription.is_some_and(|subscription| {
+                subscription.rewriter.encoding() == Some(slot.index)
+                    && (subscription.layers.as_deref()).is_some_and(Selector::is_limited)
+            })
+        });
+        if is_missed {
+            self.request_keyframe(now, slot, output);
         }
     }
 

@@ -283,6 +283,7 @@ impl Subscription {
         };
         let mut buffer = [0; DESCRIPTOR_MAX];
         let source = packet.extension(Extension::DependencyDescriptor);
+        let source = source.filter(|_| !edit.leaves_out_descriptor());
         let descriptor = source.and_then(|source| edit.descriptor(source, &mut buffer));
         self.write(packet, shape, descriptor, names, way, outbox);
     }
@@ -323,6 +324,11 @@ impl Subscription {
             .chain(forwarded.filter_map(|(extension, value)| {
                 let value = match (extension, descriptor) {
                     (Extension::DependencyDescriptor, Some(own)) => own,
+                    (Extension::DependencyDescriptor, None)
+                        if edit.is_some_and(Edit::leaves_out_descriptor) =>
+                    {
+                        return None;
+                    }
                     _ => value,
                 };
                 config.extensions.id(extension).map(|id| (id, value))

@@ -83,6 +83,14 @@ pub struct Encoder {
     last: [[Option<u32>; 3]; 3],
     /// The picture of each frame, for those that name their references.
     pictures: BTreeMap<u32, u32>,
+    /// Dependency descriptors come with VP8 and VP9, too, as Chromium sends them.
+    pub is_described: bool,
+    /// They tell another temporal layer than the payload.
+    pub is_lying: bool,
+    /// Keyframes bring no structure.
+    pub is_terse: bool,
+    /// The id of the first template.
+    pub template_offset: u32,
 }
 
 /// The temporal layers of eight pictures.
@@ -101,6 +109,10 @@ impl Encoder {
             tl0_pic_idx: seed as u8,
             last: [[None; 3]; 3],
             pictures: BTreeMap::new(),
+            is_described: matches!(mode, Mode::Av1L3T3 | Mode::Av1L3T3Key),
+            is_lying: false,
+            is_terse: false,
+            template_offset: 60,
         }
     }
 
@@ -171,13 +183,12 @@ impl Encoder {
                 }
             };
             payload.extend(frame.number.to_be_bytes());
-            let is_av1 = matches!(self.mode, Mode::Av1L3T3 | Mode::Av1L3T3Key);
             packets.push(Packet {
                 seq: self.seq,
                 timestamp: self.timestamp,
                 marker: ends.1 && spatial + 1 == self.mode.spatial_layers(),
                 payload,
-                descriptor: is_av1.then(|| self.descriptor(&frame, ends)),
+                descriptor: self.is_described.then(|| self.descriptor(&frame, ends)),
                 frame: frame.clone(),
                 ends,
             });
@@ -238,14 +249,18 @@ impl Encoder {
         let mut bits = Bits::default();
         bits.push(u32::from(ends.0), 1);
         bits.push(u32::from(ends.1), 1);
-        let template = u32::from(frame.spatial) * 3 + u32::from(frame.temporal);
-        bits.push((template + 60) % 64, 6);
+        let temporal = match self.is_lying {
+            true => 2 - frame.temporal,
+            false => frame.temporal,
+        };
+        let template = u32::from(frame.spatial) * 3 + u32::from(temporal);
+        bits.push((template + self.template_offset) % 64, 6);
         bits.push(frame.number & 0xffff, 16);
-        let has_structure = frame.is_key && ends.0 && frame.spatial == 0;
+        let has_structure = frame.is_key && ends.0 && frame.spatial == 0 && !self.is_terse;
         bits.push(u32::from(has_structure), 1);
         bits.push(0b0110, 4);
         if has_structure {
-            bits.push(60, 6);
+            bits.push(self.template_offset, 6);
             bits.push(8, 5);
             for idc in [1, 1, 2, 1, 1, 2, 1, 1, 3] {
                 bits.push(idc, 2);

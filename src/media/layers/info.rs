@@ -37,6 +37,18 @@ pub struct LayerInfo {
     pub dependency: Option<Dependency>,
 }
 
+impl LayerInfo {
+    /// Whether nothing is known of its layers because the structure that its descriptor refers to was lost.
+    #[inline]
+    #[must_use]
+    pub fn lacks_structure(&self) -> bool {
+        self.layering == Layering::Unknown
+            && self
+                .dependency
+                .is_some_and(|read| read.descriptor.is_none())
+    }
+}
+
 /// What decides which subscribers need a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layering {

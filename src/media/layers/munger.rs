@@ -37,6 +37,8 @@ struct DependencyEdit {
     source: u16,
     active_targets: Option<u32>,
     descriptor: Option<DependencyDescriptor>,
+    /// The copy has no descriptor.
+    is_left_out: bool,
 }
 
 impl Munger {
@@ -91,6 +93,7 @@ impl Munger {
             source: dependency.number as u16,
             active_targets,
             descriptor: dependency.descriptor,
+            is_left_out: false,
         });
         Edit {
             ends_picture,
@@ -121,6 +124,15 @@ pub struct Print {
     tl0_pic_idx: Option<u8>,
     number: Option<u16>,
     mask: Option<(u32, (u16, u16, u8))>,
+    is_left_out: bool,
+}
+
+impl Print {
+    /// Whether it tells which decode targets are active.
+    #[must_use]
+    pub fn tells_targets(&self) -> bool {
+        self.mask.is_some() && !self.is_left_out
+    }
 }
 
 impl Edit {
@@ -135,7 +147,28 @@ impl Edit {
             tl0_pic_idx: self.tl0_pic_idx.map(|(_, value)| value),
             number: dependency.map(|edit| edit.number),
             mask: mask.map(|(mask, descriptor)| (mask, descriptor.layout())),
+            is_left_out: self.leaves_out_descriptor(),
         }
+    }
+
+    /// The subscriber's copy has no dependency descriptor.
+    pub fn leave_out_descriptor(&mut self) {
+        if let Some(edit) = &mut self.dependency {
+            edit.is_left_out = true;
+        }
+    }
+
+    /// Whether the subscriber's copy has no dependency descriptor.
+    #[inline]
+    #[must_use]
+    pub fn leaves_out_descriptor(&self) -> bool {
+        self.dependency.is_some_and(|edit| edit.is_left_out)
+    }
+
+    /// Whether it tells which decode targets are active.
+    #[must_use]
+    pub fn tells_targets(&self) -> bool {
+        self.print().tells_targets()
     }
 
     /// Whether the copy it was made for is as the publisher's packet.
@@ -147,8 +180,9 @@ impl Edit {
             && self
                 .tl0_pic_idx
                 .is_none_or(|(index, value)| index.value == value)
-            && dependency
-                .is_none_or(|edit| edit.number == edit.source && edit.active_targets.is_none())
+            && dependency.is_none_or(|edit| {
+                edit.number == edit.source && edit.active_targets.is_none() && !edit.is_left_out
+            })
     }
 
     /// Changes a copy of the payload it was made for. No length changes.

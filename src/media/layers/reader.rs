@@ -29,6 +29,8 @@ pub struct LayerReader {
     numbers: Extender,
     /// The present structure, and the one before.
     structures: [Option<Structure>; 2],
+    /// Which decode targets the publisher makes, from which frame number on: the last two times that it said so.
+    active: [Option<(u64, u32)>; 2],
     /// H.264: parameter sets come with the keyframes.
     has_parameters: bool,
     /// How many frames of each layer began.
@@ -88,6 +90,7 @@ impl LayerReader {
             frames: Extender::default(),
             numbers: Extender::default(),
             structures: [None, None],
+            active: [None; 2],
             has_parameters: false,
             begun: [[0; LAYERS_MAX]; LAYERS_MAX],
             top: Limit {
@@ -173,6 +176,14 @@ impl LayerReader {
             .iter()
             .flatten()
             .find(|structure| structure.from <= number)
+    }
+
+    /// Which decode targets the publisher makes in a frame, by the number in its dependency descriptor.
+    #[must_use]
+    pub fn active_targets(&self, number: u64) -> u32 {
+        let mut told = self.active.iter().flatten();
+        told.find(|(from, _)| *from <= number)
+            .map_or(u32::MAX, |(_, mask)| *mask)
     }
 
     /// The highest layers of the present run so far, each for itself.
@@ -331,6 +342,11 @@ impl LayerReader {
             && info.size.is_some();
         if let Some(dependency) = info.dependency {
             self.numbers.note(dependency.number);
+            if let Some(read) = dependency.descriptor
+                && (read.has_structure || read.active_targets.is_some())
+            {
+                self.note_active(dependency.number, read.active_targets.unwrap_or(u32::MAX));
+            }
             if let Some(templates) = new {
                 self.keep(dependency.number, packet.seq, templates);
             }
@@ -351,6 +367,7 @@ impl LayerReader {
         }
         if info.size.is_some() {
             self.sizes[spatial] = info.size;
+            self.note_sizes(packet);
         }
         // Of a single layer, frames have no numbers: the last packet counts.
         let is_single = matches!(info.layering, Layering::Single | Layering::Unknown);
@@ -364,6 +381,28 @@ impl LayerReader {
             last.tl0_pic_idx = info.tl0_pic_idx.map(|i| i.value).or(last.tl0_pic_idx);
             let number = info.dependency.map(|dependency| dependency.number as u16);
             last.frame_number = number.or(last.frame_number);
+        }
+    }
+
+    /// The publisher says which decode targets it makes, from a frame on.
+    fn note_active(&mut self, from: u64, mask: u32) {
+        match self.active[0] {
+            // It came late, or is repeated.
+            Some((known, _)) if from < known => {}
+            Some((_, before)) if before == mask => {}
+            _ => self.active = [Some((from, mask)), self.active[0]],
+        }
+    }
+
+    /// VP9 tells the sizes of all layers with the lowest one's keyframe (RFC 9628 §4.2.1).
+    fn note_sizes(&mut self, packet: &LayerPacket<'_>) {
+        if !matches!(packet.codec, Codec::Vp9 { .. }) {
+            return;
+        }
+        let structure = Vp9Descriptor::parse(packet.payload).and_then(|read| read.structure);
+        for (spatial, size) in (0..).zip(&mut self.sizes) {
+            let told = structure.and_then(|structure| structure.size(spatial));
+            *size = told.or(*size);
         }
     }
 

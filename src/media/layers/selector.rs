@@ -5,7 +5,7 @@
 //! build on is always sent. A packet shares the fate of its frame however late it comes, and what was decided for it can
 //! be asked again for a retransmission.
 
-use crate::base::ids::RtpTime;
+use crate::base::ids::{RtpTime, SeqNo};
 use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::munger::{Edit, Munger};
@@ -43,6 +43,8 @@ struct Run {
     history: History,
     changes: Changes,
     munger: Munger,
+    /// The first frame whose descriptor the subscriber can read: that which brought it a structure.
+    described_from: Option<u64>,
 }
 
 /// The last changes of what goes out, oldest first.
@@ -57,8 +59,19 @@ struct Change {
     /// The first frame it holds for.
     from: u64,
     limit: Limit,
-    /// The frame that tells the subscriber, and what: the mask of active decode targets.
-    announced: Option<(u64, u32)>,
+    /// Which frames tell the subscriber; `None` until the first of them goes out.
+    told: Option<Told>,
+}
+
+/// The frames that tell a subscriber which decode targets are active: from the first one after a change until it is known
+/// to have got one of them (AV1 RTP specification, appendix A: what is told once may be lost).
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    from: u64,
+    /// The last of them, once that is known.
+    until: Option<u64>,
+    /// Under which number the first packet of them went out.
+    first: Option<SeqNo>,
 }
 
 impl Selector {
@@ -75,6 +88,7 @@ impl Selector {
                 history: History::new(position.frame.map_or(0, |frame| frame + 1)),
                 changes: Changes::new(Limit::ALL),
                 munger: Munger::new(position.last),
+                described_from: Some(0),
             },
             former: None,
             sent: SentEdits::default(),
@@ -99,6 +113,12 @@ impl Selector {
     #[must_use]
     pub fn current(&self) -> Limit {
         self.current
+    }
+
+    /// Whether anything is left out, or is to be.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.current != Limit::ALL || self.wish != Limit::ALL
     }
 
     /// Whether a higher spatial layer is asked for than goes out, of `spatial_max` that there are (the highest). It may
@@ -152,11 +172,35 @@ impl Selector {
         runs.find_map(|run| run.edit_of(info, reader))
     }
 
+    /// A packet goes out for the first time under the number `seq`, with this edit.
+    pub fn on_sent(&mut self, seq: SeqNo, edit: &Edit) {
+        self.sent.note(seq, edit);
+        if edit.tells_targets()
+            && let Some(told) = self.present.changes.told_last()
+        {
+            told.first.get_or_insert(seq);
+        }
+    }
+
+    /// The subscriber has got the packet of the number `seq`: what it told need not be repeated.
+    pub fn on_received(&mut self, seq: SeqNo) {
+        let highest = self.present.history.next().saturating_sub(1);
+        if self.sent.has_told(seq)
+            && let Some(told) = self.present.changes.told_last()
+            && told.first.is_some_and(|first| seq >= first)
+        {
+            told.until.get_or_insert(highest);
+        }
+    }
+
     /// Another source or encoding: it begins with this packet.
     fn start(&mut self, first: &LayerInfo) {
         let mut munger = self.present.munger;
         munger.start(first);
+        // Of a source that goes on after a pause, the structure is known.
+        let described_from = self.present.described_from;
         let next = Run {
+            described_from: described_from.filter(|_| self.present.run == first.run),
             run: first.run,
             took_all_before: false,
             history: History::new(first.frame),
@@ -172,6 +216,10 @@ impl Selector {
 
     fn handle_new(&mut self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
         let before = self.current;
+        let dependency = info.dependency.and_then(|d| d.descriptor);
+        if dependency.is_some_and(|descriptor| descriptor.has_structure) {
+            self.present.described_from.get_or_insert(info.frame);
+        }
         if self.picture != Some(info.picture) {
             (self.picture, self.picture_top) = (Some(info.picture), None);
             self.has_left_out = false;
@@ -191,9 +239,8 @@ impl Selector {
         }
         self.present.history.record(info.frame, Fate::Forwarded);
         self.picture_top = self.picture_top.max(Some(info.spatial));
-        if let Some(structure) = structure_of(info, reader) {
-            let mask = structure.active(self.current);
-            self.present.changes.announce(info.frame, mask);
+        if structure_of(info, reader).is_some() {
+            self.present.changes.announce(info.frame);
         }
         let edit = self.present.edit(info, reader)?;
         self.present.munger.on_sent(&edit);
@@ -309,28 +356,30 @@ impl Run {
             && info.spatial == change.limit.spatial
             && !matches!(info.layering, Layering::Vp8 { .. });
         let dropped = self.history.dropped_up_to(info.frame);
-        let mask = self.mask(change, info, reader);
-        Some(self.munger.edit(info, dropped, ends_picture, mask))
+        let mut edit = self
+            .munger
+            .edit(info, dropped, ends_picture, mask(change, info, reader));
+        if !self.is_described(info) {
+            edit.leave_out_descriptor();
+        }
+        Some(edit)
     }
 
-    /// The mask of active decode targets that a packet tells: where it changes, where a structure would else make
-    /// all active, and where the publisher tells its own.
-    fn mask(&self, change: &Change, info: &LayerInfo, reader: &LayerReader) -> Option<u32> {
-        let structure = structure_of(info, reader)?;
-        let descriptor = info.dependency?.descriptor?;
-        let (active, all) = (structure.active(change.limit), structure.all());
-        let own = descriptor.active_targets;
-        let announced = change.announced.filter(|(frame, _)| *frame == info.frame);
-        let mask = match (own, announced) {
-            (Some(own), _) => Some(own & active),
-            (None, Some((_, mask))) => Some(mask),
-            (None, None) => descriptor.has_structure.then_some(active),
+    /// Whether the subscriber can make sense of the packet's dependency descriptor, and it is true: it has got a
+    /// structure of this source, and what the payload says of layers, where it does, is the same. A receiver that gets a
+    /// descriptor believes it rather than the payload, and drops the packet if it cannot read it.
+    fn is_described(&self, info: &LayerInfo) -> bool {
+        let Some(dependency) = info.dependency else {
+            return true;
         };
-        // No target at all would stop a decoder: then it is better not to tell. And a structure tells by
-        // itself that all are active.
-        mask.filter(|mask| {
-            *mask != 0 && !(own.is_none() && descriptor.has_structure && *mask == all)
-        })
+        let has_structure = self.described_from.is_some_and(|from| info.frame >= from);
+        let is_same = match (info.layering, dependency.descriptor) {
+            (Layering::Vp8 { .. } | Layering::Vp9 { .. }, Some(read)) => {
+                (read.spatial, read.temporal) == (info.spatial, info.temporal)
+            }
+            (_, read) => read.is_some(),
+        };
+        has_structure && is_same
     }
 }
 
@@ -339,7 +388,11 @@ impl Changes {
         let first = Change {
             from: 0,
             limit,
-            announced: Some((u64::MAX, 0)),
+            told: Some(Told {
+                from: u64::MAX,
+                until: None,
+                first: None,
+            }),
         };
         Self {
             entries: [first; CHANGES_MAX],
@@ -355,7 +408,7 @@ impl Changes {
         self.entries[self.len] = Change {
             from,
             limit,
-            announced: None,
+            told: None,
         };
         self.len += 1;
     }
@@ -366,11 +419,40 @@ impl Changes {
         entries.iter().rev().find(|change| change.from <= frame)
     }
 
-    /// The highest frame goes out: if nobody has told of the last change yet, it does.
-    fn announce(&mut self, frame: u64, mask: u32) {
+    /// The highest frame goes out: if nobody has told of the last change yet, it does, and those after it.
+    fn announce(&mut self, frame: u64) {
         let last = &mut self.entries[self.len - 1];
-        last.announced.get_or_insert((frame, mask));
+        last.told.get_or_insert(Told {
+            from: frame,
+            until: None,
+            first: None,
+        });
     }
+
+    /// Who tells of the last change.
+    fn told_last(&mut self) -> Option<&mut Told> {
+        self.entries[self.len - 1].told.as_mut()
+    }
+}
+
+/// The mask of active decode targets that a packet tells: after a change, where a structure would else make all active,
+/// and where the publisher tells its own. What the publisher does not make is not active either.
+fn mask(change: &Change, info: &LayerInfo, reader: &LayerReader) -> Option<u32> {
+    let structure = structure_of(info, reader)?;
+    let dependency = info.dependency?;
+    let descriptor = dependency.descriptor?;
+    let own = descriptor.active_targets;
+    let made = own.unwrap_or_else(|| reader.active_targets(dependency.number));
+    let mask = structure.active(change.limit) & made;
+    let repeats = change.told.is_some_and(|told| {
+        told.from <= info.frame && told.until.is_none_or(|until| info.frame <= until)
+    });
+    // No target at all would stop a decoder: then it is better not to tell. And a structure tells by itself that
+    // all are active.
+    let is_needed = own.is_some()
+        || (descriptor.has_structure && mask != structure.all())
+        || (repeats && !descriptor.has_structure);
+    (is_needed && mask != 0).then_some(mask)
 }
 
 /// Whether a subscriber with this limit gets the frame.

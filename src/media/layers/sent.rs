@@ -38,6 +38,14 @@ impl SentEdits {
         ring[(seq.0 % SENT_MAX as u64) as usize] = entry;
     }
 
+    /// Whether a packet that went out under the number `seq` told which decode targets are active.
+    #[must_use]
+    pub fn has_told(&self, seq: SeqNo) -> bool {
+        let ring = self.ring.as_ref();
+        let entry = ring.map(|ring| &ring[(seq.0 % SENT_MAX as u64) as usize]);
+        entry.is_some_and(|entry| entry.seq == seq && entry.print.tells_targets())
+    }
+
     /// Whether a packet that went out under the number `seq` looked as this edit would make it.
     #[must_use]
     pub fn is_same(&self, seq: SeqNo, edit: &Edit) -> bool {
