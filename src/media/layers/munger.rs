@@ -103,17 +103,35 @@ impl Munger {
         }
     }
 
-    /// The highest frame so far goes out with this edit.
+    /// A packet goes out with this edit. What is late changes nothing.
     pub fn on_sent(&mut self, edit: &Edit) {
         let last = &mut self.last;
+        let number = edit.dependency.map(|dependency| dependency.number);
+        let is_ahead = match (
+            number.zip(last.frame_number),
+            edit.picture_id,
+            last.picture_id,
+        ) {
+            (Some((new, last)), ..) => is_ahead(new, last, 16),
+            (None, Some((id, new)), Some(last)) => is_ahead(new, last, id.bits()),
+            _ => true,
+        };
+        if !is_ahead {
+            return;
+        }
         last.picture_id = edit.picture_id.map(|(_, value)| value).or(last.picture_id);
         last.tl0_pic_idx = edit
             .tl0_pic_idx
             .map(|(_, value)| value)
             .or(last.tl0_pic_idx);
-        let number = edit.dependency.map(|dependency| dependency.number);
         last.frame_number = number.or(last.frame_number);
     }
+}
+
+/// Whether a number of so many bits comes after another one, or is the same.
+fn is_ahead(new: u16, last: u16, bits: u32) -> bool {
+    let mask = u16::MAX >> (16 - bits.min(16));
+    new.wrapping_sub(last) & mask <= mask / 2
 }
 
 /// All that an edit makes of a packet, for comparing.

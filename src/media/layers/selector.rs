@@ -139,9 +139,7 @@ impl Selector {
             self.start(info);
         }
         if info.layering == Layering::Single {
-            let edit = self.present.munger.edit(info, 0, false, None);
-            self.present.munger.on_sent(&edit);
-            return Some(edit);
+            return Some(self.present.munger.edit(info, 0, false, None));
         }
         if info.layering == Layering::Unknown {
             // Only who takes everything can take what is not known.
@@ -175,6 +173,8 @@ impl Selector {
     /// A packet goes out for the first time under the number `seq`, with this edit.
     pub fn on_sent(&mut self, seq: SeqNo, edit: &Edit) {
         self.sent.note(seq, edit);
+        // What was selected and never went out leaves no gap before another encoding.
+        self.present.munger.on_sent(edit);
         if edit.tells_targets()
             && let Some(told) = self.present.changes.told_last()
         {
@@ -242,9 +242,7 @@ impl Selector {
         if structure_of(info, reader).is_some() {
             self.present.changes.announce(info.frame);
         }
-        let edit = self.present.edit(info, reader)?;
-        self.present.munger.on_sent(&edit);
-        Some(edit)
+        self.present.edit(info, reader)
     }
 
     /// Takes what more is asked for, as far as this frame allows.
