@@ -20,8 +20,6 @@ pub struct Rewriter {
     pieces: Option<Box<Pieces>>,
     /// Packets below were shaped by rules that no longer hold: they are not sent again.
     resend_min: SeqNo,
-    /// Which [`Stay`] is the present one.
-    stay: u32,
     sent: SentWindow,
 }
 
@@ -69,7 +67,6 @@ impl Rewriter {
             segment: first,
             pieces: None,
             resend_min: first,
-            stay: 0,
             sent: SentWindow::new(first),
         }
     }
@@ -90,19 +87,19 @@ impl Rewriter {
     /// The present stay in that encoding.
     #[must_use]
     pub fn stay(&self) -> Stay {
-        Stay(self.stay)
+        Stay(self.sent.stay)
     }
 
     /// Whether packets of a stay may still go out.
     #[must_use]
     pub fn is_in(&self, stay: Stay) -> bool {
-        self.running.is_some() && self.stay == stay.0
+        self.running.is_some() && self.sent.stay == stay.0
     }
 
     /// From its packet `first` on, the packets of an encoding go out. They follow the last one that was sent without a gap;
     /// what is still under way or waits of a former encoding does not go out any more.
     pub fn begin(&mut self, encoding: EncodingIndex, first: SeqNo, time_offset: u32) {
-        self.stay = self.stay.wrapping_add(1);
+        self.sent.stay = self.sent.stay.wrapping_add(1);
         let out = self.sent.next;
         // Numbers that were left free for packets of the former encoding are used now.
         if let Some(Pieces(pieces)) = self.pieces.as_deref_mut() {
@@ -196,7 +193,7 @@ impl Rewriter {
     /// Nothing is sent for a while: the next packet follows the last one without a gap, and nothing
     /// from before is sent again.
     pub fn stop(&mut self) {
-        self.stay = self.stay.wrapping_add(1);
+        self.sent.stay = self.sent.stay.wrapping_add(1);
         self.reshape();
         self.pieces = None;
         self.running = None;
@@ -252,8 +249,10 @@ impl Resend {
 struct SentWindow {
     /// One above the highest.
     next: SeqNo,
-    /// The first number of all.
-    first: SeqNo,
+    /// The first number of all, which is below 2^15.
+    first: u16,
+    /// Which [`Stay`] is the present one: here it takes no room.
+    stay: u32,
     bits: [u64; WORDS],
 }
 
@@ -261,7 +260,8 @@ impl SentWindow {
     fn new(first: SeqNo) -> Self {
         Self {
             next: first,
-            first,
+            first: first.on_wire().0,
+            stay: 0,
             bits: [0; WORDS],
         }
     }
@@ -283,7 +283,7 @@ impl SentWindow {
     }
 
     fn is_inside(&self, seq: SeqNo) -> bool {
-        seq >= self.first && seq.0 + SENT_WINDOW >= self.next.0
+        seq.0 >= u64::from(self.first) && seq.0 + SENT_WINDOW >= self.next.0
     }
 
     /// Makes `seq` the highest; what falls out of the window and what is skipped is unmarked.

@@ -243,7 +243,8 @@ impl Subscription {
         let timestamp = self.rewriter.timestamp(packet.timestamp);
         self.send(packet, shape, (seq, timestamp), way, outbox);
         self.on_sent(shape);
-        if self.layers.is_none() {
+        // One that came late is not the last.
+        if self.layers.is_none() && self.rewriter.next().0 == seq.0 + 1 {
             self.last_sent = Some((packet.encoding, packet.seq));
         }
         true
