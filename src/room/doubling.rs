@@ -124,7 +124,7 @@ impl Doubled {
 }
 
 /// Losses are counted over the last packets, at most so many.
-const WINDOW: u32 = 256;
+const WINDOW: u32 = 128;
 /// One packet is no loss rate.
 const LOST_MIN: u32 = 3;
 /// Opus conceals a lost frame in a hundred well; WebRTC applications that do this use 2 to 5 %.
@@ -152,7 +152,7 @@ mod tests {
         let steps = [
             (0, 200, 0, None),
             (1, 50, 2, None),
-            (2, 50, 4, Some(Doubling::Once)),
+            (2, 50, 2, Some(Doubling::Once)),
             (3, 50, 10, Some(Doubling::Twice)),
             (4, 50, 10, None),
             (9, 50, 3, Some(Doubling::Twice)),
