@@ -11,8 +11,6 @@ pub struct ClusterId(pub u8);
 #[derive(Debug)]
 pub struct Prober {
     started: bool,
-    /// No cluster has gone out yet.
-    is_starting: bool,
     last_id: u8,
     /// Rates in bits per second that are to be tried one after another.
     waiting: [Option<f64>; WAITING_MAX],
@@ -105,7 +103,6 @@ impl Default for Prober {
     fn default() -> Self {
         Self {
             started: false,
-            is_starting: true,
             last_id: 0,
             waiting: [None; WAITING_MAX],
             sending: None,
@@ -159,13 +156,7 @@ impl Prober {
         }
         self.judge(seen);
         self.reconsider(seen);
-        if seen.is_congested {
-            return;
-        }
-        if !self.started {
-            if self.is_starting && seen.now_us >= self.next_us {
-                self.start(seen.now_us, seen.estimate, seen.demand);
-            }
+        if seen.is_congested || !self.started {
             return;
         }
         if seen.decreased_us != self.decreased_us {
@@ -264,7 +255,6 @@ impl Prober {
             (cluster.sent_bytes, cluster.sent_packets) = (all_bytes, all_packets);
         }
         if f64::from(all_bytes) >= rate * min_us as f64 / 8e6 && all_packets >= PACKETS_MIN {
-            self.is_starting = false;
             self.finish(now_us);
         }
         Some(id)
@@ -327,13 +317,7 @@ impl Prober {
         }
         self.waiting = [None; WAITING_MAX];
         self.hoped = None;
-        if self.is_starting {
-            // The first packets were sound, and nothing could carry padding yet.
-            self.started = false;
-            self.next_us = now_us + RESTART_US;
-        } else {
-            self.back_off(now_us);
-        }
+        self.back_off(now_us);
     }
 
     fn back_off(&mut self, now_us: i64) {
@@ -496,8 +480,6 @@ const KEEP: f64 = 0.95;
 /// The grain of the timers makes short clusters look faster than they were meant to be.
 const SENT_MAX: f64 = 1.25;
 // Ours.
-/// A start that nothing could carry is tried again so much later: when pictures flow.
-const RESTART_US: i64 = 100_000;
 const BACKOFF_US_MIN: i64 = 1_000_000;
 /// A path that has become fast again is to be found within ten seconds (lab, 2026-11-22).
 const BACKOFF_US_MAX: i64 = 6_000_000;
