@@ -128,6 +128,26 @@ impl Stage {
         }
     }
 
+    /// The subscriber's own estimate.
+    fn remb(&mut self, bitrate: u64) {
+        let remb = Remb {
+            sender: Ssrc(9),
+            bitrate: Bitrate(bitrate),
+            ssrcs: vec![Ssrc(0x5000_0000)],
+        };
+        let at = self.subscriber;
+        self.world.send_rtcp(at, |out| remb.write(out));
+    }
+
+    /// What came for the first time has each number once, in order, and is all that was counted as sent.
+    fn assert_no_gap(&self) {
+        let media = self.received.iter().filter(|r| r.0 != RTX);
+        let seqs: Vec<u16> = media.map(|r| r.1.0).collect();
+        let is_next = |pair: &[u16]| pair[1] == pair[0].wrapping_add(1);
+        assert!(seqs.windows(2).all(is_next), "{seqs:?}");
+        assert_eq!(self.world.count("rtp_forwarded"), seqs.len() as u64);
+    }
+
     fn estimate(&self) -> Option<Bitrate> {
         let key = self.world.clients[self.subscriber].key;
         self.world.shard.estimate(key)
@@ -256,13 +276,7 @@ fn without_rtx_nothing_is_numbered_and_what_is_sent_again_is_identical() {
 #[test]
 fn a_burst_beyond_the_estimate_is_spread_and_nothing_of_it_is_lost() {
     let mut stage = Stage::new(false);
-    let remb = Remb {
-        sender: Ssrc(9),
-        bitrate: Bitrate(1_000_000),
-        ssrcs: vec![Ssrc(0x5000_0000)],
-    };
-    let at = stage.subscriber;
-    stage.world.send_rtcp(at, |out| remb.write(out));
+    stage.remb(1_000_000);
     assert_eq!(stage.estimate(), Some(Bitrate(1_000_000)));
     let from = stage.world.now;
     // A keyframe: 40 kB.
@@ -275,11 +289,192 @@ fn a_burst_beyond_the_estimate_is_spread_and_nothing_of_it_is_lost() {
     assert_eq!(stage.received.len(), 40);
     let lasted = stage.received[39].4 - from;
     assert!(lasted > Duration::from_millis(80), "{lasted:?}");
-    let seqs: Vec<u16> = stage.received.iter().map(|r| r.1.0).collect();
-    assert!(
-        seqs.windows(2)
-            .all(|pair| pair[1] == pair[0].wrapping_add(1))
-    );
+    stage.assert_no_gap();
     assert_eq!(stage.world.count("paced_dropped"), 0);
     assert!(stage.world.count("paced") > 20);
+}
+
+#[test]
+fn what_finds_no_room_or_waits_for_too_long_goes_as_a_whole_and_a_keyframe_is_asked_for() {
+    for (bitrate, packets, stalled_ms) in [(1_000_000, 600, 0), (100_000, 100, 1200)] {
+        let mut stage = Stage::new(false);
+        stage.publish(1000);
+        stage.remb(bitrate);
+        for _ in 0..packets {
+            stage.publish(1000);
+        }
+        // The thread is late.
+        stage.world.now += Duration::from_millis(stalled_ms);
+        for _ in 0..3000 {
+            stage.advance(Duration::from_millis(1));
+        }
+        assert_eq!(
+            stage.world.count("subscription_interrupted"),
+            1,
+            "{bitrate}"
+        );
+        let dropped = stage.world.count("paced_dropped");
+        assert!(dropped > 50, "{bitrate}: {dropped}");
+        let told = stage.world.clients[stage.publisher].take_rtcp();
+        let asked = stage.world.count("keyframe_requests_sent");
+        assert!(asked > 0 && told.iter().any(|p| matches!(p, RtcpPacket::Pli { .. })));
+        // As soon as the allocator has seen that it takes less now.
+        let before = stage.received.len();
+        let goes_on = (0..1000).any(|_| {
+            stage.publish(100);
+            stage.advance(Duration::from_millis(20));
+            stage.received.len() > before
+        });
+        assert!(goes_on, "{bitrate}");
+        stage.assert_no_gap();
+    }
+}
+
+#[test]
+fn a_refused_request_spends_nothing() {
+    let mut stage = Stage::new(true);
+    for _ in 0..60 {
+        stage.publish(1000);
+        stage.advance(Duration::from_millis(10));
+    }
+    let seqs: Vec<SeqNo16> = stage.received.iter().rev().take(40).map(|r| r.1).collect();
+    let at = stage.subscriber;
+    let mut repaired = 0;
+    // Each packet is asked for ten times at once, as by who has no patience: it comes once.
+    for seq in seqs {
+        let media = Ssrc(0x5000_0000);
+        let before = stage.world.count("rtp_retransmitted");
+        for _ in 0..10 {
+            stage
+                .world
+                .send_rtcp(at, |out| write_nack(out, Ssrc(9), media, &[seq]));
+        }
+        repaired += stage.world.count("rtp_retransmitted") - before;
+        // A kilobyte each 50 ms, of an estimate of at least 300 kbit/s.
+        stage.advance(Duration::from_millis(50));
+    }
+    assert!(
+        repaired >= 40,
+        "{repaired}: what has been waited for long comes twice"
+    );
+    assert_eq!(stage.world.count("nack_over_budget"), 0);
+}
+
+#[test]
+fn what_a_fan_out_has_due_is_known_when_its_datagrams_are() {
+    let mut stage = Stage::new(false);
+    stage.remb(500_000);
+    stage.publish(100);
+    stage.advance(Duration::from_millis(20));
+    let publisher = stage.publisher;
+    let World {
+        shard,
+        now,
+        clients,
+        ..
+    } = &mut stage.world;
+    let burst: Vec<_> = (0..20)
+        .map(|_| {
+            let packet = Rtp {
+                ssrc: 1000 * clients[publisher].key.0 as u32,
+                seq: stage.seq,
+                timestamp: 3000,
+                payload_type: 96,
+                extensions: &[],
+                payload: &[0x10; 1000],
+            };
+            stage.seq += 1;
+            let sealed = clients[publisher].seal_rtp(&packet.bytes());
+            (clients[publisher].address, sealed)
+        })
+        .collect();
+    shard.handle_batch(*now, burst);
+    while let Some(outbox) = shard.poll_outbox(*now) {
+        outbox.clear();
+    }
+    assert!(shard.counters().paced > 0);
+    let due = shard.poll_timeout().expect("packets wait");
+    // The pacer's first step: 1500 bytes of debt at most, at 750 kbit/s.
+    let wait = due.saturating_duration_since(*now);
+    assert!(wait <= Duration::from_millis(20), "{wait:?}");
+}
+
+#[test]
+fn one_peer_cannot_make_the_shard_work_without_end() {
+    let mut stage = Stage::new(true);
+    for _ in 0..60 {
+        stage.publish(1000);
+        stage.advance(Duration::from_millis(10));
+    }
+    let at = stage.subscriber;
+    let refused = |stage: &Stage| {
+        [
+            "rtp_retransmitted",
+            "nack_not_held",
+            "nack_under_way",
+            "nack_over_budget",
+        ]
+        .map(|name| stage.world.count(name))
+        .iter()
+        .sum::<u64>()
+    };
+    let before = refused(&stage);
+    // A hundred datagrams in no time, each with 2000 numbers.
+    for _ in 0..100 {
+        let numbers: Vec<SeqNo16> = (0..2000).map(SeqNo16).collect();
+        stage.world.send_rtcp(at, |out| {
+            write_nack(out, Ssrc(9), Ssrc(0x5000_0000), &numbers)
+        });
+    }
+    let looked_up = refused(&stage) - before;
+    assert!((500..4000).contains(&looked_up), "{looked_up}");
+    assert!(stage.world.count("rtcp_over_budget") > 90);
+    // And soon it is heard again.
+    stage.advance(Duration::from_millis(300));
+    let before = stage.world.count("rtp_retransmitted");
+    let (_, last, ..) = stage.received.iter().rfind(|r| r.0 != RTX).unwrap().clone();
+    stage.world.send_rtcp(at, |out| {
+        write_nack(out, Ssrc(9), Ssrc(0x5000_0000), &[last])
+    });
+    assert_eq!(stage.world.count("rtp_retransmitted"), before + 1);
+}
+
+/// 5 Mbit/s of which 30 % are lost, both of packets and of what is sent again: all is repaired in the end, as a Chromium
+/// asks and reports.
+#[test]
+fn who_loses_much_is_still_repaired() {
+    let mut stage = Stage::new(false);
+    let at = stage.subscriber;
+    let media = Ssrc(0x5000_0000);
+    let mut missing: Vec<(SeqNo16, Instant)> = Vec::new();
+    let (mut noise, mut seen) = (7_u32, 0);
+    let mut lost = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise >> 16 < 65_536 * 3 / 10
+    };
+    for ms in 0..6000_u32 {
+        if ms < 5000 && ms % 2 == 0 {
+            stage.publish(1200);
+        }
+        stage.advance(Duration::from_millis(1));
+        for packet in &stage.received[seen..] {
+            let now = stage.world.now;
+            let is_lost = lost();
+            missing.retain(|(seq, _)| *seq != packet.1);
+            if is_lost {
+                missing.push((packet.1, now));
+            }
+        }
+        seen = stage.received.len();
+        if ms % 20 == 0 && !missing.is_empty() {
+            let numbers: Vec<SeqNo16> = missing.iter().map(|(seq, _)| *seq).collect();
+            stage
+                .world
+                .send_rtcp(at, |out| write_nack(out, Ssrc(9), media, &numbers));
+            stage.collect();
+        }
+    }
+    assert_eq!(stage.world.count("rtcp_over_budget"), 0);
+    assert!(stage.world.count("rtp_retransmitted") > 900);
+    assert_eq!(missing.len(), 0, "{:?}", &missing[..missing.len().min(9)]);
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use shardcast::base::ids::{SeqNo16, ShardId, Ssrc};
+use shardcast::base::ids::{Bitrate, SeqNo16, ShardId, Ssrc};
 use shardcast::control::layers::{Preference, Preferences};
 use shardcast::control::{Command, EncodingConfig, SubscriptionConfig};
+use shardcast::wire::bandwidth::Remb;
 use shardcast::wire::codec::Codec;
 use shardcast::wire::rtcp::{RtcpPacket, write_nack, write_pli, write_sender_report};
 
@@ -122,6 +123,16 @@ impl Stage {
         let made = self.publisher.picture(self.worlds[0].now);
         self.send(&made);
         self.run_for(33 * MS);
+    }
+
+    /// Pictures of one encoding, faster than they are shown.
+    fn burst(&mut self, count: usize, of: usize) {
+        for _ in 0..count {
+            let mut made = self.publisher.picture(self.worlds[0].now);
+            made.retain(|made| made.encoding == of);
+            self.send(&made);
+            self.run_for(MS);
+        }
     }
 
     fn pictures(&mut self, count: usize) {
@@ -357,6 +368,61 @@ fn a_nack_over_a_switch_is_answered_with_the_same_packets() {
     assert!(since_switch >= 4);
 }
 
+#[test]
+fn a_switch_down_waits_for_nothing_that_it_replaces() {
+    let mut stage = Stage::new(1, 3, Naming::Rid);
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(2)]);
+    // From here on all that waits goes out at this rate.
+    stage.remb(0, 250);
+    stage.burst(10, 2);
+    assert!(stage.worlds[0].count("paced") >= 20);
+    assert_eq!(stage.present(), [Some(2)], "nobody has asked yet");
+    // 25 kB of it would take half a second. The checker fails at a gap in the numbers.
+    stage.publisher.layers[0].keyframe_due = true;
+    let from = stage.worlds[0].now;
+    let made = stage.publisher.picture(from);
+    stage.send(&made);
+    while stage.present() != [Some(0)] {
+        stage.run_for(MS);
+        let waited = stage.worlds[0].now - from;
+        assert!(waited <= 60 * MS, "{waited:?}");
+    }
+    let dropped = stage.worlds[0].count("paced_dropped");
+    assert!(dropped >= 20, "{dropped}");
+    let sent = stage.viewers[0].checker.packets;
+    stage.run_for(1000 * MS);
+    let forwarded = stage.worlds[0].count("rtp_forwarded");
+    assert!(stage.viewers[0].checker.packets > sent);
+    assert_eq!(forwarded, stage.viewers[0].checker.packets, "sent is sent");
+}
+
+#[test]
+fn who_stops_and_begins_while_packets_wait_sees_no_gap() {
+    let mut stage = Stage::new(1, 2, Naming::Rid);
+    stage.pictures(60);
+    stage.remb(0, 300);
+    for round in 0..3 {
+        stage.burst(20, 1);
+        match round {
+            0 | 1 => {
+                stage.mute(0, true);
+                stage.run_for(30 * MS);
+                stage.mute(0, false);
+            }
+            _ => {
+                stage.want(0, Some(0));
+                stage.run_for(30 * MS);
+                stage.want(0, None);
+            }
+        }
+        stage.pictures(30);
+    }
+    assert!(stage.worlds[0].count("paced_dropped") > 20);
+    let forwarded = stage.worlds[0].count("rtp_forwarded");
+    assert_eq!(forwarded, stage.viewers[0].checker.packets, "sent is sent");
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     /// A picture; of its packets some are lost, doubled or come later.
@@ -377,6 +443,8 @@ enum Op {
     /// The subscriber asks for a keyframe.
     Pli(usize),
     Nack(usize, u16),
+    /// The subscriber's network carries so much, in kbit/s: beyond it packets wait.
+    Remb(usize, u64),
     /// The publisher's description has fewer or other encodings.
     Describe(usize),
     Pause(u64),
@@ -401,6 +469,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (2_usize..4).prop_map(Op::Describe),
         1 => (0_u64..2000).prop_map(Op::Pause),
     ]
+}
+
+/// As [`op`], with networks that carry less than the pictures take.
+fn squeezed_op() -> impl Strategy<Value = Op> {
+    let remb = (0_usize..2, 50_u64..2000).prop_map(|(viewer, kbps)| Op::Remb(viewer, kbps));
+    prop_oneof![12 => op(), 1 => remb]
 }
 
 impl Stage {
@@ -451,6 +525,7 @@ impl Stage {
                     .collect();
                 self.feedback(viewer, |out, ssrc| write_nack(out, Ssrc(1), ssrc, &seqs));
             }
+            Op::Remb(viewer, kbps) => self.remb(viewer, kbps),
             Op::Describe(count) => {
                 let mut config = self.publisher.config.clone();
                 config.encodings.truncate(count);
@@ -459,6 +534,17 @@ impl Stage {
             }
             Op::Pause(ms) => self.run_for(ms as u32 * MS),
         }
+    }
+
+    fn remb(&mut self, viewer: usize, kbps: u64) {
+        self.feedback(viewer, |out, ssrc| {
+            let remb = Remb {
+                sender: Ssrc(1),
+                bitrate: Bitrate(1000 * kbps),
+                ssrcs: vec![ssrc],
+            };
+            remb.write(out);
+        });
     }
 
     fn feedback(&mut self, viewer: usize, write: impl FnOnce(&mut Vec<u8>, Ssrc)) {
@@ -499,6 +585,41 @@ proptest! {
         stage.pictures(1);
         for (viewer, before) in stage.viewers.iter().zip(before) {
             prop_assert!(viewer.checker.packets > before, "pictures flow");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The same while packets have to wait for their turn, and are replaced while they do: what does not go out leaves
+    /// no gap. In the end the best encoding is got as soon as the allocator dares.
+    #[test]
+    fn a_subscriber_gets_one_stream_also_where_packets_wait(
+        ops in proptest::collection::vec(squeezed_op(), 1..160),
+    ) {
+        let mut stage = Stage::new(2, 3, Naming::Rid);
+        for viewer in 0..2 {
+            stage.remb(viewer, 400);
+        }
+        for op in &ops {
+            stage.apply(op);
+        }
+        stage.apply(&Op::Describe(3));
+        stage.held.clear();
+        for viewer in 0..2 {
+            stage.mute(viewer, false);
+            stage.want(viewer, None);
+            stage.remb(viewer, 10_000);
+        }
+        for at in 0..3 {
+            stage.publisher.set_active(at, true);
+        }
+        let mut tries = 0;
+        while stage.present() != [Some(2), Some(2)] {
+            stage.pictures(30);
+            tries += 1;
+            prop_assert!(tries < 30, "{:?}", stage.present());
         }
     }
 }

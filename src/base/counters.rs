@@ -9,6 +9,11 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Adds what another counted.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
             /// Every count with its name, in the order of their definition.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
@@ -46,8 +51,10 @@ counters! {
     padding_packets_sent,
     /// Copies that waited to be sent, because the estimate did not allow them at once.
     paced,
-    /// Of these, copies that were dropped: too many waited, or one waited too long.
+    /// Of these, copies that were dropped: too many waited, or one waited too long, or something else took their place.
     paced_dropped,
+    /// Subscriptions that lost a packet that waited, and began again with a keyframe.
+    subscription_interrupted,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
     /// Changes of the dominant speaker, as each shard of a room sees them.
@@ -82,6 +89,8 @@ counters! {
     rtcp_not_opened,
     /// RTCP messages that are malformed or too many.
     rtcp_malformed,
+    /// RTCP datagrams not read: the peer's had made enough work for a while.
+    rtcp_over_budget,
     /// RTCP messages about a stream that nobody has.
     rtcp_unknown_stream,
     /// Sender reports that came faster than they are passed on.
@@ -172,5 +181,8 @@ mod tests {
         };
         let counted: Vec<_> = counters.iter().filter(|(_, n)| *n != 0).collect();
         assert_eq!(counted, [("rtp_rtx", 3)]);
+        let mut sum = counters;
+        sum.add(&counters);
+        assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 6);
     }
 }

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
+use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, ShardId};
 use crate::control::layers::{LayerCensus, PeerDescription};
 use crate::control::relay::RelayMessage;
@@ -138,10 +139,14 @@ impl ShardHandle {
             mailboxes: HashMap::new(),
             load: Load::new(now, busy_percent),
             snapshot,
+            last_snapshot: now,
             next_snapshot: now,
             sent: SendReport::default(),
             truncated: 0,
+            receive_failures: Failures::default(),
             restarts: 0,
+            former: Counters::default(),
+            former_switches: [0; LayerReason::COUNT],
             paused: [Duration::ZERO; LayerReason::COUNT],
             stopping: false,
         };
@@ -252,10 +257,15 @@ struct Edge {
     mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
     load: Load,
     snapshot: Arc<Mutex<ShardSnapshot>>,
+    last_snapshot: Instant,
     next_snapshot: Instant,
     sent: SendReport,
     truncated: u64,
+    receive_failures: Failures,
     restarts: u64,
+    /// What the shards counted that broke.
+    former: Counters,
+    former_switches: [u64; LayerReason::COUNT],
     paused: [Duration; LayerReason::COUNT],
     stopping: bool,
 }
@@ -280,6 +290,12 @@ impl Edge {
             let turns = catch_unwind(AssertUnwindSafe(|| self.turn_until_stopped(&mut shard)));
             if turns.is_err() {
                 self.restarts += 1;
+                // Rates are made of these numbers: they must not fall.
+                self.former.add(shard.counters());
+                let switches = shard.layer_switches();
+                for (former, switches) in self.former_switches.iter_mut().zip(switches) {
+                    *former += switches;
+                }
                 tracing::error!(shard = %self.id, peers = self.mailboxes.len(), "the shard broke and starts anew");
                 for (_, mailbox) in self.mailboxes.drain() {
                     mailbox.post(Event::Shutdown);
@@ -338,18 +354,25 @@ impl Edge {
         if shard.poll_timeout().is_some_and(|deadline| deadline <= now) {
             shard.handle_timeout(now);
         }
+        self.pass_on(shard, now);
+        self.send(shard, now);
+        // A batch of its own, which is sealed and sent in portions too.
+        self.links
+            .take_media(|from, packet| shard.handle_relay(now, from, packet));
+        self.send(shard, now);
+        // What came of the batches, which nothing else may wake the thread for.
+        self.pass_on(shard, now);
+        self.tell(shard, now);
+    }
+
+    /// Tells sessions and other shards what has happened.
+    fn pass_on(&mut self, shard: &mut Shard, now: Instant) {
         while let Some((peer, event)) = shard.poll_event() {
             if let Some(mailbox) = self.mailboxes.get(&peer) {
                 mailbox.post(event);
             }
         }
         self.relay(shard, now);
-        self.send(shard, now);
-        // A batch of its own, which is sealed and sent in portions too.
-        self.links
-            .take_media(|from, packet| shard.handle_relay(now, from, packet));
-        self.send(shard, now);
-        self.tell(shard, now);
     }
 
     fn timeout(&self, shard: &Shard, now: Instant) -> Duration {
@@ -427,9 +450,14 @@ impl Edge {
             return;
         }
         match self.socket.recv_batch(&mut self.batch) {
-            Ok(received) => self.readable = received == BATCH_MAX,
+            Ok(received) => {
+                self.readable = received == BATCH_MAX;
+                self.receive_failures.on_success();
+            }
             Err(error) => {
-                tracing::error!(shard = %self.id, %error, "cannot receive");
+                if self.receive_failures.on_failure() {
+                    tracing::error!(shard = %self.id, %error, "cannot receive");
+                }
                 self.readable = false;
             }
         }
@@ -455,17 +483,21 @@ impl Edge {
         if now < self.next_snapshot {
             return;
         }
-        self.next_snapshot = now + SNAPSHOT_PERIOD;
+        let elapsed = now.saturating_duration_since(self.last_snapshot);
+        (self.last_snapshot, self.next_snapshot) = (now, now + SNAPSHOT_PERIOD);
         self.truncated += self.batch.take_truncated();
         let crossed = self.crossing.as_ref().map(Crossing::counts);
         let crossed = crossed.unwrap_or_default();
-        let mut counters: Vec<_> = shard.counters().iter().collect();
+        let mut counted = self.former;
+        counted.add(shard.counters());
+        let mut counters: Vec<_> = counted.iter().collect();
         counters.extend([
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
             ("udp_send_failed", self.sent.failed),
             ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),
+            ("udp_receive_failed", self.receive_failures.count),
             ("udp_kernel_dropped", self.socket.kernel_drops()),
             ("strays_handed_over", crossed.handed_over),
             ("strays_taken", crossed.taken),
@@ -476,17 +508,47 @@ impl Edge {
         counters.extend(self.links.counters());
         let load = self.load.snapshot(now);
         shard.set_busy(load.busy_percent >= BUSY_PERCENT);
-        let layers = shard.layer_census();
-        // Whoever is not sent anything now was not for the time since the last look, but for its last part.
-        for (paused, by_layer) in self.paused.iter_mut().zip(&layers.subscriptions) {
-            *paused += SNAPSHOT_PERIOD * u32::try_from(by_layer[0]).unwrap_or(u32::MAX);
+        let mut layers = shard.layer_census();
+        for (switches, former) in layers.switches.iter_mut().zip(&self.former_switches) {
+            *switches += former;
         }
+        add_paused(&mut self.paused, &layers, elapsed);
         *self.snapshot.lock() = ShardSnapshot {
             counters,
             load,
             layers,
             paused: self.paused,
         };
+    }
+}
+
+/// Failures in a row are told once.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    has_told: bool,
+}
+
+impl Failures {
+    fn on_success(&mut self) {
+        self.has_told = false;
+    }
+
+    /// Whether it is to be told.
+    fn on_failure(&mut self) -> bool {
+        self.count += 1;
+        !std::mem::replace(&mut self.has_told, true)
+    }
+}
+
+/// Whoever is not sent anything now was not for all the time since the last look, but for its last part.
+fn add_paused(
+    paused: &mut [Duration; LayerReason::COUNT],
+    layers: &LayerCensus,
+    elapsed: Duration,
+) {
+    for (paused, by_layer) in paused.iter_mut().zip(&layers.subscriptions) {
+        *paused += elapsed * u32::try_from(by_layer[0]).unwrap_or(u32::MAX);
     }
 }
 
@@ -562,6 +624,26 @@ mod tests {
         thread.join().unwrap();
         let turns = snapshot.load.turns.count();
         (received(&snapshot), turns, sending, start.elapsed())
+    }
+
+    #[test]
+    fn failures_are_counted_and_told_once() {
+        let mut failures = Failures::default();
+        let told = [(); 3].map(|()| failures.on_failure());
+        assert_eq!((told, failures.count), ([true, false, false], 3));
+        failures.on_success();
+        assert!(failures.on_failure());
+    }
+
+    #[test]
+    fn paused_seconds_are_those_that_went_by() {
+        let mut layers = LayerCensus::default();
+        layers.subscriptions[1][0] = 3;
+        let mut paused = [Duration::ZERO; LayerReason::COUNT];
+        add_paused(&mut paused, &layers, Duration::from_millis(1500));
+        add_paused(&mut paused, &layers, Duration::from_millis(500));
+        assert_eq!(paused[1], Duration::from_secs(6));
+        assert_eq!(paused[0], Duration::ZERO);
     }
 
     #[test]

@@ -40,6 +40,17 @@ pub enum NotResent {
 }
 
 impl ResendBudget {
+    /// Whether the packet `seq` was sent again less than a round trip ago. `rtt`: as for [`ResendBudget::take`].
+    #[must_use]
+    pub fn is_under_way(&self, now: Instant, rtt: Option<Duration>, seq: SeqNo) -> bool {
+        let Some(ring) = &self.resent else {
+            return false;
+        };
+        let entry = &ring.entries[(seq.0 % SENT_WINDOW) as usize];
+        let is_known = entry.turn == (seq.0 / SENT_WINDOW) as u32 && entry.times > 0;
+        is_known && ring.at_ms(now).wrapping_sub(entry.at_ms) < spacing_ms(rtt)
+    }
+
     /// Takes the packet `seq` of `bytes` for sent again, after `sent_bytes` were sent in all. `rtt`: how
     /// long the receiver needs to ask for it once more; an eighth of that is jitter.
     ///
@@ -53,8 +64,11 @@ impl ResendBudget {
         bytes: usize,
         sent_bytes: u64,
     ) -> Result<(), NotResent> {
+        if self.is_under_way(now, rtt, seq) {
+            return Err(NotResent::UnderWay);
+        }
         let ring = self.resent.get_or_insert_with(|| Box::new(Ring::new(now)));
-        let at_ms = now.saturating_duration_since(ring.start).as_millis() as u32;
+        let at_ms = ring.at_ms(now);
         let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
         let turn = (seq.0 / SENT_WINDOW) as u32;
         if entry.turn != turn {
@@ -62,11 +76,6 @@ impl ResendBudget {
                 turn,
                 ..Resent::default()
             };
-        }
-        let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
-        let spacing = spacing.as_millis() as u32;
-        if entry.times > 0 && at_ms.wrapping_sub(entry.at_ms) < spacing {
-            return Err(NotResent::UnderWay);
         }
         let after = self.bytes + bytes as u64;
         if entry.times >= TIMES_MAX || after > BYTES_FREE + sent_bytes / SHARE {
@@ -100,6 +109,16 @@ impl Ring {
             entries: [Resent::default(); SENT_WINDOW as usize],
         }
     }
+
+    fn at_ms(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.start).as_millis() as u32
+    }
+}
+
+/// How far apart a packet is sent again, in milliseconds.
+fn spacing_ms(rtt: Option<Duration>) -> u32 {
+    let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
+    spacing.as_millis() as u32
 }
 
 /// libwebrtc's receivers ask up to ten times for one packet; what eight copies do not bring across,

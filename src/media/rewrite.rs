@@ -20,8 +20,15 @@ pub struct Rewriter {
     pieces: Option<Box<Pieces>>,
     /// Packets below were shaped by rules that no longer hold: they are not sent again.
     resend_min: SeqNo,
+    /// Which [`Stay`] is the present one.
+    stay: u32,
     sent: SentWindow,
 }
+
+/// The time that one encoding goes out without a break: what waits to be sent belongs to one, and is void when that is
+/// over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stay(u32);
 
 /// From here to the next piece, the encoding's number `from` goes out as `out`, and so on.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +69,7 @@ impl Rewriter {
             segment: first,
             pieces: None,
             resend_min: first,
+            stay: 0,
             sent: SentWindow::new(first),
         }
     }
@@ -79,9 +87,22 @@ impl Rewriter {
         self.sent.next
     }
 
-    /// From its packet `first` on, the packets of an encoding go out. They follow the last one without a gap; what is
-    /// still under way of a former encoding does not go out any more.
+    /// The present stay in that encoding.
+    #[must_use]
+    pub fn stay(&self) -> Stay {
+        Stay(self.stay)
+    }
+
+    /// Whether packets of a stay may still go out.
+    #[must_use]
+    pub fn is_in(&self, stay: Stay) -> bool {
+        self.running.is_some() && self.stay == stay.0
+    }
+
+    /// From its packet `first` on, the packets of an encoding go out. They follow the last one that was sent without a gap;
+    /// what is still under way or waits of a former encoding does not go out any more.
     pub fn begin(&mut self, encoding: EncodingIndex, first: SeqNo, time_offset: u32) {
+        self.stay = self.stay.wrapping_add(1);
         let out = self.sent.next;
         // Numbers that were left free for packets of the former encoding are used now.
         if let Some(Pieces(pieces)) = self.pieces.as_deref_mut() {
@@ -101,7 +122,8 @@ impl Rewriter {
         });
     }
 
-    /// The number a packet of the present encoding goes out with, which is recorded as sent: the caller sends it.
+    /// The number a packet of the present encoding goes out with, which is recorded as sent: the caller sends it now, so
+    /// that no number is taken that is not sent. Packets that have to wait get theirs when they leave.
     /// `None` if it must not go out: it is older than where that began, was left out or sent already, or is too old
     /// to know.
     #[inline]
@@ -174,6 +196,7 @@ impl Rewriter {
     /// Nothing is sent for a while: the next packet follows the last one without a gap, and nothing
     /// from before is sent again.
     pub fn stop(&mut self) {
+        self.stay = self.stay.wrapping_add(1);
         self.reshape();
         self.pieces = None;
         self.running = None;

@@ -15,9 +15,20 @@ use crate::room::slots::{EncodingSlot, SubscriptionSlot};
 pub struct Batch {
     pub(in crate::room) packets: Vec<Incoming>,
     pub(in crate::room) runs: Vec<Run>,
-    /// Subscriptions that changed over to another encoding on the way.
-    pub(in crate::room) switched: Vec<SubscriptionSlot>,
+    /// Subscriptions to which something happened on the way.
+    pub(in crate::room) changed: Vec<(SubscriptionSlot, Forwarded)>,
     is_laid_out: bool,
+}
+
+/// What becomes of a subscription with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::room) enum Forwarded {
+    /// Nothing.
+    Usual,
+    /// It has changed over to another encoding.
+    Switched,
+    /// The packet could neither be sent nor wait, and it awaits a keyframe.
+    Interrupted,
 }
 
 /// The packets of one encoding.

@@ -64,12 +64,14 @@ impl Room {
     ) -> Option<(Track, Vec<SubscriptionSlot>)> {
         let mut track = self.tracks.remove(slot)?;
         self.tracks_by_key.remove(&track.config.key);
+        self.sounds.retain(|(_, other)| *other != slot);
         self.floor.speakers.remove(track.config.key);
         let subscriptions = std::mem::take(&mut track.subscriptions);
         for &slot in &subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
                 subscription.leave(&track);
             }
+            self.discard_waiting(slot);
         }
         if !subscriptions.is_empty() {
             let key = track.config.key;
@@ -118,6 +120,7 @@ impl Room {
             tracks.push(match known {
                 Some(known) => {
                     self.update_track(now, known, config, output);
+                    self.note_sound(known);
                     known
                 }
                 None => {
@@ -141,6 +144,7 @@ impl Room {
         let key = track.config.key;
         let slot = self.tracks.insert(track);
         self.tracks_by_key.insert(key, slot);
+        self.note_sound(slot);
         for subscription in self.waiting.remove(&key).unwrap_or_default() {
             self.attach_to(subscription, slot, output);
             self.want_keyframe(now, subscription, output);
@@ -376,6 +380,7 @@ impl Room {
     }
 
     fn detach(&mut self, slot: SubscriptionSlot) {
+        self.discard_waiting(slot);
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };

@@ -1,18 +1,21 @@
 //! Congestion control of a room's peers, both ways: what a publisher sends is reported to it; what a subscriber is sent
 //! is numbered, paced and probed as its feedback allows. The machines themselves are `media::congestion`.
 //!
-//! A subscriber's pictures wait as numbers only: the packets are in the caches of their tracks, and become datagrams
-//! when their turn comes.
+//! A subscriber's pictures wait as names only: the packets are in the caches of their tracks, and get their numbers and
+//! become datagrams when their turn comes. What does not go out after all has cost neither a number nor a part of the
+//! budget. It goes as a whole: when a packet waited for too long, found no room or is not kept any more, nothing of its
+//! subscription goes out until the next keyframe.
 
 use std::time::Instant;
 
 use crate::base::ids::{Bitrate, Ssrc};
 use crate::media::congestion::pacer::STEP;
 use crate::media::congestion::send_side::Change;
+use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
-use crate::room::sending::{Congestion, PATH_OVERHEAD, Waiting, Way};
-use crate::room::slots::PeerSlot;
+use crate::room::sending::{PATH_OVERHEAD, Waiting, Way};
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
 use crate::wire::bandwidth::{Remb, TransportFeedback};
 
@@ -94,67 +97,128 @@ impl Room {
 
     /// Sends what waits, as far as it may go now.
     fn drain_waiting(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let congestion = &mut peer.congestion;
+        if congestion.drain_at.is_none_or(|at| now < at) {
+            return;
+        }
+        congestion.budget.set_backlog(congestion.waiting.bytes());
+        congestion.budget.fill(now);
+        // Each time round, at least what is lost leaves the queue.
+        while let Some(lost) = self.send_waiting(now, slot, output) {
+            self.interrupt(now, lost, output);
+        }
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let congestion = &mut peer.congestion;
+        output.counters.paced_dropped += congestion.take_discarded() as u64;
+        congestion.budget.set_backlog(congestion.waiting.bytes());
+        let wait = congestion.budget.wait().max(STEP);
+        congestion.drain_at = (!congestion.waiting.is_empty()).then(|| now + wait);
+    }
+
+    /// As [`Room::drain_waiting`], until a packet can go out no more that should. Then it says whose that was.
+    fn send_waiting(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) -> Option<SubscriptionSlot> {
         let Room {
             peers,
             tracks,
             subscriptions,
             ..
         } = self;
-        let Some(peer) = peers.get_mut(slot) else {
-            return;
-        };
         let Peer {
             congestion,
             transport,
             ..
-        } = peer;
-        if congestion.drain_at.is_none_or(|at| now < at) {
-            return;
-        }
-        let Congestion {
-            sender,
-            sent,
-            budget,
-            waiting,
-            ..
-        } = congestion;
-        output.counters.paced_dropped += waiting.expire(now) as u64;
-        budget.set_backlog(waiting.bytes());
-        budget.fill(now);
+        } = peers.get_mut(slot)?;
         let path = transport.rtp_path();
-        while let Some((Waiting { subscription, seq }, bytes)) = waiting.pop_within(budget) {
-            let of = subscription;
-            let recalled = subscriptions
-                .get_mut(subscription)
-                .and_then(|subscription| {
-                    let slot = subscription.track?;
-                    let track = tracks.get(slot)?;
-                    let (asked, packet) = subscription.recall(slot, track, seq)?;
-                    Some((subscription, track, asked, packet))
-                });
-            let (Some((subscription, track, asked, packet)), Some(path)) = (recalled, path) else {
-                output.counters.paced_dropped += 1;
-                budget.give_back(bytes);
-                continue;
-            };
-            // What came before a switch has been replaced by its keyframe: it would only delay that.
-            let is_current = subscription.rewriter.encoding() == Some(packet.encoding.index);
-            let shape = is_current.then(|| subscription.shape_again(track, &packet));
-            // Meanwhile it may have been asked for, and gone out.
-            let shape = shape.flatten();
-            let Some(shape) = shape.filter(|shape| subscription.may_repeat(asked.out, shape))
-            else {
-                output.counters.paced_dropped += 1;
-                budget.give_back(bytes);
-                continue;
-            };
-            let mut way = Way::new(now, path, (&mut *sender, &mut *sent), of);
-            let numbering = (asked.out, asked.timestamp(packet.timestamp));
-            subscription.send(&packet, &shape, numbering, &mut way, &mut output.outbox);
+        if let Some(late) = congestion.waiting.overdue(now) {
+            return Some(late.subscription);
         }
-        budget.set_backlog(waiting.bytes());
-        let wait = budget.wait().max(STEP);
-        congestion.drain_at = (!congestion.waiting.is_empty()).then(|| now + wait);
+        while let Some(&Waiting {
+            subscription: of,
+            stay,
+            encoding: index,
+            seq,
+        }) = congestion.waiting.front()
+        {
+            let subscription = subscriptions.get_mut(of);
+            let present = subscription.filter(|subscription| subscription.rewriter.is_in(stay));
+            let track = present.as_ref().and_then(|present| present.track);
+            let (Some(subscription), Some(track), Some(path)) = (present, track, path) else {
+                congestion.discard_oldest();
+                continue;
+            };
+            if congestion.budget.is_spent() {
+                return None;
+            }
+            let copied = tracks.get(track)?;
+            let encoding = EncodingSlot { track, index };
+            let Some(packet) = copied.recall(encoding, seq) else {
+                return Some(of);
+            };
+            congestion.waiting.pop();
+            let Some(shape) = subscription.shape_again(copied, &packet) else {
+                subscription.rewriter.skip(seq);
+                output.counters.paced_dropped += 1;
+                continue;
+            };
+            let mut way = Way::new(now, path, congestion.account(), of);
+            // Meanwhile it may have been asked for, and gone out: then it does not again.
+            if subscription.send_first(&packet, &shape, &mut way, &mut output.outbox) {
+                congestion.charge(&packet);
+                count_forwarded(&packet, &mut output.counters);
+            } else {
+                output.counters.forward_late += 1;
+            }
+        }
+        None
+    }
+
+    /// What is to go out of a subscription is lost here: nothing of it does until its next keyframe.
+    fn interrupt(&mut self, now: Instant, slot: SubscriptionSlot, output: &mut Output) {
+        self.discard_waiting(slot);
+        if let Some(subscription) = self.subscriptions.get_mut(slot) {
+            subscription.interrupt();
+            self.on_interrupted(now, slot, output);
+        }
+    }
+
+    /// A subscription was interrupted: its publisher is asked for a keyframe, until that comes.
+    #[cold]
+    pub(in crate::room) fn on_interrupted(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        output: &mut Output,
+    ) {
+        output.counters.subscription_interrupted += 1;
+        let Some(subscription) = self.subscriptions.get(slot) else {
+            return;
+        };
+        let track = subscription.track;
+        let index = subscription.reception.present();
+        if let Some((track, index)) = track.zip(index) {
+            let encoding = EncodingSlot { track, index };
+            self.repeat_keyframe(now, encoding, output);
+            self.request_keyframe(now, encoding, output);
+        }
+    }
+
+    /// What waits of a subscription does not go out: it stops, or goes on with something else.
+    pub(in crate::room) fn discard_waiting(&mut self, slot: SubscriptionSlot) {
+        let subscription = self.subscriptions.get(slot);
+        let peer = subscription.and_then(|of| self.peers.get_mut(of.subscriber));
+        if let Some(peer) = peer {
+            peer.congestion.discard(slot);
+        }
     }
 
     /// Sends the padding of a probe: on a retransmission stream, where it disturbs no numbers.

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::base::counters::Counters;
 use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
 use crate::media::nack::Arrival;
 use crate::media::stream::{Normalised, Refused, Stream};
-use crate::room::batch::{Batch, Run};
+use crate::room::batch::{Batch, Forwarded, Run};
 use crate::room::incoming::Incoming;
 use crate::room::measure::MEASURE_INTERVAL;
 use crate::room::output::Output;
@@ -20,7 +21,7 @@ use crate::room::payload::PayloadKind;
 use crate::room::peer::{Peer, REPORT_INTERVAL};
 use crate::room::relay::relay_packet;
 use crate::room::select::Selected;
-use crate::room::sending::Way;
+use crate::room::sending::{Waiting, Way};
 use crate::room::slots::{EncodingSlot, PeerSlot};
 use crate::room::source::Source;
 use crate::room::speakers::hear;
@@ -189,7 +190,7 @@ impl Room {
         let Batch {
             packets,
             runs,
-            switched,
+            changed,
             ..
         } = batch;
         while let Some(subscriber) = self.next_subscriber(runs) {
@@ -217,8 +218,10 @@ impl Room {
                         continue;
                     };
                     for packet in &packets[run.packets.clone()] {
-                        if forward(now, subscription, track, (target, peer), packet, output) {
-                            switched.push(target.subscription);
+                        let to = (target, &mut *peer);
+                        let forwarded = forward(now, subscription, track, to, packet, output);
+                        if forwarded != Forwarded::Usual {
+                            changed.push((target.subscription, forwarded));
                         }
                     }
                     if subscription.is_report_due
@@ -238,8 +241,8 @@ impl Room {
                 output.rescheduled.push(peer.key);
             }
         }
-        if !switched.is_empty() {
-            self.settle_switched(switched, output);
+        if !changed.is_empty() {
+            self.settle_changed(now, changed, output);
         }
         batch.clear();
         true
@@ -333,7 +336,7 @@ fn admit(
     None
 }
 
-/// One packet to one subscriber. True if that changes over to another encoding with it.
+/// One packet to one subscriber.
 #[inline]
 fn forward(
     now: Instant,
@@ -342,33 +345,35 @@ fn forward(
     (target, peer): (&Target, &mut Peer),
     packet: &Incoming,
     output: &mut Output,
-) -> bool {
+) -> Forwarded {
     let counters = &mut output.counters;
     let mut shape = match subscription.shape(packet) {
         Ok(shape) => shape,
         Err(Misfit::NoCodec) => {
             counters.forward_no_codec += 1;
-            return false;
+            return Forwarded::Usual;
         }
         Err(Misfit::MalformedRed) => {
             counters.forward_malformed_red += 1;
-            return false;
+            return Forwarded::Usual;
         }
     };
-    let mut has_switched = false;
+    let mut forwarded = Forwarded::Usual;
     if subscription.rewriter.encoding() != Some(packet.encoding.index) {
         match subscription.enter(now, track, packet) {
-            Entry::Switched => has_switched = true,
+            Entry::Switched => forwarded = Forwarded::Switched,
             Entry::Resumed => {}
             Entry::NotReceived => {
                 counters.forward_other_encoding += 1;
-                return false;
+                return Forwarded::Usual;
             }
             Entry::NoKeyframe => {
                 counters.forward_awaits_keyframe += 1;
-                return false;
+                return Forwarded::Usual;
             }
         }
+        // What waits of the former encoding is replaced by this keyframe, and would only delay it.
+        peer.congestion.discard(target.subscription);
     }
     match subscription.select(track, packet) {
         Selected::Whole => {}
@@ -376,29 +381,55 @@ fn forward(
         Selected::LeftOut => {
             subscription.rewriter.skip(packet.seq);
             counters.forward_layer_left_out += 1;
-            return has_switched;
+            return forwarded;
         }
     }
-    let Some(seq) = subscription.rewriter.forward(packet.seq) else {
-        counters.forward_late += 1;
-        return has_switched;
-    };
-    subscription.note_edit(seq, &shape);
-    let timestamp = subscription.rewriter.timestamp(packet.timestamp);
-    if peer.congestion.admits(packet) {
-        let path = (target.to, &target.sealer);
-        let mut way = Way::new(now, path, peer.congestion.account(), target.subscription);
-        let outbox = &mut output.outbox;
-        subscription.send(packet, &shape, (seq, timestamp), &mut way, outbox);
-    } else {
-        let (slot, seq) = (target.subscription, seq.on_wire());
-        let dropped = peer.congestion.delay(now, packet, slot, seq);
-        counters.paced += 1;
-        counters.paced_dropped += dropped as u64;
+    if peer.congestion.delays(packet) {
+        return match delay(now, subscription, (target, peer), packet, output) {
+            true => forwarded,
+            false => Forwarded::Interrupted,
+        };
     }
-    subscription.on_sent(&shape);
+    let path = (target.to, &target.sealer);
+    let mut way = Way::new(now, path, peer.congestion.account(), target.subscription);
+    if subscription.send_first(packet, &shape, &mut way, &mut output.outbox) {
+        peer.congestion.charge(packet);
+        count_forwarded(packet, counters);
+    } else {
+        counters.forward_late += 1;
+    }
+    forwarded
+}
+
+/// A packet waits for the pacer. False if it cannot, and nothing else of its subscription does any more.
+#[cold]
+fn delay(
+    now: Instant,
+    subscription: &mut Subscription,
+    (target, peer): (&Target, &mut Peer),
+    packet: &Incoming,
+    output: &mut Output,
+) -> bool {
+    let waiting = Waiting {
+        subscription: target.subscription,
+        stay: subscription.rewriter.stay(),
+        encoding: packet.encoding.index,
+        seq: packet.seq,
+    };
+    output.counters.paced += 1;
+    let is_taken = peer.congestion.delay(now, packet, waiting);
+    if !is_taken {
+        output.counters.paced_dropped += 1;
+        peer.congestion.discard(target.subscription);
+        subscription.interrupt();
+    }
+    is_taken
+}
+
+/// A packet went out for the first time.
+#[inline]
+pub(in crate::room) fn count_forwarded(packet: &Incoming, counters: &mut Counters) {
     counters.rtp_forwarded += 1;
     counters.rtp_padded += u64::from(packet.padding > 0);
     counters.rtp_padding_bytes += u64::from(packet.padding);
-    has_switched
 }

@@ -24,6 +24,7 @@ mod padding;
 pub mod path;
 mod payload;
 mod peer;
+mod recall;
 mod reception;
 mod redundancy;
 mod relay;
@@ -41,6 +42,7 @@ mod subscription;
 mod supply;
 mod switching;
 mod targets;
+mod toil;
 mod track;
 mod wanted;
 

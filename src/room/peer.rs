@@ -10,6 +10,7 @@ use crate::room::path::Path;
 use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
+use crate::room::toil::Toil;
 use crate::transport::Transport;
 
 /// One connection in a room.
@@ -42,6 +43,8 @@ pub struct Peer {
     pub measure_at: Option<Instant>,
     /// How the way to it is.
     pub path: Path,
+    /// How much work its RTCP makes.
+    pub toil: Toil,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// When it is next told how it is received; `None` while nothing comes.
@@ -64,6 +67,7 @@ impl Peer {
             congestion: Congestion::default(),
             had_unknown: false,
             path: Path::default(),
+            toil: Toil::default(),
             has_last_n: false,
             report_at: None,
             division: Division::default(),

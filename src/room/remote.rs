@@ -164,6 +164,7 @@ impl Room {
         match known {
             Some(slot) => {
                 self.update_track(now, slot, config, output);
+                self.note_sound(slot);
                 self.tracks.get_mut(slot).map(bring_up);
                 self.on_flow_changed(now, slot, None, output);
             }

@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{MediaKind, SeqNo, SeqNo16, Ssrc};
-use crate::base::time::earliest;
 use crate::media::resend::NotResent;
 use crate::media::rewrite;
 use crate::room::output::Output;
@@ -118,58 +117,50 @@ fn resend(
     output: &mut Output,
 ) -> (Resend, Option<EncodingSlot>) {
     const NOT_HELD: (Resend, Option<EncodingSlot>) = (Resend::NotHeld, None);
-    let Some((asked, incoming)) = subscription.recall(track_slot, track, seq) else {
+    let (asked, waited) = match find_asked(now, subscription, track, peer, seq) {
+        Ok(found) => found,
+        Err(refused) => return (refused, None),
+    };
+    let encoding = EncodingSlot {
+        track: track_slot,
+        index: asked.encoding,
+    };
+    let is_late = track.config.kind == MediaKind::Video && waited >= STUCK;
+    if !peer.congestion.admits_repair(now) {
+        let is_stuck = is_late && subscription.is_new_stall(asked.out);
+        let refused = Resend::Refused(NotResent::OverBudget);
+        return (refused, is_stuck.then_some(encoding));
+    }
+    let (Some(incoming), Some(path)) =
+        (track.recall(encoding, asked.seq), peer.transport.rtp_path())
+    else {
         return NOT_HELD;
     };
-    // What came before a switch has been replaced by its keyframe.
-    if subscription.rewriter.encoding() != Some(asked.encoding) {
-        return NOT_HELD;
-    }
-    let (Some(path), Some(shape)) = (
-        peer.transport.rtp_path(),
-        subscription.shape_again(track, &incoming),
-    ) else {
+    let shape = subscription.shape_again(track, &incoming);
+    let Some(shape) = shape.filter(|shape| subscription.can_send_again(&asked, shape)) else {
         return NOT_HELD;
     };
-    // Another packet under this number would be another packet under its nonce.
-    if !asked.is_first
-        && !subscription.has_own_stream(&shape)
-        && !subscription.may_repeat(asked.out, &shape)
-    {
-        return NOT_HELD;
-    }
+    let is_stuck = is_late && subscription.is_new_stall(asked.out);
+    let stuck = is_stuck.then_some(encoding);
     let rtt = peer.path.rtt.lowest();
-    let (age, waited) = waits(now, track, &asked);
-    // It was late, and has only just gone out: what is asked for was asked for before.
-    if !asked.is_first && rtt.is_some_and(|rtt| age < rtt * 7 / 8) {
-        return (Resend::Refused(NotResent::UnderWay), None);
-    }
-    let bytes = incoming.packet().len();
-    let admitted = match peer.congestion.admits_repair(now, bytes) {
-        true => subscription.take_resend(now, rtt, asked.out, &shape),
-        false => Err(NotResent::OverBudget),
-    };
-    let is_stuck = incoming.kind == MediaKind::Video
-        && waited >= STUCK
-        && admitted != Err(NotResent::UnderWay)
-        && subscription.is_new_stall(asked.out);
-    let stuck = is_stuck.then_some(incoming.encoding);
-    if let Err(refused) = admitted {
+    if let Err(refused) = subscription.take_resend(now, rtt, asked.out, &shape) {
         return (Resend::Refused(refused), stuck);
     }
     // One that came late, and whose place has been kept free, goes out now.
-    if asked.is_first && !subscription.rewriter.fill(&asked) {
-        return NOT_HELD;
-    }
     if asked.is_first {
+        if !subscription.rewriter.fill(&asked) {
+            return NOT_HELD;
+        }
         subscription.note_edit(asked.out, &shape);
     }
+    let bytes = incoming.packet().len();
+    peer.congestion.charge_repair(now, bytes);
     let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
     let is_urgent = waited >= urgent_at
         && !asked.is_first
-        && peer.congestion.waiting.is_empty()
-        && peer.congestion.admits_repair(now, bytes)
-        && subscription.take_twin(asked.out, &shape);
+        && peer
+            .congestion
+            .admits_twin(now, bytes, || subscription.take_twin(asked.out, &shape));
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
@@ -180,27 +171,42 @@ fn resend(
     let Some(on_own_stream) = on_own_stream else {
         return NOT_HELD;
     };
-    let copies = 1 + u8::from(is_urgent);
     let sent = Resend::Sent {
         on_own_stream,
-        copies,
+        copies: 1 + u8::from(is_urgent),
     };
     (sent, stuck)
 }
 
+/// The packet that is asked for, and how long it may have been waited for, if it can be sent again. Asks nothing that
+/// costs more than a look: who asks too often is not to cost more than that.
+fn find_asked(
+    now: Instant,
+    subscription: &Subscription,
+    track: &Track,
+    peer: &Peer,
+    seq: SeqNo16,
+) -> Result<(rewrite::Resend, Duration), Resend> {
+    let asked = subscription.find_asked(seq).ok_or(Resend::NotHeld)?;
+    let (age, waited) = waits(now, track, &asked).ok_or(Resend::NotHeld)?;
+    let rtt = peer.path.rtt.lowest();
+    // It was late, and has only just gone out: what is asked for was asked for before.
+    let is_young = !asked.is_first && rtt.is_some_and(|rtt| age < rtt * 7 / 8);
+    if is_young || subscription.is_under_way(now, rtt, asked.out) {
+        return Err(Resend::Refused(NotResent::UnderWay));
+    }
+    Ok((asked, waited))
+}
+
 /// How long ago a packet came here; and how long somebody may have waited for it: since then, or since the one after it
-/// came, if that overtook it.
-fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> (Duration, Duration) {
-    let cache = track
-        .encoding(asked.encoding)
-        .map(|encoding| &encoding.cache);
-    let arrived = |seq| Some(cache?.get(seq)?.arrived);
-    let own = arrived(asked.seq);
-    let since = |then: Option<Instant>| {
-        then.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
-    };
-    let next = arrived(SeqNo(asked.seq.0 + 1));
-    (since(own), since(earliest(own, next)))
+/// came, if that overtook it. `None` if it is not kept any more.
+fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> Option<(Duration, Duration)> {
+    let cache = &track.encoding(asked.encoding)?.cache;
+    let own = cache.get(asked.seq)?.arrived;
+    let next = cache.get(SeqNo(asked.seq.0 + 1)).map(|next| next.arrived);
+    let first = next.map_or(own, |next| own.min(next));
+    let since = |then: Instant| now.saturating_duration_since(then);
+    Some((since(own), since(first)))
 }
 
 /// From then on (and from two round trips on) what is sent again goes out twice: with a tenth lost each way, one of 5 000

@@ -30,7 +30,8 @@ impl Room {
             subscription.reception = reception.interrupted(track.is_simulcast);
         }
         let received = subscription.received();
-        if open.is_none() || received.is_empty() {
+        let is_paused = open.is_none() || received.is_empty();
+        if is_paused {
             subscription.pause();
         }
         let mut was_routed = false;
@@ -47,6 +48,9 @@ impl Room {
         }
         let is_lost = was_routed && path.is_none();
         output.counters.subscription_unreachable += u64::from(is_lost);
+        if is_paused {
+            self.discard_waiting(slot);
+        }
     }
 
     /// Follows a peer to where its transport says it is: after every input to that.

@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::ids::{MediaKind, SeqNo16};
+use crate::base::ids::{EncodingIndex, MediaKind, SeqNo, SeqNo16};
 use crate::base::time::earliest;
 use crate::control::SubscriptionConfig;
 use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
 use crate::media::congestion::recorder::ArrivalRecorder;
 use crate::media::congestion::send_side::SendSide;
+use crate::media::rewrite::Stay;
 use crate::room::incoming::Incoming;
 use crate::room::sent_names::{SentName, SentNames};
 use crate::room::slots::SubscriptionSlot;
@@ -32,6 +33,8 @@ pub struct Congestion {
     pub waiting: PacingQueue<Waiting>,
     /// When that is.
     pub drain_at: Option<Instant>,
+    /// How many of them were thrown away and are not counted yet.
+    discarded: usize,
     /// Something is due earlier than before.
     wakes: bool,
     /// What arrives from it.
@@ -40,13 +43,18 @@ pub struct Congestion {
     number_id: Option<ExtensionId>,
 }
 
-/// A packet that waits to be sent.
+/// A packet that waits to be sent. It has no number there yet, and the pacer takes nothing for it, so that it can be
+/// thrown away without a trace.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
     /// Whose it is.
     pub subscription: SubscriptionSlot,
-    /// Its number there.
-    pub seq: SeqNo16,
+    /// While this lasts it may go out.
+    pub stay: Stay,
+    /// The encoding it is of.
+    pub encoding: EncodingIndex,
+    /// The encoding's number for it.
+    pub seq: SeqNo,
 }
 
 /// Which header extensions the packets of a subscription tell their sending with.
@@ -180,46 +188,68 @@ impl Congestion {
         self.budget.fill(now);
     }
 
-    /// Whether a packet may go out at once. Sound always does.
+    /// Whether a packet has to wait. Sound never does.
     #[inline]
-    pub fn admits(&mut self, packet: &Incoming) -> bool {
-        if self.budget.is_unlimited() && self.waiting.is_empty() {
-            return true;
-        }
-        let bytes = packet.packet().len() + PATH_OVERHEAD;
-        if packet.kind == MediaKind::Audio {
-            self.budget.charge(bytes);
-            return true;
-        }
-        self.waiting.is_empty() && self.budget.take(bytes)
+    pub fn delays(&self, packet: &Incoming) -> bool {
+        packet.kind == MediaKind::Video && (!self.waiting.is_empty() || self.budget.is_spent())
     }
 
-    /// Whether a datagram of `bytes` may be sent again now.
-    pub fn admits_repair(&mut self, now: Instant, bytes: usize) -> bool {
+    /// A packet goes out.
+    #[inline]
+    pub fn charge(&mut self, packet: &Incoming) {
+        if !self.budget.is_unlimited() {
+            self.budget.charge(packet.packet().len() + PATH_OVERHEAD);
+        }
+    }
+
+    /// Whether anything may be sent again now.
+    pub fn admits_repair(&mut self, now: Instant) -> bool {
         self.repairs.fill(now);
-        let admitted = self.repairs.take(bytes + PATH_OVERHEAD);
+        !self.repairs.is_spent()
+    }
+
+    /// A packet of `bytes` is sent again.
+    pub fn charge_repair(&mut self, now: Instant, bytes: usize) {
+        self.repairs.charge(bytes + PATH_OVERHEAD);
+        self.budget.fill(now);
+        self.budget.charge(bytes + PATH_OVERHEAD);
+    }
+
+    /// Whether a second copy of a packet of `bytes`, which `take` allows, goes out with the first.
+    pub fn admits_twin(&mut self, now: Instant, bytes: usize, take: impl FnOnce() -> bool) -> bool {
+        let admitted = self.waiting.is_empty() && self.admits_repair(now) && take();
         if admitted {
-            self.budget.fill(now);
-            self.budget.charge(bytes + PATH_OVERHEAD);
+            self.charge_repair(now, bytes);
         }
         admitted
     }
 
-    /// A packet that was not admitted waits, under the number it has got. Returns how many had to go for it.
+    /// A packet waits. False if there is no room for it.
     #[cold]
-    pub fn delay(
-        &mut self,
-        now: Instant,
-        packet: &Incoming,
-        subscription: SubscriptionSlot,
-        seq: SeqNo16,
-    ) -> usize {
+    #[must_use]
+    pub fn delay(&mut self, now: Instant, packet: &Incoming, waiting: Waiting) -> bool {
         if self.drain_at.is_none() {
             self.drain_at = Some(now + self.budget.wait().max(STEP));
             self.wakes = true;
         }
         let bytes = packet.packet().len() + PATH_OVERHEAD;
-        self.waiting.push(now, bytes, Waiting { subscription, seq })
+        self.waiting.push(now, bytes, waiting)
+    }
+
+    /// What waits of a subscription does not go out.
+    #[cold]
+    pub fn discard(&mut self, of: SubscriptionSlot) {
+        self.discarded += self.waiting.retain(|waiting| waiting.subscription != of);
+    }
+
+    /// The oldest of what waits does not go out.
+    pub fn discard_oldest(&mut self) {
+        self.discarded += usize::from(self.waiting.pop().is_some());
+    }
+
+    /// How many packets were discarded since this was last asked. While any are not counted, `drain_at` is set.
+    pub fn take_discarded(&mut self) -> usize {
+        std::mem::take(&mut self.discarded)
     }
 
     /// Whether the peer's deadline may have come nearer since this was last asked.

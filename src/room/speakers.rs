@@ -97,10 +97,20 @@ impl Room {
         floor.tick_at = (floor.idle_ticks < IDLE_TICKS).then_some(next);
     }
 
-    /// What the packets of local tracks said since the last tick.
+    /// A track is new or described anew: if it is sound, it is listened to.
+    pub(in crate::room) fn note_sound(&mut self, slot: TrackSlot) {
+        if let Some(track) = self.tracks.get(slot)
+            && track.config.kind == MediaKind::Audio
+            && self.sounds.iter().all(|(_, other)| *other != slot)
+        {
+            self.sounds.push((track.config.key, slot));
+        }
+    }
+
+    /// What the packets of sound said since the last tick.
     fn take_heard(&mut self) -> Vec<(TrackKey, Loudness)> {
         let mut heard = Vec::new();
-        for (key, slot) in &self.tracks_by_key {
+        for (key, slot) in &self.sounds {
             if let Some(track) = self.tracks.get_mut(*slot)
                 && track.config.kind == MediaKind::Audio
                 && let Some(loudness) = track.hearing.take()
@@ -130,7 +140,7 @@ impl Room {
             let track = self.tracks.get(*slot);
             track.is_some_and(|track| is_heard_here(track) && !is_deaf(track))
         };
-        let local = self.tracks_by_key.iter().filter(|(_, slot)| audible(slot));
+        let local = self.sounds.iter().filter(|(_, slot)| audible(slot));
         let mut all: Vec<_> = local
             .map(|(key, _)| *key)
             .chain(speakers.reported())
@@ -141,7 +151,7 @@ impl Room {
         loudest.on_tick(&all);
         self.floor.loudest = Some(loudest);
         let mut held = Vec::new();
-        for (key, slot) in &self.tracks_by_key {
+        for (key, slot) in &self.sounds {
             let Some(track) = self.tracks.get_mut(*slot) else {
                 continue;
             };
@@ -174,8 +184,8 @@ impl Room {
             return;
         }
         let mut shards: Vec<ShardId> = Vec::new();
-        for track in self.tracks_by_key.values() {
-            if let Some(track) = self.tracks.get(*track)
+        for (_, slot) in &self.sounds {
+            if let Some(track) = self.tracks.get(*slot)
                 && is_heard_here(track)
             {
                 shards.extend(sink_shards(track));
@@ -249,8 +259,7 @@ impl Room {
     }
 
     fn is_heard_by(&self, shard: ShardId) -> bool {
-        let mut tracks = self.tracks_by_key.values();
-        tracks.any(|slot| {
+        self.sounds.iter().any(|(_, slot)| {
             let track = self.tracks.get(*slot);
             track.is_some_and(|t| is_heard_here(t) && sink_shards(t).any(|s| s == shard))
         })

@@ -33,6 +33,8 @@ pub struct Room {
     pub(in crate::room) tracks: Slab<Track, OfTracks>,
     pub(in crate::room) subscriptions: Slab<Subscription, OfSubscriptions>,
     pub(in crate::room) tracks_by_key: HashMap<TrackKey, TrackSlot>,
+    /// Those of sound: what is looked at ten times a second.
+    pub(in crate::room) sounds: Vec<(TrackKey, TrackSlot)>,
     /// Subscriptions whose track is not known (yet): each is in here once.
     pub(in crate::room) waiting: HashMap<TrackKey, Vec<SubscriptionSlot>>,
     /// Tracks that other shards want and that are not here (yet).
@@ -60,6 +62,7 @@ impl Room {
             tracks: Slab::new(),
             subscriptions: Slab::new(),
             tracks_by_key: HashMap::new(),
+            sounds: Vec::new(),
             waiting: HashMap::new(),
             wanted: HashMap::new(),
             remotes: HashMap::new(),

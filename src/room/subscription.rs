@@ -23,16 +23,15 @@ use crate::room::allotment::Allotment;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
-use crate::room::redundancy::{FrameSet, Redundancy};
 use crate::room::sending::{Stamping, Way};
-use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
+use crate::room::slots::{PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
 use crate::wire::codec::CodecMapping;
 use crate::wire::extension::Extension;
 use crate::wire::rtcp::{SenderReport, write_sender_report};
-use crate::wire::rtp::{OutgoingHeader, RtpHeader, write_header};
+use crate::wire::rtp::{OutgoingHeader, write_header};
 
 /// One peer's copy of a track.
 #[derive(Debug)]
@@ -69,7 +68,7 @@ pub struct Subscription {
     pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
-    /// It was outside of last-n and is not any more: it begins with a keyframe.
+    /// It was outside of last-n and is not any more, or was interrupted: it begins with a keyframe.
     pub comes_back: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
@@ -209,9 +208,29 @@ impl Subscription {
         }
     }
 
-    /// Writes and seals the packet under the number `seq` and the timestamp, which the rewriter gave for it.
+    /// Numbers a packet, and writes and seals it: the one place where a number is taken for what goes out. False if the
+    /// packet has no number here: it is from before the present encoding began, or was sent already.
     #[inline]
-    pub fn send(
+    pub fn send_first(
+        &mut self,
+        packet: &Incoming,
+        shape: &Shape<'_>,
+        way: &mut Way<'_>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let Some(seq) = self.rewriter.forward(packet.seq) else {
+            return false;
+        };
+        self.note_edit(seq, shape);
+        let timestamp = self.rewriter.timestamp(packet.timestamp);
+        self.send(packet, shape, (seq, timestamp), way, outbox);
+        self.on_sent(shape);
+        true
+    }
+
+    /// Writes and seals the packet under a number and timestamp that the rewriter gave for it.
+    #[inline]
+    fn send(
         &self,
         packet: &Incoming,
         shape: &Shape<'_>,
@@ -230,7 +249,8 @@ impl Subscription {
     }
 
     /// Writes and seals a packet that went out under this number and timestamp once more: on its own stream where that was
-    /// negotiated (RFC 4588): true; else the identical datagram: false. `None` if neither can be.
+    /// negotiated (RFC 4588): true; else the identical datagram: false. `None` if neither can be, which
+    /// [`Subscription::can_send_again`] tells before.
     pub fn send_again(
         &mut self,
         packet: &Incoming,
@@ -240,7 +260,6 @@ impl Subscription {
         outbox: &mut Outbox,
     ) -> Option<bool> {
         let Some((ssrc, payload_type)) = self.own_stream(shape) else {
-            // Stamped anew it would be another packet under the same nonce.
             if !self.stamping.is_none() {
                 return None;
             }
@@ -258,9 +277,12 @@ impl Subscription {
         Some(true)
     }
 
-    /// Whether a packet of this shape is sent again on a stream of its own, so that it need not be the same.
-    pub fn has_own_stream(&self, shape: &Shape<'_>) -> bool {
+    /// Whether a packet of this shape can be sent again: on a stream of its own, so that it need not be the same, or as it
+    /// went out under its number, if it did. Another packet would be another one under the same nonce; so would
+    /// be the same one, stamped anew.
+    pub fn can_send_again(&self, asked: &Resend, shape: &Shape<'_>) -> bool {
         self.own_stream(shape).is_some()
+            || self.stamping.is_none() && (asked.is_first || self.may_repeat(asked.out, shape))
     }
 
     fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
@@ -299,8 +321,7 @@ impl Subscription {
         way: &mut Way<'_>,
         outbox: &mut Outbox,
     ) {
-        let edit = shape.edit.as_ref();
-        let config = &self.config;
+        let (edit, config) = (shape.edit.as_ref(), &self.config);
         // Padding is for messages of equal lengths; a retransmission's payload has none (RFC 4588 §4).
         let padding = match names.original {
             Some(_) => 0,
@@ -342,21 +363,7 @@ impl Subscription {
             if let Some(original) = names.original {
                 arena.extend_from_slice(&original.0.to_be_bytes());
             }
-            let payload_start = arena.len();
-            match &shape.red {
-                Red::None => arena.extend_from_slice(shape.payload),
-                Red::Rename(layout, payload_type) => {
-                    arena.extend_from_slice(shape.payload);
-                    layout.set_payload_type(&mut arena[payload_start..], *payload_type);
-                }
-                Red::Make(payload_type) => {
-                    let blocks = packet.redundancy.blocks(packet.timestamp);
-                    write_red(arena, *payload_type, blocks, shape.payload);
-                }
-            }
-            if let Some(edit) = edit {
-                edit.apply(&mut arena[payload_start..]);
-            }
+            write_payload(arena, packet, shape);
             if padding > 0 {
                 // The last byte says how many there are, itself included (RFC 3550 §5.1).
                 arena.resize(arena.len() + usize::from(padding) - 1, 0);
@@ -413,39 +420,11 @@ impl Subscription {
         bytes
     }
 
-    /// A packet that has got the number `seq` here, as far as it is still kept.
-    pub fn recall(
-        &self,
-        slot: TrackSlot,
-        track: &Track,
-        seq: SeqNo16,
-    ) -> Option<(Resend, Incoming)> {
+    /// The number under which its subscriber asks for a packet again, if that may be sent to it.
+    pub fn find_asked(&self, seq: SeqNo16) -> Option<Resend> {
         let asked = self.rewriter.resend(seq)?;
-        let index = asked.encoding;
-        let encoding = track.encoding(index)?;
-        let cached = encoding.cache.get(asked.seq)?;
-        let header = RtpHeader::parse(&cached.packet)?;
-        let kind = (track.config.kind, track.kinds.get(header.payload_type));
-        let slot = EncodingSlot { track: slot, index };
-        let mut incoming = Incoming::read(
-            slot,
-            cached.packet.clone(),
-            &header,
-            (cached.seq, cached.timestamp),
-            kind,
-            &track.config.extensions,
-        )?;
-        incoming.padding = cached.padding;
-        let repeated = FrameSet::from_bits(cached.repeated);
-        if !repeated.is_empty() {
-            let repeating = incoming.repeating();
-            incoming.redundancy = Redundancy::gather(&encoding.cache, &repeating, repeated);
-            // Another packet under this number would be another packet under its nonce.
-            if incoming.redundancy.set() != repeated {
-                return None;
-            }
-        }
-        Some((asked, incoming))
+        // What came before a switch has been replaced by its keyframe.
+        (self.rewriter.encoding() == Some(asked.encoding)).then_some(asked)
     }
 
     /// The subscriber's description has changed.
@@ -534,10 +513,15 @@ impl Subscription {
 
     /// A packet was sent for the first time.
     #[inline]
-    pub fn on_sent(&mut self, shape: &Shape<'_>) {
+    fn on_sent(&mut self, shape: &Shape<'_>) {
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(shape.payload.len() as u32);
         self.bytes += shape.payload.len() as u64;
+    }
+
+    /// Whether a packet was sent again less than a round trip ago.
+    pub fn is_under_way(&self, now: Instant, rtt: Option<Duration>, seq: SeqNo) -> bool {
+        self.resends.is_under_way(now, rtt, seq)
     }
 
     /// Takes a packet sent before for sent again. `rtt`: the shortest round trip to the subscriber.
@@ -583,6 +567,13 @@ impl Subscription {
         }
     }
 
+    /// Some of what was to go out is lost here. What builds on it is of no use, so nothing goes out until the next
+    /// keyframe, where keyframes can be told, and that follows without a gap.
+    pub fn interrupt(&mut self) {
+        self.pause();
+        self.comes_back = true;
+    }
+
     /// Whether anything was ever sent.
     pub fn has_sent(&self) -> bool {
         self.bytes > 0
@@ -612,6 +603,25 @@ impl Subscription {
             self.reports.on_report_sent(now, ntp);
         }
         sent
+    }
+}
+
+#[inline]
+fn write_payload(arena: &mut Vec<u8>, packet: &Incoming, shape: &Shape<'_>) {
+    let start = arena.len();
+    match &shape.red {
+        Red::None => arena.extend_from_slice(shape.payload),
+        Red::Rename(layout, payload_type) => {
+            arena.extend_from_slice(shape.payload);
+            layout.set_payload_type(&mut arena[start..], *payload_type);
+        }
+        Red::Make(payload_type) => {
+            let blocks = packet.redundancy.blocks(packet.timestamp);
+            write_red(arena, *payload_type, blocks, shape.payload);
+        }
+    }
+    if let Some(edit) = &shape.edit {
+        edit.apply(&mut arena[start..]);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Moves subscriptions between the encodings of their tracks: as they wish, and as the encodings flow.
 //!
 //! A subscription that is to get another encoding is a target of both until a keyframe of the new one has come;
-//! `forward` then changes over in the middle of a batch, and `settle_switched` tidies up behind it.
+//! `forward` then changes over in the middle of a batch, and `settle_changed` tidies up behind it.
 
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{EncodingIndex, EncodingSet};
 use crate::base::time::earliest;
+use crate::room::batch::Forwarded;
 use crate::room::encoding::{Encoding, Retry};
 use crate::room::origin::Origin;
 use crate::room::output::Output;
@@ -152,14 +153,20 @@ impl Room {
         self.review_wants(output);
     }
 
-    /// Subscriptions that have changed over while a batch was fanned out: they are no targets of their former encodings
-    /// any more.
-    pub(in crate::room) fn settle_switched(
+    /// Subscriptions that have changed over while a batch was fanned out are no targets of their former encodings any
+    /// more; for those that were interrupted a keyframe is asked for.
+    #[cold]
+    pub(in crate::room) fn settle_changed(
         &mut self,
-        switched: &mut Vec<SubscriptionSlot>,
+        now: Instant,
+        changed: &mut Vec<(SubscriptionSlot, Forwarded)>,
         output: &mut Output,
     ) {
-        for slot in switched.drain(..) {
+        for (slot, forwarded) in changed.drain(..) {
+            if forwarded == Forwarded::Interrupted {
+                self.on_interrupted(now, slot, output);
+                continue;
+            }
             output.counters.subscription_switched += 1;
             if let Some(subscription) = self.subscriptions.get(slot) {
                 let (source, shard) = subscription.source();
@@ -268,6 +275,7 @@ impl Room {
             .filter_map(|slot| self.subscriptions.get(*slot));
         waiting.any(|subscription| {
             let is_waiting = subscription.reception.awaited() == Some(slot.index)
+                || subscription.comes_back && subscription.reception.present() == Some(slot.index)
                 || subscription.awaits_layers(track, slot.index);
             is_waiting
                 && subscription.is_open()

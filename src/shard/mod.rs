@@ -26,7 +26,7 @@ use crate::base::time::earliest;
 use crate::control::layers::{LayerCensus, PeerDescription, Preferences};
 use crate::control::relay::{RelayMessage, RelayedPacket};
 use crate::control::{
-    Command, Event, IceCredentials, RoomOptions, SubscriptionConfig, TrackConfig,
+    Command, Event, IceCredentials, LayerReason, RoomOptions, SubscriptionConfig, TrackConfig,
 };
 use crate::room::Room;
 use crate::room::output::Output;
@@ -265,13 +265,20 @@ impl Shard {
 
     /// Fans out what waits, until that is all or so many bytes wait to be sent.
     fn fan_out(&mut self, now: Instant, bytes_max: usize) {
-        while let Some((room, batch)) = self.batches.first() {
-            if let Some(room) = self.rooms.get_mut(room)
-                && !room.fan_out(now, batch, bytes_max, &mut self.output)
-            {
-                return;
+        let mut has_done = false;
+        while let Some((slot, batch)) = self.batches.first() {
+            if let Some(room) = self.rooms.get_mut(slot) {
+                if !room.fan_out(now, batch, bytes_max, &mut self.output) {
+                    return;
+                }
+                // Who has changed over may want less or more of other shards.
+                self.relays.follow(slot, &mut self.output);
             }
             self.batches.on_done();
+            has_done = true;
+        }
+        if has_done {
+            self.reschedule();
         }
     }
 
@@ -339,13 +346,13 @@ impl Shard {
         self.reschedule();
     }
 
-    /// Asks who speaks, in those rooms in which it is time.
+    /// Asks who speaks, in those rooms in which it is time, `FLOORS_PER_TURN` at most: their next time is later, so that
+    /// none comes twice.
     fn review_floors(&mut self, now: Instant) {
-        let mut due = Vec::new();
-        while let Some(slot) = self.floor_timers.pop_due(now) {
-            due.push(slot);
-        }
-        for slot in due {
+        for _ in 0..FLOORS_PER_TURN {
+            let Some(slot) = self.floor_timers.pop_due(now) else {
+                return;
+            };
             if let Some(room) = self.rooms.get_mut(slot) {
                 room.handle_floor_timeout(now, &mut self.output);
                 self.floor_timers.schedule(slot, room.poll_floor_timeout());
@@ -406,6 +413,12 @@ impl Shard {
     /// destinations are plain IPv4 addresses, also where the socket is IPv6.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.output.outbox
+    }
+
+    /// How often subscriptions were sent another layer than before, by the reason of the new one.
+    #[must_use]
+    pub fn layer_switches(&self) -> [u64; LayerReason::COUNT] {
+        self.output.layer_switches
     }
 
     /// What was done and dropped so far.
@@ -662,3 +675,31 @@ pub const OUTBOX_BYTES: usize = 256 << 10;
 /// Peers served by one call of [`Shard::handle_timeout`]. Each costs some microseconds, so that a shard of thousands whose
 /// reports fall due together is not deaf for longer than a fan-out takes.
 const DUE_PER_TURN: usize = 64;
+/// Rooms of which one call of [`Shard::handle_timeout`] asks who speaks: the ticks of all fall together after the thread was
+/// held up.
+const FLOORS_PER_TURN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::WantKey;
+
+    #[test]
+    fn what_falls_due_together_is_not_done_in_one_turn() {
+        let identity = Arc::new(DtlsIdentity::generate().unwrap());
+        let mut shard = Shard::new(ShardId(0), identity, 7);
+        let t0 = Instant::now();
+        for n in 0..100 {
+            let room = RoomId::new(&format!("room{n}")).unwrap();
+            let slot = shard.rooms.find_or_start(&room);
+            shard.floor_timers.schedule(slot, Some(t0));
+            shard.relays.schedule(WantKey(n), t0);
+        }
+        shard.handle_timeout(t0);
+        assert_eq!(shard.floor_timers.poll_timeout(), Some(t0));
+        assert_eq!(shard.relays.poll_timeout(), Some(t0));
+        assert_eq!(shard.poll_timeout(), Some(t0), "the rest comes at once");
+        shard.handle_timeout(t0);
+        assert_eq!(shard.poll_timeout(), None);
+    }
+}

@@ -100,19 +100,24 @@ impl Relays {
         self.own.get(&want).copied()
     }
 
-    /// Does what is due for tracks of other shards.
+    /// Does what is due for tracks of other shards, for at most `WANTS_PER_TURN` of them. Whose next deadline comes of that
+    /// waits for the next turn.
     pub fn handle_timeout(&mut self, now: Instant, rooms: &mut Rooms, output: &mut Output) {
-        let mut due = Vec::new();
-        while let Some(want) = self.timers.pop_due(now) {
-            due.push(want);
-        }
-        for want in due {
+        for _ in 0..WANTS_PER_TURN {
+            let Some(want) = self.timers.pop_due(now) else {
+                break;
+            };
             let room = self.own.get(&want).and_then(|slot| rooms.get_mut(*slot));
             if let Some(room) = room {
                 room.handle_remote_timeout(now, want, output);
             }
         }
         self.settle(rooms, output);
+    }
+
+    #[cfg(test)]
+    pub fn schedule(&mut self, want: WantKey, at: Instant) {
+        self.timers.schedule(want, Some(at));
     }
 
     /// When [`Relays::handle_timeout`] is next needed.
@@ -226,3 +231,6 @@ impl Relays {
         }
     }
 }
+
+/// Tracks of other shards that one call of [`Relays::handle_timeout`] serves.
+const WANTS_PER_TURN: usize = 64;

@@ -127,7 +127,7 @@ pub struct ReportBlock {
 pub struct Compound {
     /// The messages in order, at most [`PACKETS_MAX`] and the report blocks beside them.
     pub packets: Vec<RtcpPacket>,
-    /// How many messages were dropped as malformed, or as above [`PACKETS_MAX`].
+    /// How many messages were dropped as malformed, or (as one) what is above [`PACKETS_MAX`] or [`ENTRIES_MAX`].
     pub dropped: u32,
 }
 
@@ -136,9 +136,13 @@ pub struct Compound {
 pub fn parse(datagram: &[u8]) -> Compound {
     let mut compound = Compound::default();
     let mut rest = datagram;
+    let mut entries = 0;
     for _ in 0..PACKETS_MAX {
         if rest.is_empty() {
             return compound;
+        }
+        if entries >= ENTRIES_MAX {
+            break;
         }
         let Some((message, after)) = split_message(rest) else {
             // Where the next message starts is not known: the rest is lost.
@@ -146,12 +150,26 @@ pub fn parse(datagram: &[u8]) -> Compound {
             return compound;
         };
         rest = after;
+        let before = compound.packets.len();
         if parse_message(message, &mut compound.packets).is_none() {
             compound.dropped += 1;
         }
+        entries += compound.packets[before..]
+            .iter()
+            .map(entries_of)
+            .sum::<usize>();
     }
     compound.dropped += u32::from(!rest.is_empty());
     compound
+}
+
+/// How many packets a message tells of: a few bytes can name thousands.
+fn entries_of(packet: &RtcpPacket) -> usize {
+    match packet {
+        RtcpPacket::Nack { seqs, .. } => NACKED_WEIGHT * seqs.len(),
+        RtcpPacket::TransportFeedback(feedback) => feedback.arrivals.len(),
+        _ => 0,
+    }
 }
 
 /// Appends a sender report without blocks and the source's CNAME: a whole compound.
@@ -250,6 +268,10 @@ pub fn write_bye(out: &mut Vec<u8>, source: Ssrc) {
 pub const PACKETS_MAX: usize = 64;
 /// The most report blocks of one message (RFC 3550 §6.4.1: a five-bit count).
 pub const REPORT_BLOCKS_MAX: usize = 31;
+/// When the messages of a datagram have told of so many packets, no further one is read: as many as one message of
+/// transport feedback may tell of, or as 1024 numbers in NACKs, each of which makes more work.
+pub const ENTRIES_MAX: usize = 4096;
+const NACKED_WEIGHT: usize = 4;
 /// The most sequence numbers that one NACK is read for.
 pub const NACKED_MAX: usize = 512;
 /// The most streams that one FIR is read for.
@@ -470,6 +492,28 @@ mod tests {
         write(&mut out);
         assert_eq!(out.len() % 4, 0, "RTCP counts in words");
         out
+    }
+
+    #[test]
+    fn few_bytes_do_not_tell_of_many_packets() {
+        // One run of 4096 packets that are missing, 24 bytes.
+        let mut feedback = vec![0x8f, 205, 0, 5];
+        feedback.extend([
+            0, 0, 0, 1, 0, 0, 0, 2, 0, 7, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0,
+        ]);
+        let entries = |datagram: &[u8]| {
+            let compound = parse(datagram);
+            let sum: usize = compound.packets.iter().map(entries_of).sum();
+            (sum, compound.dropped)
+        };
+        assert_eq!(entries(&feedback), (4096, 0));
+        assert_eq!(entries(&feedback.repeat(60)), (4096, 1));
+        let mut nack = Vec::new();
+        let numbers: Vec<_> = (0..500).map(SeqNo16).collect();
+        write_nack(&mut nack, Ssrc(1), Ssrc(2), &numbers);
+        assert_eq!(entries(&nack), (2000, 0));
+        let (sum, dropped) = entries(&nack.repeat(20));
+        assert!((4096..=4096 + 2048).contains(&sum) && dropped == 1, "{sum}");
     }
 
     #[test]

@@ -63,12 +63,9 @@ impl SentHistory {
     /// The extended number nearest to the last one sent. `None` before any was sent, or if it was not.
     pub fn extend(&self, seq: SeqNo16) -> Option<u64> {
         let last = self.next.checked_sub(1)?;
-        let back = (last as u16).wrapping_sub(seq.0);
-        let ahead = seq.0.wrapping_sub(last as u16);
-        // Feedback tells of what was sent: a number ahead of the last is from before a wrap.
-        (ahead == 0 || back != 0)
-            .then(|| last.checked_sub(u64::from(back)))
-            .flatten()
+        // Feedback tells of what was sent: one that is ahead of the last, by the nearest way, was not.
+        let back = (last as u16).wrapping_sub(seq.0) as i16;
+        last.checked_sub(u64::try_from(back).ok()?)
     }
 
     /// The packet with an extended number, if it is still known.
@@ -163,7 +160,10 @@ mod tests {
             Some(69_999)
         );
         assert_eq!(history.extend(SeqNo16(65_535)), Some(65_535));
-        let future = history.extend(SeqNo16((70_000 - 65_536) as u16));
-        assert!(future.and_then(|seq| history.get_mut(seq)).is_none());
+        let wire = |number: u64| SeqNo16(number as u16);
+        for ahead in [1, 2, 100, 0x8000] {
+            assert_eq!(history.extend(wire(69_999 + ahead)), None, "{ahead}");
+        }
+        assert_eq!(history.extend(wire(69_999 - 0x7fff)), Some(69_999 - 0x7fff));
     }
 }

@@ -55,7 +55,7 @@ impl Budget {
         self.backlog = bytes as f64;
     }
 
-    /// Brings the tokens up to date: before [`Budget::take`], once for each moment.
+    /// Brings the tokens up to date: before anything is asked or taken, once for each moment.
     #[inline]
     pub fn fill(&mut self, now: Instant) {
         if let Some((rate, depth)) = self.rate
@@ -68,27 +68,13 @@ impl Budget {
         }
     }
 
-    /// Takes the tokens for a packet that can wait. False if it has to.
+    /// Whether a packet that can wait has to.
     #[inline]
-    pub fn take(&mut self, bytes: usize) -> bool {
-        if self.rate.is_none() {
-            return true;
-        }
-        if self.tokens <= 0.0 {
-            return false;
-        }
-        self.tokens -= bytes as f64;
-        true
+    pub fn is_spent(&self) -> bool {
+        self.tokens <= 0.0 && self.rate.is_some()
     }
 
-    /// What was taken for a packet is not used for it.
-    pub fn give_back(&mut self, bytes: usize) {
-        if let Some((_, depth)) = self.rate {
-            self.tokens = (self.tokens + bytes as f64).min(depth);
-        }
-    }
-
-    /// Takes the tokens for a packet that goes out in any case.
+    /// Takes the tokens for a packet that goes out.
     #[inline]
     pub fn charge(&mut self, bytes: usize) {
         if let Some((_, depth)) = self.rate {
@@ -120,7 +106,8 @@ pub enum Pace {
     Draining,
 }
 
-/// Packets that wait, oldest first, bounded by time and bytes: the oldest go when there are too many.
+/// Packets that wait, oldest first, bounded by time and bytes: what is too much is refused, and what waits for too long
+/// is [overdue](PacingQueue::overdue). Whoever puts them in decides what else falls with them.
 #[derive(Debug)]
 pub struct PacingQueue<T> {
     waiting: VecDeque<Waiting<T>>,
@@ -155,51 +142,50 @@ impl<T> PacingQueue<T> {
         self.bytes
     }
 
-    /// Leaves a packet. Returns how many had to go for it: the oldest.
-    pub fn push(&mut self, now: Instant, bytes: usize, packet: T) -> usize {
+    /// Leaves a packet. False if there is no room for it.
+    #[must_use]
+    pub fn push(&mut self, now: Instant, bytes: usize, packet: T) -> bool {
+        if self.bytes + bytes > QUEUE_BYTES_MAX || self.waiting.len() >= QUEUE_LEN_MAX {
+            return false;
+        }
         self.bytes += bytes;
         self.waiting.push_back(Waiting {
             since: now,
             bytes,
             packet,
         });
-        let mut dropped = 0;
-        while self.bytes > QUEUE_BYTES_MAX || self.waiting.len() > QUEUE_LEN_MAX {
-            dropped += usize::from(self.pop().is_some());
-        }
-        dropped
+        true
     }
 
-    /// Drops what has waited too long. Returns how many that were.
-    pub fn expire(&mut self, now: Instant) -> usize {
-        let mut dropped = 0;
-        while let Some(oldest) = self.waiting.front()
-            && now.saturating_duration_since(oldest.since) > QUEUE_TIME_MAX
-        {
-            dropped += usize::from(self.pop().is_some());
-        }
-        dropped
+    /// The oldest packet.
+    pub fn front(&self) -> Option<&T> {
+        self.waiting.front().map(|oldest| &oldest.packet)
     }
 
-    /// Takes the oldest packet that `budget` allows, with its bytes.
-    pub fn pop_within(&mut self, budget: &mut Budget) -> Option<(T, usize)> {
-        let bytes = self.waiting.front()?.bytes;
-        let packet = budget.take(bytes).then(|| self.pop()).flatten()?;
-        Some((packet, bytes))
+    /// The oldest packet, if it has waited for too long.
+    pub fn overdue(&self, now: Instant) -> Option<&T> {
+        let oldest = self.waiting.front()?;
+        let waited = now.saturating_duration_since(oldest.since);
+        (waited > QUEUE_TIME_MAX).then_some(&oldest.packet)
     }
 
-    /// Forgets everything. Returns how many packets that were.
-    pub fn clear(&mut self) -> usize {
-        self.bytes = 0;
-        let len = self.waiting.len();
-        self.waiting.clear();
-        len
-    }
-
-    fn pop(&mut self) -> Option<T> {
+    /// Takes the oldest packet out.
+    pub fn pop(&mut self) -> Option<T> {
         let oldest = self.waiting.pop_front()?;
         self.bytes -= oldest.bytes;
         Some(oldest.packet)
+    }
+
+    /// Drops all packets but those that are to `stay`. Returns how many that were.
+    pub fn retain(&mut self, mut stay: impl FnMut(&T) -> bool) -> usize {
+        let (before, mut bytes) = (self.waiting.len(), 0);
+        self.waiting.retain(|entry| {
+            let stays = stay(&entry.packet);
+            bytes += if stays { entry.bytes } else { 0 };
+            stays
+        });
+        self.bytes = bytes;
+        before - self.waiting.len()
     }
 }
 
@@ -231,25 +217,34 @@ const FIRST: Duration = Duration::from_millis(40);
 mod tests {
     use super::*;
 
+    /// Takes the tokens for a packet that can wait. False if it has to.
+    fn take(budget: &mut Budget, bytes: usize) -> bool {
+        if budget.is_spent() {
+            return false;
+        }
+        budget.charge(bytes);
+        true
+    }
+
     #[test]
     fn bursts_are_spread_and_sound_goes_first() {
         let t0 = Instant::now();
         let mut budget = Budget::default();
-        assert!(budget.take(1_000_000), "nothing is paced");
+        assert!(take(&mut budget, 1_000_000), "nothing is paced");
         budget.set_rate(Some(1e6), Pace::Tight);
         budget.fill(t0);
-        let burst = (0..10).filter(|_| budget.take(1000)).count();
+        let burst = (0..10).filter(|_| take(&mut budget, 1000)).count();
         assert_eq!(burst, 2, "1500 bytes");
         budget.charge(200);
-        assert!(!budget.take(1));
+        assert!(budget.is_spent());
         // 137.5 bytes a millisecond.
         assert!(budget.wait() >= STEP);
         budget.fill(t0 + budget.wait());
-        assert!(budget.take(1000));
+        assert!(take(&mut budget, 1000));
         let mut sent = 0;
         for ms in 5..1005 {
             budget.fill(t0 + Duration::from_millis(ms));
-            while budget.take(1000) {
+            while take(&mut budget, 1000) {
                 sent += 1000;
             }
         }
@@ -257,14 +252,16 @@ mod tests {
         // A keyframe: faster than the rate, but not at once.
         let mut queue = PacingQueue::default();
         for n in 0..100 {
-            queue.push(t0, 1000, n);
+            assert!(queue.push(t0, 1000, n));
         }
         let mut ms = 1005;
         while !queue.is_empty() {
             ms += 5;
             budget.set_backlog(queue.bytes());
             budget.fill(t0 + Duration::from_millis(ms));
-            while queue.pop_within(&mut budget).is_some() {}
+            while !budget.is_spent() && queue.pop().is_some() {
+                budget.charge(1000);
+            }
         }
         assert!((1450..1700).contains(&ms), "{ms}");
         budget.set_backlog(0);
@@ -276,21 +273,21 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_the_oldest_goes() {
+    fn what_waits_is_bounded() {
         let t0 = Instant::now();
         let mut queue = PacingQueue::default();
         for n in 0..2000 {
-            let dropped = queue.push(t0, 100, n);
-            assert_eq!(dropped, usize::from(n >= 1024));
+            assert_eq!(queue.push(t0, 100, n), n < 1024);
         }
-        let mut unlimited = Budget::default();
-        assert_eq!(queue.pop_within(&mut unlimited), Some((976, 100)));
-        queue.clear();
+        assert_eq!(queue.retain(|n| *n >= 10), 10);
+        assert_eq!((queue.front(), queue.bytes()), (Some(&10), 101_400));
+        assert_eq!(queue.pop(), Some(10));
+        assert_eq!(queue.retain(|_| false), 1013);
         assert!(queue.is_empty() && queue.bytes() == 0);
-        assert_eq!(queue.push(t0, QUEUE_BYTES_MAX, 1), 0);
-        assert_eq!(queue.push(t0 + QUEUE_TIME_MAX, 1, 2), 1);
-        assert_eq!(queue.expire(t0 + 2 * QUEUE_TIME_MAX), 0);
-        let later = t0 + 2 * QUEUE_TIME_MAX + STEP;
-        assert_eq!((queue.expire(later), queue.bytes()), (1, 0));
+        assert!(queue.push(t0, QUEUE_BYTES_MAX, 1));
+        assert!(!queue.push(t0, 1, 2), "full");
+        assert_eq!(queue.overdue(t0 + QUEUE_TIME_MAX), None);
+        assert_eq!(queue.overdue(t0 + QUEUE_TIME_MAX + STEP), Some(&1));
+        assert_eq!((queue.pop(), queue.bytes()), (Some(1), 0));
     }
 }

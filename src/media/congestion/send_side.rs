@@ -81,7 +81,8 @@ impl SendSide {
         };
         let reference_us = self.receiver.on_reference(feedback.reference);
         let mut latest_sent_us = None;
-        for (seq, arrival) in (base..).zip(&feedback.arrivals) {
+        // What was not sent yet cannot have arrived.
+        for (seq, arrival) in (base..self.history.next()).zip(&feedback.arrivals) {
             let Some(packet) = self.history.get_mut(seq) else {
                 continue;
             };

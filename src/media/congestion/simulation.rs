@@ -130,12 +130,19 @@ impl Flow {
             while bytes > 0 {
                 let packet = bytes.min(1150);
                 bytes -= packet;
-                self.queue.push(now, packet, packet);
+                while !self.queue.push(now, packet, packet) {
+                    self.queue.pop();
+                }
             }
         }
-        self.queue.expire(now);
+        while self.queue.overdue(now).is_some() {
+            self.queue.pop();
+        }
         self.budget.set_backlog(self.queue.bytes());
-        while let Some((bytes, _)) = self.queue.pop_within(&mut self.budget) {
+        while !self.budget.is_spent()
+            && let Some(bytes) = self.queue.pop()
+        {
+            self.budget.charge(bytes);
             self.send(now, bytes, link);
         }
     }
