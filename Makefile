@@ -41,7 +41,10 @@ deps-apt:
 	  $(SUDO) apt-get update
 	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-upgrade --no-install-recommends $(APT_PACKAGES)
 	fi >&2
-	command -v node npm >/dev/null || { echo "Node.js 20 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
+	if ! command -v node || ! command -v npm || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
+	  echo "Node.js 20 or newer with npm is needed: https://nodejs.org" >&2
+	  exit 1
+	fi
 
 deps-npm:
 	for dir in web tests/browser; do

@@ -147,6 +147,9 @@ pub struct TrackConfig {
     pub codecs: Vec<CodecMapping>,
     /// Header extension ids the publisher uses.
     pub extensions: ExtensionMap,
+    /// Both descriptions say that reference times are sent and answered (RFC 3611 §5.1, `rcvr-rtt`, or `rrtr` as libwebrtc
+    /// said it at first).
+    pub reference_times: bool,
     /// What it sends of it, from the lowest quality to the highest: one, or with simulcast up to
     /// [`ENCODINGS_MAX`](crate::base::ids::ENCODINGS_MAX).
     pub encodings: Vec<EncodingConfig>,

@@ -50,6 +50,9 @@ fn main() -> ExitCode {
         // Colours are for people; a file, a journal or a container's log would keep their codes.
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    for name in Config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!("there is no option for the environment variable {name}: it is ignored");
+    }
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -129,6 +129,7 @@ impl Server {
         let backend: Arc<dyn Backend> = Arc::clone(&registry) as _;
         let limits = Limits {
             connections_max: config.max_connections,
+            connections_per_source_max: config.max_connections_per_ip,
             ..Limits::default()
         };
         let acceptor = acceptor

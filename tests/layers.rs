@@ -97,7 +97,7 @@ impl World {
         let reader = &mut self.readers[self.encoding];
         let info = reader.read(&view(self.mode, &packet));
         if let Some(edit) = self.selector.handle(&info, reader) {
-            self.selector.on_sent(self.next, &edit);
+            self.selector.on_sent(self.next, &edit, true);
             self.next = SeqNo(self.next.0 + 1);
             let received = received(&packet, &edit);
             self.check_again(&packet, &received);

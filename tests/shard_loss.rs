@@ -87,6 +87,22 @@ impl Stage {
         nacks.flatten().map(|seq| seq.0).collect()
     }
 
+    /// The subscriber says what it received, up to a number, and lost since the last report, in 1/256.
+    fn report(&mut self, highest_seq: u32, fraction_lost: u8) {
+        let block = ReportBlock {
+            ssrc: MEDIA,
+            fraction_lost,
+            total_lost: 0,
+            highest_seq,
+            jitter_ticks: 0,
+            last_sr: 0,
+            delay_since_last_sr: 0,
+        };
+        self.world.send_rtcp(self.subscriber, |out| {
+            write_receiver_report(out, Ssrc(1), &[block], "c");
+        });
+    }
+
     fn nack(&mut self, seqs: &[SeqNo16]) {
         self.world.send_rtcp(self.subscriber, |out| {
             write_nack(out, Ssrc(1), MEDIA, seqs);
@@ -304,6 +320,9 @@ fn redundant_audio_is_made_for_who_takes_it_and_sent_again_as_it_was() {
         &[(111, Codec::Opus), (63, Codec::Red)],
         |_, _| (),
     );
+    // Of 200 packets five.
+    stage.report(0, 0);
+    stage.report(200, 6);
     for seq in [10, 11, 13, 14] {
         stage.publish(1000, 96, seq, &[seq as u8; 3]);
     }
@@ -355,6 +374,118 @@ fn redundant_audio_is_made_for_who_takes_it_and_sent_again_as_it_was() {
 }
 
 #[test]
+fn redundant_audio_is_made_while_much_is_lost() {
+    let sink = [(111, Codec::Opus), (63, Codec::Red)];
+    let mut stage = Stage::new(Codec::Opus, &sink, |_, _| ());
+    let mut seq = 0;
+    // How long a frame is says whether it is repeated.
+    let mut lens = |stage: &mut Stage| {
+        for _ in 0..3 {
+            stage.publish(1000, 96, seq, &[1; 10]);
+            seq += 1;
+        }
+        let got = stage.received();
+        got.iter().map(|(_, p)| p.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(lens(&mut stage), [10, 10, 10]);
+    stage.report(0, 0);
+    stage.report(1000, 2);
+    assert_eq!(lens(&mut stage), [10, 10, 10], "less than one in a hundred");
+    stage.report(1200, 13);
+    assert_eq!(lens(&mut stage), [25, 25, 25]);
+    stage.report(1400, 26);
+    assert_eq!(lens(&mut stage), [39, 39, 39]);
+    for second in 0..25 {
+        stage.report(1600 + 200 * second, 0);
+        stage.world.advance(1000 * MS);
+    }
+    assert_eq!(lens(&mut stage), [10, 10, 10], "nothing is lost any more");
+}
+
+/// RED with the frames before, the latest first, each with its age in frames: all bytes are its number.
+fn red(seq: u8, before: &[(u16, u8)]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (age, _) in before.iter().rev() {
+        let fields = ((u32::from(*age) * 960) << 10) | 3;
+        payload.push(0x80 | 96);
+        payload.extend(&fields.to_be_bytes()[1..]);
+    }
+    payload.push(96);
+    for (_, frame) in before.iter().rev() {
+        payload.extend([*frame; 3]);
+    }
+    payload.extend([seq; 3]);
+    payload
+}
+
+#[test]
+fn what_is_lost_comes_again_out_of_redundant_audio() {
+    let mut stage = Stage::new(Codec::Opus, &[(111, Codec::Opus)], |track, _| {
+        track.codecs = vec![codec(63, Codec::Red), codec(96, Codec::Opus)];
+    });
+    let level = [0x80 | 20];
+    let mut sealed = Vec::new();
+    let mut publish = |stage: &mut Stage, seq: u8, before: &[(u16, u8)]| {
+        let payload = red(seq, before);
+        stage.publish_with(1000, 63, seq.into(), &[(1, &level)], &payload);
+        sealed.extend(stage.world.clients[stage.subscriber].sealed_rtp.clone());
+        let got = stage.received();
+        got.iter()
+            .map(|(header, payload)| {
+                assert_eq!(header.payload_type, PayloadType(111));
+                assert_eq!(payload.len(), 3);
+                (header.seq.0, header.timestamp.0, payload[0])
+            })
+            .collect::<Vec<_>>()
+    };
+    let first = publish(&mut stage, 10, &[])[0];
+    let expected = |seqs: &[u8]| -> Vec<(u16, u32, u8)> {
+        let at = |seq: &u8| {
+            let ahead = u16::from(*seq) - 10;
+            let timestamp = first.1.wrapping_add(960 * u32::from(ahead));
+            (first.0.wrapping_add(ahead), timestamp, *seq)
+        };
+        seqs.iter().map(at).collect()
+    };
+    assert_eq!(publish(&mut stage, 12, &[(1, 11)]), expected(&[11, 12]));
+    assert_eq!(publish(&mut stage, 11, &[(1, 10)]), [], "it comes itself");
+    assert_eq!(stage.world.count("red_superseded"), 1);
+    let both = [(1, 14), (2, 13)];
+    assert_eq!(publish(&mut stage, 15, &both), expected(&[13, 14, 15]));
+    assert_eq!(publish(&mut stage, 17, &[(1, 16)]), expected(&[16, 17]));
+    // What was there already, and what does not fit to any number.
+    assert_eq!(
+        publish(&mut stage, 18, &[(1, 17), (2, 16)]),
+        expected(&[18])
+    );
+    assert_eq!(publish(&mut stage, 22, &[(2, 20)]), expected(&[22]));
+    // What was missing and did not come so, may still come.
+    assert_eq!(publish(&mut stage, 20, &[]), expected(&[20]));
+    assert_eq!(stage.world.count("red_recovered"), 4);
+    // Sent again it is what it was.
+    let wanted = expected(&[11])[0].0;
+    stage.nack(&[SeqNo16(wanted)]);
+    let again = &stage.world.clients[stage.subscriber].sealed_rtp;
+    assert_eq!(again.len(), 1);
+    assert!(sealed.contains(&again[0]));
+}
+
+#[test]
+fn reference_times_go_to_who_has_agreed() {
+    for agreed in [true, false] {
+        let mut stage = vp8(|track, _| track.reference_times = agreed);
+        stage.publish(1000, 96, 10, b"x");
+        stage.world.clients[stage.publisher].take_rtcp();
+        stage.world.advance(1500 * MS);
+        let rtcp = stage.world.clients[stage.publisher].take_rtcp();
+        let is_report = |packet: &RtcpPacket| matches!(packet, RtcpPacket::Reports { .. });
+        let is_time = |packet: &RtcpPacket| matches!(packet, RtcpPacket::ReferenceTime { .. });
+        assert!(rtcp.iter().any(is_report));
+        assert_eq!(rtcp.iter().any(is_time), agreed);
+    }
+}
+
+#[test]
 fn a_reference_time_is_answered_at_once() {
     let mut stage = vp8(|track, _| track.extensions = extensions(&[(Extension::Mid, 4)]));
     let ntp = NtpTime(0x0102_0304_0506_0708);
@@ -370,4 +501,14 @@ fn a_reference_time_is_answered_at_once() {
     };
     let expected = RtcpPacket::ReferenceReplies(vec![reply(5), reply(6)]);
     assert!(rtcp.contains(&expected), "{rtcp:?}");
+    // A flood is not.
+    for _ in 0..10 {
+        stage.world.send_rtcp(stage.subscriber, |out| {
+            write_reference_time(out, Ssrc(5), ntp);
+        });
+        stage.world.advance(10 * MS);
+    }
+    let rtcp = stage.world.clients[stage.subscriber].take_rtcp();
+    let is_reply = |packet: &&RtcpPacket| matches!(packet, RtcpPacket::ReferenceReplies(_));
+    assert_eq!(rtcp.iter().filter(is_reply).count(), 1);
 }

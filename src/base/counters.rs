@@ -111,6 +111,10 @@ counters! {
     rtx_unneeded,
     /// Of these, packets that are all padding: probes for bandwidth.
     rtx_padding,
+    /// Packets of sound that were lost, and recovered from redundant audio.
+    red_recovered,
+    /// Such packets that came all the same, and went to nobody.
+    red_superseded,
     /// Packets that publishers were asked to send again, each time.
     nack_packets_asked,
     /// Packets that publishers were asked for in vain.

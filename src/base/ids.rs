@@ -272,31 +272,84 @@ impl fmt::Display for TrackKey {
     }
 }
 
-/// A media section's identification tag (RFC 5888 §4), short enough for the one-byte RTP header
-/// extension form (RFC 8285 §4.2): 1–16 bytes of token characters, kept in place.
+macro_rules! tag {
+    ($(#[$doc:meta])* $name:ident, $takes:literal, $is_allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $name(Tag);
+
+        impl $name {
+            /// The longest one taken, in bytes.
+            pub const LEN_MAX: usize = TAG_LEN_MAX;
+
+            #[doc = concat!("Accepts 1–16 ", $takes, ".")]
+            #[must_use]
+            pub fn new(text: &str) -> Option<Self> {
+                Self::from_bytes(text.as_bytes())
+            }
+
+            #[doc = concat!("As [`", stringify!($name), "::new`], from a header extension's value.")]
+            #[must_use]
+            pub fn from_bytes(text: &[u8]) -> Option<Self> {
+                Tag::new(text, $is_allowed).map(Self)
+            }
+
+            /// Its bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+
+            /// As text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+    };
+}
+
+tag! {
+    /// A media section's identification tag (RFC 5888 §4), short enough for the one-byte RTP header
+    /// extension form (RFC 8285 §4.2): 1–16 bytes of token characters, kept in place.
+    Mid, "visible ASCII characters", u8::is_ascii_graphic
+}
+tag! {
+    /// An RTP stream id (RFC 8851 §10, RFC 8852 §3.3), short enough for the one-byte header extension form: 1–16
+    /// letters, digits, `-` and `_`, kept in place.
+    Rid, "ASCII letters, digits, `-` and `_`",
+    |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+/// What the one-byte form of a header extension holds (RFC 8285 §4.2).
+const TAG_LEN_MAX: usize = 16;
+
+/// Some ASCII characters, kept in place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Mid {
-    bytes: [u8; Mid::LEN_MAX],
+struct Tag {
+    bytes: [u8; TAG_LEN_MAX],
     len: u8,
 }
 
-impl Mid {
-    /// The longest `mid` taken, in bytes.
-    pub const LEN_MAX: usize = 16;
-
-    /// Accepts 1–16 visible ASCII characters.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        Self::from_bytes(text.as_bytes())
-    }
-
-    /// As [`Mid::new`], from a header extension's value.
-    #[must_use]
-    pub fn from_bytes(text: &[u8]) -> Option<Self> {
-        if text.is_empty() || text.len() > Self::LEN_MAX || !text.iter().all(u8::is_ascii_graphic) {
+impl Tag {
+    /// `is_allowed` must not allow what is not ASCII.
+    fn new(text: &[u8], is_allowed: impl Fn(&u8) -> bool) -> Option<Self> {
+        if text.is_empty() || text.len() > TAG_LEN_MAX || !text.iter().all(is_allowed) {
             return None;
         }
-        let mut bytes = [0; Self::LEN_MAX];
+        let mut bytes = [0; TAG_LEN_MAX];
         bytes[..text.len()].copy_from_slice(text);
         Some(Self {
             bytes,
@@ -304,86 +357,12 @@ impl Mid {
         })
     }
 
-    /// The tag's bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// The tag as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).expect("a mid holds ASCII only")
-    }
-}
-
-impl fmt::Display for Mid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Mid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mid({})", self.as_str())
-    }
-}
-
-/// An RTP stream id (RFC 8851 §10, RFC 8852 §3.3), short enough for the one-byte header extension form: 1–16
-/// letters, digits, `-` and `_`, kept in place.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rid {
-    bytes: [u8; Rid::LEN_MAX],
-    len: u8,
-}
-
-impl Rid {
-    /// The longest id taken, in bytes.
-    pub const LEN_MAX: usize = 16;
-
-    /// Accepts 1–16 ASCII letters, digits, `-` and `_`.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        Self::from_bytes(text.as_bytes())
-    }
-
-    /// As [`Rid::new`], from a header extension's value.
-    #[must_use]
-    pub fn from_bytes(text: &[u8]) -> Option<Self> {
-        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if text.is_empty() || text.len() > Self::LEN_MAX || !text.iter().all(is_allowed) {
-            return None;
-        }
-        let mut bytes = [0; Self::LEN_MAX];
-        bytes[..text.len()].copy_from_slice(text);
-        Some(Self {
-            bytes,
-            len: text.len() as u8,
-        })
-    }
-
-    /// The id's bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).expect("a rid holds ASCII only")
-    }
-}
-
-impl fmt::Display for Rid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Rid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rid({})", self.as_str())
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("a tag holds ASCII only")
     }
 }
 

@@ -20,6 +20,7 @@ use crate::base::ufrag::ICE_CHARS;
 pub use crate::config::error::{ConfigError, Source};
 pub use crate::config::ice_server::IceServer;
 use crate::config::ice_server::{ICE_SERVER_ALLOWED, ice_server};
+use crate::config::option::{CONFIG_OPTION, OPTIONS, VARIABLE_PREFIX, variable};
 use crate::config::values::Values;
 
 /// The most shards that can be configured.
@@ -54,6 +55,8 @@ pub struct Config {
     pub spill_load: u8,
     /// The most HTTP and WebSocket connections at a time.
     pub max_connections: usize,
+    /// The most of those from one IPv4 address or IPv6 /64; `None`: no limit.
+    pub max_connections_per_ip: Option<usize>,
     /// The most rooms at a time.
     pub max_rooms: usize,
     /// The most peers in one room.
@@ -133,6 +136,14 @@ impl Config {
                 "a number from 1 to 65536",
                 number_up_to(65_536),
             )?,
+            max_connections_per_ip: values.one(
+                "max-connections-per-ip",
+                "off, or a number from 1 to 65536",
+                |text| match text {
+                    "off" => Some(None),
+                    _ => number_up_to(65_536)(text).map(Some),
+                },
+            )?,
             max_rooms: values.one(
                 "max-rooms",
                 "a number from 1 to 1000000",
@@ -184,6 +195,20 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Those of the environment's variables that look like options of this program and are none: misspelt ones, most
+    /// likely, which nobody would miss otherwise.
+    pub fn unknown_variables(names: impl IntoIterator<Item = OsString>) -> Vec<String> {
+        let known: Vec<String> = OPTIONS.iter().map(|o| variable(o.name)).collect();
+        let config = variable(CONFIG_OPTION);
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
+        let mut unknown: Vec<String> = names
+            .filter(|name| name.starts_with(VARIABLE_PREFIX))
+            .filter(|name| *name != config && !known.contains(name))
+            .collect();
+        unknown.sort_unstable();
+        unknown
     }
 
     /// The UDP port of one shard: consecutive from [`Config::udp_port`], or 0 for any; with
@@ -239,7 +264,6 @@ fn announced(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::option::{OPTIONS, variable};
 
     /// Loads with flags, variables and the text of the file that `--config f` or the variable names.
     fn load(args: &[&str], env: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
@@ -272,6 +296,7 @@ mod tests {
             spill_peers: 250,
             spill_load: 60,
             max_connections: 4096,
+            max_connections_per_ip: None,
             max_rooms: 10_000,
             max_peers_per_room: 1000,
             last_n: None,
@@ -298,8 +323,22 @@ mod tests {
     }
 
     #[test]
+    fn misspelt_variables_are_found() {
+        let names = [
+            "SHARDCAST_MAX_ROOM",
+            "PATH",
+            "SHARDCAST_CONFIG",
+            "SHARDCAST_MAX_ROOMS",
+            "SHARDCAST_",
+            "shardcast_http",
+        ];
+        let unknown = Config::unknown_variables(names.map(OsString::from));
+        assert_eq!(unknown, ["SHARDCAST_", "SHARDCAST_MAX_ROOM"]);
+    }
+
+    #[test]
     fn every_option_has_three_ways_in() {
-        let samples: [(&str, &str); 17] = [
+        let samples: [(&str, &str); 18] = [
             ("http", "127.0.0.1:0"),
             ("udp-bind", "127.0.0.1"),
             ("udp-port", "0"),
@@ -310,6 +349,7 @@ mod tests {
             ("spill-peers", "4"),
             ("spill-load", "75"),
             ("max-connections", "5"),
+            ("max-connections-per-ip", "2"),
             ("max-rooms", "6"),
             ("max-peers-per-room", "7"),
             ("last-n", "8"),

@@ -21,7 +21,7 @@ impl OptionRow {
     }
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 17] = [
+pub(in crate::config) const OPTIONS: [OptionRow; 18] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -99,6 +99,15 @@ pub(in crate::config) const OPTIONS: [OptionRow; 17] = [
         help: "The most HTTP and WebSocket connections at a time; further ones are answered with 503",
     },
     OptionRow {
+        name: "max-connections-per-ip",
+        value_name: "N",
+        default: "off",
+        is_list: false,
+        help: "The most of them from one IPv4 address or IPv6 /64; further ones are answered with 503. A \
+               reverse proxy, a NAT and an office count as one: set it where clients connect directly. \
+               off: no such limit",
+    },
+    OptionRow {
         name: "max-rooms",
         value_name: "N",
         default: "10000",
@@ -169,9 +178,13 @@ environment, lists are separated by commas. Example of a file:
   announce = [\"203.0.113.7\"]
   ice-server = [\"stun:stun.example.org:3478\"]";
 
+/// What every variable begins with.
+pub(in crate::config) const VARIABLE_PREFIX: &str = "SHARDCAST_";
+
 /// The environment variable of an option.
 pub(in crate::config) fn variable(name: &str) -> String {
-    format!("SHARDCAST_{}", name.to_uppercase().replace('-', "_"))
+    let name = name.to_uppercase().replace('-', "_");
+    format!("{VARIABLE_PREFIX}{name}")
 }
 
 /// The command line as clap reads it. Values are plain text here: they are checked with those of the

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -119,6 +119,7 @@ impl Acceptor {
                 stats: Stats::default(),
             }),
             live: HashMap::new(),
+            by_source: HashMap::new(),
             next: 0,
             ended_tx,
             ended_rx,
@@ -156,6 +157,7 @@ impl AcceptorHandle {
 struct Live {
     mailbox: Arc<Mailbox>,
     thread: JoinHandle<()>,
+    source: IpAddr,
 }
 
 /// What the acceptor's thread owns.
@@ -165,6 +167,8 @@ struct Accepting {
     stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
     live: HashMap<u64, Live>,
+    /// How many of them each source has: one at least.
+    by_source: HashMap<IpAddr, usize>,
     next: u64,
     ended_tx: Sender<u64>,
     ended_rx: Receiver<u64>,
@@ -204,7 +208,7 @@ impl Accepting {
             // One who ended makes room for one who waits.
             self.reap();
             match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream, now),
+                Ok((stream, from)) => self.admit(stream, source(from.ip()), now),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
                     // This client has gone already.
@@ -221,17 +225,20 @@ impl Accepting {
         }
     }
 
-    fn admit(&mut self, stream: TcpStream, now: Instant) {
-        if self.live.len() >= self.shared.limits.connections_max {
+    fn admit(&mut self, stream: TcpStream, source: IpAddr, now: Instant) {
+        let limits = &self.shared.limits;
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        let per_source = limits.connections_per_source_max;
+        if self.live.len() >= limits.connections_max || per_source.is_some_and(|m| of_source >= m) {
             return self.refuse(stream, now);
         }
-        if let Err(error) = self.spawn(stream) {
+        if let Err(error) = self.spawn(stream, source) {
             tracing::warn!(%error, "cannot serve a connection");
             Stats::count(&self.shared.stats.refused);
         }
     }
 
-    fn spawn(&mut self, stream: TcpStream) -> io::Result<()> {
+    fn spawn(&mut self, stream: TcpStream, source: IpAddr) -> io::Result<()> {
         let connection = Connection::new(stream)?;
         let mailbox = Arc::clone(connection.mailbox());
         let shared = Arc::clone(&self.shared);
@@ -250,7 +257,13 @@ impl Accepting {
                 let _counted = Counted::new(&shared.stats);
                 signaling_thread::run(connection, &shared);
             })?;
-        self.live.insert(id, Live { mailbox, thread });
+        let live = Live {
+            mailbox,
+            thread,
+            source,
+        };
+        self.live.insert(id, live);
+        *self.by_source.entry(source).or_default() += 1;
         Ok(())
     }
 
@@ -285,9 +298,16 @@ impl Accepting {
     }
 
     fn join(&mut self, id: u64) {
-        if let Some(live) = self.live.remove(&id)
-            && live.thread.join().is_err()
-        {
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
+        if let Some(of_source) = self.by_source.get_mut(&live.source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                self.by_source.remove(&live.source);
+            }
+        }
+        if live.thread.join().is_err() {
             tracing::error!(connection = id, "a signaling thread panicked");
         }
     }
@@ -310,6 +330,14 @@ impl Accepting {
             );
         }
         self.live.len()
+    }
+}
+
+/// Who an address counts as: one IPv6 customer has a whole /64 at least (RFC 6177).
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
     }
 }
 
@@ -377,6 +405,33 @@ mod tests {
         });
         drop(second);
         assert_eq!(server.handle.shutdown(), 0);
+    }
+
+    #[test]
+    fn one_source_takes_no_more_than_its_share() {
+        let limits = Limits {
+            connections_per_source_max: Some(1),
+            ..Limits::default()
+        };
+        let server = Server::start(limits);
+        let first = server.upgrade();
+        let health = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        assert!(server.request(health).starts_with("HTTP/1.1 503 "));
+        drop(first);
+        wait_until(|| server.request(health).starts_with("HTTP/1.1 200 "));
+        assert_eq!(server.handle.shutdown(), 0);
+    }
+
+    #[test]
+    fn addresses_of_one_customer_are_one_source() {
+        let cases = [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(source(address.parse().unwrap()).to_string(), expected);
+        }
     }
 
     #[test]

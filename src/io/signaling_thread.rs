@@ -59,6 +59,8 @@ pub trait Backend: Send + Sync + 'static {
 pub struct Limits {
     /// The most connections at a time; each has a thread.
     pub connections_max: usize,
+    /// The most of them from one IPv4 address or IPv6 /64.
+    pub connections_per_source_max: Option<usize>,
     /// How long a request's head may take to come, and an answer to be taken.
     pub head_timeout: Duration,
     /// How long a closing connection may take to take what was said last.
@@ -69,6 +71,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_source_max: None,
             head_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(1),
         }

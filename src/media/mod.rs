@@ -14,6 +14,7 @@ pub mod loudest;
 pub mod nack;
 pub mod pace;
 pub mod receive_stats;
+pub mod recovered;
 pub mod red;
 pub mod resend;
 pub mod rewrite;

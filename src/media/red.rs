@@ -51,6 +51,24 @@ impl RedLayout {
         self.primary_start.min(payload.len())..payload.len()
     }
 
+    /// The redundant blocks of `payload`, which is the one that was parsed: the latest first.
+    pub fn redundant<'p>(&self, payload: &'p [u8]) -> impl Iterator<Item = RedundantBlock<'p>> {
+        let mut end = self.primary_start;
+        (0..self.redundant).rev().map_while(move |block| {
+            let header = payload.get(4 * block..4 * block + 4)?;
+            let fields = u32::from_be_bytes(header.try_into().ok()?);
+            let len = (fields & 0x3ff) as usize;
+            let start = end.checked_sub(len)?;
+            let block = payload.get(start..end)?;
+            end = start;
+            Some(RedundantBlock {
+                payload_type: PayloadType(header[0] & !MORE),
+                age_ticks: (fields >> 10 & AGE_TICKS_MAX) as u16,
+                payload: block,
+            })
+        })
+    }
+
     /// Gives every block of a copy of the payload the payload type `to`.
     pub fn set_payload_type(&self, payload: &mut [u8], to: PayloadType) {
         for block in 0..=self.redundant {
@@ -59,6 +77,17 @@ impl RedLayout {
             }
         }
     }
+}
+
+/// A frame that a payload brings beside its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedundantBlock<'a> {
+    /// What it is.
+    pub payload_type: PayloadType,
+    /// How much older it is than the packet, in ticks of the timestamp.
+    pub age_ticks: u16,
+    /// The frame.
+    pub payload: &'a [u8],
 }
 
 /// A frame sent before, to be repeated.
@@ -148,6 +177,13 @@ mod tests {
         assert_eq!(layout.primary, PayloadType(111));
         assert!(layout.is_uniform);
         assert_eq!(&payload[layout.primary_range(&payload)], [3, 3, 3, 3]);
+        let block = |age_ticks, payload| RedundantBlock {
+            payload_type: PayloadType(111),
+            age_ticks,
+            payload,
+        };
+        let redundant: Vec<_> = layout.redundant(&payload).collect();
+        assert_eq!(redundant, [block(480, &[2, 2, 2]), block(960, &[1, 1])]);
         assert!(!RedLayout::parse(&packet([111, 0, 111])).unwrap().is_uniform);
     }
 
@@ -217,6 +253,7 @@ mod tests {
         fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             if let Some(layout) = RedLayout::parse(&bytes) {
                 prop_assert!(!layout.primary_range(&bytes).is_empty());
+                prop_assert_eq!(layout.redundant(&bytes).count(), layout.redundant);
                 layout.set_payload_type(&mut bytes, PayloadType(1));
                 prop_assert_eq!(RedLayout::parse(&bytes).map(|l| l.is_uniform), Some(true));
             }

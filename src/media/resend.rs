@@ -1,7 +1,9 @@
 //! How much one subscription may be sent again, and how often.
 
+use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
+use crate::base::growth;
 use crate::base::ids::SeqNo;
 use crate::media::rewrite::SENT_WINDOW;
 
@@ -18,8 +20,13 @@ pub struct ResendBudget {
 struct Ring {
     /// When it was made.
     start: Instant,
-    entries: [Resent; SENT_WINDOW as usize],
+    entries: Sparse,
 }
+
+/// [`SENT_WINDOW`] entries, of which only those take memory that were written of late: what was sent again before is in
+/// no cache any more.
+#[derive(Debug, Default)]
+struct Sparse(Vec<(u16, Resent)>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Resent {
@@ -86,14 +93,22 @@ impl ResendBudget {
         Ok(())
     }
 
-    /// Takes a second copy of the packet that was just taken, to go out with the first. False if that is too much.
-    pub fn take_twin(&mut self, seq: SeqNo, bytes: usize, sent_bytes: u64) -> bool {
+    /// Takes a second copy of the packet that was just taken, to go out with the first. False if that is too much, or
+    /// nothing tells yet that requests or answers are lost: no round trip is known, and this was the first request.
+    pub fn take_twin(
+        &mut self,
+        rtt: Option<Duration>,
+        seq: SeqNo,
+        bytes: usize,
+        sent_bytes: u64,
+    ) -> bool {
         let after = self.bytes + bytes as u64;
         let Some(ring) = self.resent.as_mut() else {
             return false;
         };
         let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
-        let fits = entry.times < TIMES_MAX && after <= BYTES_FREE + sent_bytes / SHARE;
+        let is_told = rtt.is_some() || entry.times > 1;
+        let fits = is_told && entry.times < TIMES_MAX && after <= BYTES_FREE + sent_bytes / SHARE;
         if fits {
             entry.times += 1;
             self.bytes = after;
@@ -106,7 +121,7 @@ impl Ring {
     fn new(now: Instant) -> Self {
         Self {
             start: now,
-            entries: [Resent::default(); SENT_WINDOW as usize],
+            entries: Sparse::default(),
         }
     }
 
@@ -120,6 +135,62 @@ fn spacing_ms(rtt: Option<Duration>) -> u32 {
     let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
     spacing.as_millis() as u32
 }
+
+impl Sparse {
+    fn find(&self, at: usize) -> Result<usize, usize> {
+        self.0
+            .binary_search_by_key(&at, |(index, _)| usize::from(*index))
+    }
+
+    /// What is written next makes the list longer: what is of no use any more goes first.
+    fn forget_old(&mut self) {
+        let latest = self.0.iter().map(|(_, resent)| resent.at_ms).max();
+        let latest = latest.unwrap_or(0);
+        self.0
+            .retain(|(_, resent)| latest - resent.at_ms <= KEPT_MS);
+        if self.0.len() < self.0.capacity() / 2 {
+            self.0.shrink_to_fit();
+        }
+    }
+}
+
+impl Index<usize> for Sparse {
+    type Output = Resent;
+
+    fn index(&self, at: usize) -> &Resent {
+        match self.find(at) {
+            Ok(found) => &self.0[found].1,
+            Err(_) => &NEVER_RESENT,
+        }
+    }
+}
+
+impl IndexMut<usize> for Sparse {
+    fn index_mut(&mut self, at: usize) -> &mut Resent {
+        if self.find(at).is_err() {
+            if self.0.len() == self.0.capacity() {
+                self.forget_old();
+            }
+            let place = self
+                .0
+                .partition_point(|(other, _)| usize::from(*other) < at);
+            // Below SENT_WINDOW: fits.
+            growth::insert(&mut self.0, place, (at as u16, NEVER_RESENT));
+        }
+        let found = self
+            .0
+            .partition_point(|(other, _)| usize::from(*other) < at);
+        &mut self.0[found].1
+    }
+}
+
+const NEVER_RESENT: Resent = Resent {
+    turn: 0,
+    at_ms: 0,
+    times: 0,
+};
+/// How long what was sent again is known, in milliseconds: longer than packets are cached.
+const KEPT_MS: u32 = 3_000;
 
 /// libwebrtc's receivers ask up to ten times for one packet; what eight copies do not bring across,
 /// a keyframe must.
@@ -168,6 +239,21 @@ mod tests {
             let now = t0 + Duration::from_millis(ms);
             assert_eq!(budget.take(now, rtt, SeqNo(5), 1, 0), expected, "{ms}");
         }
+    }
+
+    #[test]
+    fn memory_is_by_what_is_lost() {
+        let t0 = Instant::now();
+        let mut budget = ResendBudget::default();
+        // 200 packets a second, of which a twentieth is lost, for five minutes.
+        for seq in (0..60_000).step_by(20) {
+            let now = t0 + Duration::from_millis(5 * seq);
+            assert_eq!(budget.take(now, None, SeqNo(seq), 1, 60_000), Ok(()));
+            let again = budget.take(now, None, SeqNo(seq), 1, 60_000);
+            assert_eq!(again, Err(NotResent::UnderWay));
+        }
+        let kept = budget.resent.unwrap().entries.0.capacity();
+        assert!((20..64).contains(&kept), "{kept}");
     }
 
     #[test]

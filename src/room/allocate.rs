@@ -157,7 +157,7 @@ impl Room {
                 MediaKind::Audio => {
                     let rates = track.encodings.first().map(|e| e.rates.bitrate(now, 0, 0));
                     // Redundant audio is about twice as much.
-                    let times = 1 + u64::from(subscription.routes.makes_red());
+                    let times = 1 + u64::from(subscription.doubled.is_on());
                     audio += rates.map_or(0, |rate| rate.0 * times + AUDIO_OVERHEAD.0);
                 }
                 MediaKind::Video => {

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use crate::base::growth::push;
 use crate::base::ids::{EncodingIndex, SubscriptionKey, TrackKey};
 use crate::control::{SubscriptionConfig, TrackConfig};
+use crate::room::doubling::Doubled;
 use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::payload::{PayloadKinds, RouteTables};
@@ -342,7 +343,7 @@ impl Room {
         } else {
             if reshapes {
                 let track = subscription.track;
-                let track = track.and_then(|track| self.tracks.get_mut(track));
+                let track = track.and_then(|track| self.tracks.get(track));
                 match track {
                     Some(track) => reroute(subscription, track, &mut self.routes),
                     None => subscription.reshape(self.routes.none()),
@@ -375,6 +376,7 @@ impl Room {
         };
         push(&mut track.subscriptions, slot);
         subscription.track = Some(to);
+        subscription.doubled = Doubled::default();
         reroute(subscription, track, &mut self.routes);
         self.turn_towards(slot, output);
     }
@@ -408,8 +410,7 @@ impl Room {
 }
 
 /// Works out anew which of the track's payload types goes out under which.
-fn reroute(subscription: &mut Subscription, track: &mut Track, tables: &mut RouteTables) {
+fn reroute(subscription: &mut Subscription, track: &Track, tables: &mut RouteTables) {
     let routes = tables.of(&track.config.codecs, &subscription.config.codecs);
-    track.makes_red |= routes.makes_red();
     subscription.reshape(routes);
 }

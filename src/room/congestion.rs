@@ -6,7 +6,7 @@
 //! budget. It goes as a whole: when a packet waited for too long, found no room or is not kept any more, nothing of its
 //! subscription goes out until the next keyframe.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::ids::{Bitrate, Ssrc};
 use crate::media::congestion::pacer::STEP;
@@ -40,9 +40,18 @@ impl Room {
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
         let lost = peer.congestion.sent.on_feedback(feedback);
+        // Where a queue stands, it is the queue that loses, and more packets make it longer: NACKs and the estimate will do.
+        let queue = peer.congestion.sender.queue_delay();
+        let is_congested = queue.is_some_and(|delay| delay > QUEUE_MAX);
+        let level = peer.path.on_feedback(now, feedback, is_congested);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
-        self.repair_lost(now, from, &lost, output);
+        if !is_congested {
+            self.repair_lost(now, from, &lost, output);
+        }
+        if let Some(level) = level {
+            self.set_doubling(now, from, level, output);
+        }
         self.follow_estimate(now, from, output);
     }
 
@@ -289,5 +298,7 @@ fn send_due_feedback(now: Instant, peer: &mut Peer, output: &mut Output) {
 
 /// The most padding packets of one turn: 4 ms of 20 Mbit/s.
 const PADDING_PACKETS_MAX: usize = 40;
+/// A queue longer than this is being driven down (`media::congestion`), and loses packets if that fails.
+const QUEUE_MAX: Duration = Duration::from_millis(50);
 /// Feedback is cut where packets came more than eight seconds apart.
 const FEEDBACK_MESSAGES_MAX: usize = 4;

@@ -12,6 +12,7 @@ use crate::media::layer_rates::{LayerRates, SPATIAL_MAX};
 use crate::media::layers::reader::LayerReader;
 use crate::media::nack::{Arrival, NackGenerator};
 use crate::media::receive_stats::ReceiveStats;
+use crate::media::recovered::Recovered;
 use crate::media::sender_report::{LastSenderReport, TrackClock};
 use crate::media::stream::{Normalised, Stream};
 use crate::media::timeline::End;
@@ -37,6 +38,8 @@ pub struct Encoding {
     sizes: [Option<(u16, u16)>; SPATIAL_MAX],
     /// What is missing of it.
     pub nack: NackGenerator,
+    /// What of it came inside redundant audio only.
+    pub recovered: Recovered,
     /// What its packets repeat, where redundant audio is made of them.
     pub repeats: Repeats,
     /// The last sender report of its present run.
@@ -92,6 +95,7 @@ impl Encoding {
             rates: LayerRates::new(),
             sizes: [None; SPATIAL_MAX],
             nack: NackGenerator::new(kind),
+            recovered: Recovered::default(),
             repeats: Repeats::default(),
             last_sr: None,
             clock: None,

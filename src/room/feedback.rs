@@ -58,7 +58,7 @@ impl Room {
                 RtcpPacket::Bye { sources } => {
                     sources.iter().for_each(|ssrc| self.on_bye(from, *ssrc));
                 }
-                RtcpPacket::Reports { blocks, .. } => self.on_reports(now, from, blocks),
+                RtcpPacket::Reports { blocks, .. } => self.on_reports(now, from, blocks, output),
                 RtcpPacket::ReferenceTime { sender, ntp } => times.push((*sender, *ntp)),
                 RtcpPacket::ReferenceReplies(replies) => {
                     self.on_reference_replies(now, from, replies);
@@ -71,7 +71,7 @@ impl Room {
                 RtcpPacket::Cname { .. } | RtcpPacket::Other => {}
             }
         }
-        self.answer_reference_times(from, &times, output);
+        self.answer_reference_times(now, from, &times, output);
     }
 
     /// A subscription (re)starts: the publisher is asked for a keyframe, if pictures can flow.
@@ -136,9 +136,10 @@ impl Room {
             return;
         }
         let mut blocks = Vec::new();
-        let mut is_live = false;
+        let (mut is_live, mut takes_times) = (false, false);
         for slot in &peer.tracks {
             let track = self.tracks.get_mut(*slot);
+            takes_times |= track.as_ref().is_some_and(|t| t.config.reference_times);
             for encoding in track.into_iter().flat_map(|track| &mut track.encodings) {
                 encoding.cache.expire(now);
                 is_live |= !encoding.cache.is_empty();
@@ -150,8 +151,10 @@ impl Room {
         if !blocks.is_empty() {
             let mut compound = Vec::new();
             write_receiver_report(&mut compound, peer.rtcp_ssrc, &blocks, RTCP_CNAME);
-            let (path, ssrc) = (&mut peer.path, peer.rtcp_ssrc);
-            path.write_reference_time(now, ssrc, &mut compound);
+            if takes_times {
+                let (path, ssrc) = (&mut peer.path, peer.rtcp_ssrc);
+                path.write_reference_time(now, ssrc, &mut compound);
+            }
             peer.transport.seal_rtcp(&compound, &mut output.outbox);
         }
         peer.report_at = is_live.then_some(now + REPORT_INTERVAL);

@@ -36,6 +36,10 @@ pub struct Floor {
     /// Pictures that come back with their next keyframe, and how often that is asked for yet; each subscription is in
     /// here once.
     pub coming_back: Vec<(SubscriptionSlot, u8)>,
+    /// Counts the changes of who spoke when.
+    pub order_version: u32,
+    /// Some peers' pictures do not follow the last of them yet.
+    pub is_behind: bool,
     /// What the peers were told last; `None` if nothing yet.
     told: Option<Arc<ActiveSpeakers>>,
     /// When they may be told again.
@@ -117,6 +121,7 @@ impl Floor {
 
     /// The order of the speakers has changed.
     pub fn rank(&mut self) {
+        self.order_version = self.order_version.wrapping_add(1);
         self.ranks.clear();
         for (rank, track) in (0..).zip(self.speakers.order()) {
             self.ranks.entry(track.peer).or_insert(rank);

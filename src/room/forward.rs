@@ -100,8 +100,20 @@ impl Room {
         let place = admit(now, &mut encoding.stream, kind, header, &packet, output)?;
         // What nobody receives is not worth asking for.
         let asks = is_repairable && (has_sinks || !encoding.targets.is_empty());
-        if encoding.on_packet(now, header, &place, rate, asks) == Arrival::AfterGap {
-            output.rescheduled.push(publisher);
+        let tip = encoding.tip;
+        match encoding.on_packet(now, header, &place, rate, asks) {
+            Arrival::AfterGap => output.rescheduled.push(publisher),
+            Arrival::Unexpected if encoding.recovered.contains(place.seq) => {
+                output.counters.red_superseded += 1;
+                return None;
+            }
+            _ => {}
+        }
+        if kind == PayloadKind::Red
+            && !place.restarted
+            && let Some(tip) = tip.filter(|tip| tip.seq.0 + 1 < place.seq.0)
+        {
+            self.recover(now, slot, (tip, header, &place), &packet, batch, output);
         }
         self.enqueue(now, slot, (header, &place), packet, batch, output)?;
         Some(place)
@@ -255,8 +267,9 @@ impl Room {
             let Some(track) = self.tracks.get_mut(run.encoding.track) else {
                 continue;
             };
-            let loses_much = track.red_deeper_until.is_some_and(|until| now < until);
-            let makes_red = track.makes_red && track.config.kind == MediaKind::Audio;
+            let holds = |until: Option<Instant>| until.is_some_and(|until| now < until);
+            let makes_red = holds(track.doubled_until);
+            let loses_much = holds(track.doubled_twice_until);
             let Some(encoding) = track.encoding_mut(run.encoding.index) else {
                 continue;
             };

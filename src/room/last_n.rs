@@ -14,12 +14,31 @@ use crate::room::slots::{PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
 
 impl Room {
-    /// The order of the speakers has changed.
+    /// The order of the speakers has changed, or not everybody's pictures follow that yet: as many as one tick allows,
+    /// those first who have waited longest.
     pub(in crate::room) fn review_last_n(&mut self, now: Instant, output: &mut Output) {
-        let peers: Vec<PeerSlot> = self.peers.iter().map(|(slot, _)| slot).collect();
-        for peer in peers {
-            self.review_last_n_of(now, peer, output);
+        let version = self.floor.order_version;
+        let behind = (self.peers.iter()).filter(|(_, peer)| peer.order_version != version);
+        let mut behind: Vec<(u32, PeerSlot, usize)> = behind
+            .map(|(slot, peer)| {
+                let has_last_n = peer.has_last_n || self.last_n_of(peer).is_some();
+                let work = if has_last_n {
+                    peer.subscriptions.len()
+                } else {
+                    1
+                };
+                (version.wrapping_sub(peer.order_version), slot, work)
+            })
+            .collect();
+        behind.sort_unstable_by_key(|(waits, slot, _)| (std::cmp::Reverse(*waits), *slot));
+        let (mut behind, mut left) = (behind.into_iter(), REVIEWED_MAX);
+        while left > 0
+            && let Some((_, slot, work)) = behind.next()
+        {
+            left = left.saturating_sub(work);
+            self.review_last_n_of(now, slot, output);
         }
+        self.floor.is_behind = behind.len() > 0;
         self.review_wants(output);
     }
 
@@ -31,6 +50,11 @@ impl Room {
         peer_slot: PeerSlot,
         output: &mut Output,
     ) {
+        let version = self.floor.order_version;
+        let Some(peer) = self.peers.get_mut(peer_slot) else {
+            return;
+        };
+        peer.order_version = version;
         let Some(peer) = self.peers.get(peer_slot) else {
             return;
         };
@@ -126,6 +150,9 @@ impl Room {
     }
 }
 
+/// Subscriptions that are looked at in one tick: some milliseconds of work. A room of 250 peers here and 1000 in all takes
+/// half a second to follow.
+const REVIEWED_MAX: usize = 50_000;
 /// How often a keyframe is asked for: once a tick, of which those within half a second become one request. A publisher
 /// that sends nothing for three seconds sends a keyframe when it begins again.
 const KEYFRAME_ATTEMPTS: u8 = 30;

@@ -3,18 +3,19 @@
 //!
 //! Only the publisher's shard asks: what is repaired is relayed like everything else.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 
-use crate::base::ids::{EncodingIndex, SeqNo16, Ssrc};
+use crate::base::ids::{EncodingIndex, SeqNo, SeqNo16, Ssrc};
 use crate::media::nack::Arrival;
 use crate::media::rtt::reference_reply;
 use crate::media::rtx::{NotRestored, restore};
 use crate::room::batch::Batch;
+use crate::room::doubling::{CONFIRM, Doubling};
 use crate::room::output::Output;
 use crate::room::path::Link;
-use crate::room::slots::{EncodingSlot, PeerSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::wire::ntp::NtpTime;
@@ -176,10 +177,12 @@ impl Room {
         now: Instant,
         from: PeerSlot,
         blocks: &[ReportBlock],
+        output: &mut Output,
     ) {
         let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
+        let (mut packets, mut lost) = (0_u32, 0_u32);
         for block in blocks {
             // Reports on retransmission streams tell nothing that is used here.
             let Some(slot) = peer.subscription(block.ssrc) else {
@@ -192,12 +195,62 @@ impl Room {
                 peer.path.rtt.on_sample(rtt);
             }
             subscription.on_received(SeqNo16(block.highest_seq as u16));
-            if block.fraction_lost >= RED_DEEPER_AT
-                && subscription.routes.makes_red()
-                && let Some(track) = subscription.track.and_then(|t| self.tracks.get_mut(t))
-            {
-                track.red_deeper_until = Some(now + RED_DEEPER_FOR);
+            if let Some(reported) = subscription.reports.latest() {
+                packets = packets.saturating_add(reported.expected);
+                lost = lost.saturating_add(reported.lost);
             }
+        }
+        if let Some(level) = peer.path.on_reported(now, packets, lost) {
+            self.set_doubling(now, from, level, output);
+        }
+    }
+
+    /// What is repeated for a peer changes, or goes on.
+    pub(in crate::room) fn set_doubling(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        level: Doubling,
+        output: &mut Output,
+    ) {
+        let Some(peer) = self.peers.get(slot) else {
+            return;
+        };
+        let subscriptions: Vec<SubscriptionSlot> =
+            peer.subscriptions.iter().map(|(_, slot)| *slot).collect();
+        for subscription in subscriptions {
+            self.double(now, subscription, level);
+        }
+        // Sound counts before video divides what is left.
+        self.allocate_soon(now, slot, output);
+    }
+
+    /// What is repeated for a subscription follows what holds for its peer.
+    pub(in crate::room) fn double(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        level: Doubling,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return;
+        };
+        let track = subscription
+            .track
+            .and_then(|track| self.tracks.get_mut(track));
+        let Some(track) = track.filter(|_| subscription.routes.makes_red()) else {
+            return;
+        };
+        let tip = track.encoding(EncodingIndex(0)).and_then(|e| e.tip);
+        let next = tip.map_or(SeqNo(0), |tip| SeqNo(tip.seq.0 + 1));
+        subscription.doubled.set(level > Doubling::Off, next);
+        // A peer that is not heard of any more is not made anything for.
+        let until = Some(now + CONFIRM * 3);
+        if level > Doubling::Off {
+            track.doubled_until = until;
+        }
+        if level == Doubling::Twice {
+            track.doubled_twice_until = until;
         }
     }
 
@@ -220,6 +273,7 @@ impl Room {
     /// Answers a peer's reference times, at once: it may receive only, and is sent no reports to wait for.
     pub(in crate::room) fn answer_reference_times(
         &mut self,
+        now: Instant,
         from: PeerSlot,
         times: &[(Ssrc, NtpTime)],
         output: &mut Output,
@@ -232,7 +286,7 @@ impl Room {
             .take(REPLIES_MAX)
             .map(|(sender, ntp)| reference_reply(*sender, *ntp))
             .collect();
-        if !replies.is_empty() {
+        if !replies.is_empty() && peer.path.takes_reply(now) {
             let mut compound = peer.start_compound();
             write_reference_replies(&mut compound, peer.rtcp_ssrc, &replies);
             peer.transport.seal_rtcp(&compound, &mut output.outbox);
@@ -244,7 +298,3 @@ impl Room {
 const MESSAGE_NUMBERS_MAX: usize = 100;
 /// Requests beyond go into a datagram of their own: with one more message it still fits any path.
 const COMPOUND_BYTES_MAX: usize = 600;
-/// In 1/256: from a loss of 4 % on, two frames of sound are repeated instead of one.
-const RED_DEEPER_AT: u8 = 10;
-/// Chromium reports on sound every five seconds.
-const RED_DEEPER_FOR: Duration = Duration::from_secs(15);

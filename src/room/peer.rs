@@ -47,6 +47,8 @@ pub struct Peer {
     pub toil: Toil,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
+    /// Which change of who spoke when its pictures follow.
+    pub order_version: u32,
     /// When it is next told how it is received; `None` while nothing comes.
     pub report_at: Option<Instant>,
 }
@@ -69,6 +71,7 @@ impl Peer {
             path: Path::default(),
             toil: Toil::default(),
             has_last_n: false,
+            order_version: 0,
             report_at: None,
             division: Division::default(),
             measure_at: None,

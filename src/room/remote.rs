@@ -153,6 +153,7 @@ impl Room {
             kind: track.kind,
             codecs: track.codecs,
             extensions: track.extensions,
+            reference_times: false,
             encodings: track.encodings.iter().map(described).collect(),
         };
         let bring_up = |here: &mut Track| {

@@ -158,9 +158,9 @@ fn resend(
     let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
     let is_urgent = waited >= urgent_at
         && !asked.is_first
-        && peer
-            .congestion
-            .admits_twin(now, bytes, || subscription.take_twin(asked.out, &shape));
+        && peer.congestion.admits_twin(now, bytes, || {
+            subscription.take_twin(rtt, asked.out, &shape)
+        });
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;

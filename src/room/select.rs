@@ -102,7 +102,7 @@ impl Subscription {
             wanted
         };
         if self.layers.is_none() && limit != Limit::ALL {
-            self.layers = Some(Box::new(Selector::new(limit, &reader.position())));
+            self.layers = Some(self.selector(track, limit, reader));
         }
         let Some(selector) = self.layers.as_mut() else {
             return false;
@@ -130,8 +130,23 @@ impl Subscription {
             && let Some(encoding) = last.and_then(|last| track.encoding(last))
             && let Some(reader) = encoding.layers.as_deref()
         {
-            self.layers = Some(Box::new(Selector::new(Limit::ALL, &reader.position())));
+            self.layers = Some(self.selector(track, Limit::ALL, reader));
         }
+    }
+
+    /// For a subscription that took everything so far. What it let through may still wait.
+    fn selector(&self, track: &Track, limit: Limit, reader: &LayerReader) -> Box<Selector> {
+        let position = reader.position();
+        let selector = Selector::new(limit, &position);
+        let sent = self.last_sent.and_then(|(slot, seq)| {
+            let packet = track.recall(slot, seq)?;
+            let codec = track.codec(packet.payload_type);
+            track
+                .encoding(slot.index)?
+                .read_layers_again(&packet, codec)
+        });
+        // What is not held any more went out long ago.
+        Box::new(selector.after(sent.map_or(position.last, |info| info.numbers())))
     }
 
     /// What a packet becomes that comes for the first time, where layers are selected. `None`: it does not go out.
@@ -185,13 +200,15 @@ impl Subscription {
         Some(shape)
     }
 
-    /// A packet goes out for the first time under the number `seq`.
+    /// A packet goes out for the first time under the number `seq`. What it looks like is kept (20 KiB for what a client
+    /// may ask for) only where it may have to go out again as it was: see [`Subscription::repeats`].
     #[inline]
     pub(in crate::room) fn note_edit(&mut self, seq: SeqNo, shape: &Shape<'_>) {
-        if let Some(edit) = &shape.edit
-            && let Some(selector) = &mut self.layers
-        {
-            selector.on_sent(seq, edit);
+        if let Some(edit) = &shape.edit {
+            let may_repeat = self.repeats(shape);
+            if let Some(selector) = &mut self.layers {
+                selector.on_sent(seq, edit, may_repeat);
+            }
         }
     }
 

@@ -181,6 +181,7 @@ mod tests {
             kind: MediaKind::Audio,
             codecs: Vec::new(),
             extensions: ExtensionMap::default(),
+            reference_times: false,
             encodings: vec![EncodingConfig::default()],
         };
         let mut slab = Slab::new();

@@ -75,6 +75,8 @@ impl Room {
         self.hold_back();
         if turn.order {
             self.floor.rank();
+        }
+        if turn.order || self.floor.is_behind {
             self.review_last_n(now, output);
         }
         self.urge_comebacks(now, output);
@@ -85,7 +87,8 @@ impl Room {
             output.speakers.extend(told);
         }
         let floor = &mut self.floor;
-        floor.idle_ticks = match is_idle && !floor.is_telling(now) && floor.coming_back.is_empty() {
+        let waits = floor.is_telling(now) || floor.is_behind || !floor.coming_back.is_empty();
+        floor.idle_ticks = match is_idle && !waits {
             true => floor.idle_ticks + 1,
             false => 0,
         };

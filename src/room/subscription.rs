@@ -20,11 +20,12 @@ use crate::media::rtx::RtxNumbers;
 use crate::media::sender_report::TrackClock;
 use crate::media::timeline::{End, Timeline};
 use crate::room::allotment::Allotment;
+use crate::room::doubling::Doubled;
 use crate::room::incoming::Incoming;
 use crate::room::payload::{Route, Routes};
 use crate::room::reception::{Reception, Wish};
 use crate::room::sending::{Stamping, Way};
-use crate::room::slots::{PeerSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::track::{Track, clock_rate};
 use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
@@ -58,6 +59,8 @@ pub struct Subscription {
     stamping: Stamping,
     /// What it was given, if it is a video.
     pub allotment: Option<Box<Allotment>>,
+    /// Whether redundant audio is made for it, where its subscriber takes that.
+    pub doubled: Doubled,
     /// How much is sent again.
     resends: ResendBudget,
     /// A keyframe was asked for because a packet below was waited for too long.
@@ -75,6 +78,8 @@ pub struct Subscription {
     packets: u32,
     octets: u32,
     bytes: u64,
+    /// The last packet that went out, while its numbers are the publisher's.
+    pub(in crate::room) last_sent: Option<(EncodingSlot, SeqNo)>,
 }
 
 /// What a packet becomes at one subscriber.
@@ -106,6 +111,13 @@ struct Names {
     timestamp: RtpTime,
     /// Of a retransmission: the number it first had (RFC 4588 §4).
     original: Option<SeqNo16>,
+}
+
+impl Names {
+    /// The number it went out under first.
+    fn first_seq(&self) -> SeqNo16 {
+        self.original.unwrap_or(self.seq.on_wire())
+    }
 }
 
 /// What a packet of an encoding does that does not go out yet.
@@ -149,6 +161,7 @@ impl Subscription {
             reception: Reception::default(),
             routes,
             rewriter: Rewriter::new(rng.random()),
+            doubled: Doubled::default(),
             resends: ResendBudget::default(),
             stalls_covered: SeqNo(0),
             allotment: None,
@@ -160,6 +173,7 @@ impl Subscription {
             packets: 0,
             octets: 0,
             bytes: 0,
+            last_sent: None,
         }
     }
 
@@ -168,7 +182,7 @@ impl Subscription {
         self.config.active && !self.is_outside_last_n
     }
 
-    /// What a packet becomes here. Depends on nothing but the packet and the two descriptions, so
+    /// What a packet becomes here. Depends on nothing but the packet, the two descriptions and [`Doubled`], so
     /// that a packet sent again is the same byte for byte.
     #[inline]
     pub fn shape<'p>(&self, packet: &'p Incoming) -> Result<Shape<'p>, Misfit> {
@@ -181,7 +195,11 @@ impl Subscription {
         };
         match self.routes.get(packet.payload_type) {
             Route::As(payload_type) => Ok(whole(payload_type)),
-            Route::MakeRed { plain, .. } if packet.redundancy.set().is_empty() => Ok(whole(plain)),
+            Route::MakeRed { plain, .. }
+                if packet.redundancy.set().is_empty() || !self.doubled.holds_for(packet.seq) =>
+            {
+                Ok(whole(plain))
+            }
             Route::MakeRed { red, plain } => Ok(Shape {
                 red: Red::Make(plain),
                 ..whole(red)
@@ -225,6 +243,9 @@ impl Subscription {
         let timestamp = self.rewriter.timestamp(packet.timestamp);
         self.send(packet, shape, (seq, timestamp), way, outbox);
         self.on_sent(shape);
+        if self.layers.is_none() {
+            self.last_sent = Some((packet.encoding, packet.seq));
+        }
         true
     }
 
@@ -282,7 +303,12 @@ impl Subscription {
     /// be the same one, stamped anew.
     pub fn can_send_again(&self, asked: &Resend, shape: &Shape<'_>) -> bool {
         self.own_stream(shape).is_some()
-            || self.stamping.is_none() && (asked.is_first || self.may_repeat(asked.out, shape))
+            || self.repeats(shape) && (asked.is_first || self.may_repeat(asked.out, shape))
+    }
+
+    /// Whether a packet of this shape is sent again under its number, as the identical datagram, and not otherwise.
+    pub fn repeats(&self, shape: &Shape<'_>) -> bool {
+        self.stamping.is_none() && self.own_stream(shape).is_none()
     }
 
     fn own_stream(&self, shape: &Shape<'_>) -> Option<(Ssrc, PayloadType)> {
@@ -372,8 +398,7 @@ impl Subscription {
             sealer.seal(arena, start, header_len, names.seq.roc());
             true
         });
-        let seq = names.original.unwrap_or(header.seq);
-        way.on_sent(&stamp, outbox.bytes_len() - before, Some(seq));
+        way.on_sent(&stamp, outbox.bytes_len() - before, Some(names.first_seq()));
     }
 
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
@@ -504,6 +529,7 @@ impl Subscription {
         self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
         (self.track, self.reception) = (None, Reception::Off);
+        self.last_sent = None;
     }
 
     /// How far the encoding that goes out has got.
@@ -540,9 +566,9 @@ impl Subscription {
     }
 
     /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
-    pub fn take_twin(&mut self, seq: SeqNo, shape: &Shape<'_>) -> bool {
+    pub fn take_twin(&mut self, rtt: Option<Duration>, seq: SeqNo, shape: &Shape<'_>) -> bool {
         let bytes = shape.payload.len();
-        self.resends.take_twin(seq, bytes, self.bytes)
+        self.resends.take_twin(rtt, seq, bytes, self.bytes)
     }
 
     /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.

@@ -32,11 +32,10 @@ pub struct Track {
     pub is_simulcast: bool,
     /// What it is sent in, from the lowest quality to the highest: one at least.
     pub encodings: Vec<Encoding>,
-    /// Whether redundant audio is made of it for anybody, or was.
-    pub makes_red: bool,
-    /// Until when two frames of sound are repeated where redundant audio is made, instead of one: who receives it
-    /// loses much.
-    pub red_deeper_until: Option<Instant>,
+    /// Until when redundant audio is made of it for somebody: see `doubling`.
+    pub doubled_until: Option<Instant>,
+    /// Until when two frames of sound are repeated in that instead of one.
+    pub doubled_twice_until: Option<Instant>,
     /// What of that flows, and what it takes: of videos only.
     pub supply: Supply,
     /// What of it is wanted, if it is a video of this shard.
@@ -67,8 +66,8 @@ impl Track {
             kinds: PayloadKinds::new(&config.codecs),
             is_simulcast: config.encodings.len() > 1,
             encodings: config.encodings.iter().map(encoding).collect(),
-            makes_red: false,
-            red_deeper_until: None,
+            doubled_until: None,
+            doubled_twice_until: None,
             supply: Supply::default(),
             wanted: Wanted::default(),
             flow_check_at: None,

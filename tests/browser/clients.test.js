@@ -76,4 +76,71 @@ describe("clients that are not the SDK", () => {
     await Promise.all([late.sees("roy"), late.hears("roy"), roy.seesAndHears("late")]);
     assert.deepEqual(await roy.failures(), []);
   });
+
+  test("three sizes by a group of SSRCs, as older clients write it into their offer by hand", async () => {
+    const [first, second] = await pages();
+    await first.evaluateOnNewDocument(groupInPage);
+    const una = await new Bare(first, "una").join(files.url, "predecessor", { url: socketAt("/"), room: "group" });
+    await una.page.evaluate(async () => {
+      const sender = globalThis.client.pc.getSenders().find(({ track }) => track?.kind === "video");
+      const parameters = sender.getParameters();
+      [4, 2, 1].forEach((divisor, at) => (parameters.encodings[at].scaleResolutionDownBy = divisor));
+      await sender.setParameters(parameters);
+    });
+    const widths = async () => (await streams(una)).map(({ frameWidth }) => frameWidth ?? 0).sort((a, b) => a - b);
+    await until("three sizes are sent", async () => (await widths()).join() === "240,480,960", 30_000);
+    assert.ok((await streams(una)).every(({ rid, rtxSsrc }) => rid === undefined && rtxSsrc > 0), "no RIDs, and retransmission");
+
+    const demo = await new Demo(second, "Demo").join(server.url, "group", { width: "160", height: "120", fps: "2" });
+    await demo.sees("una");
+    const shown = () =>
+      demo.page.evaluate(() => {
+        const peer = globalThis.shardcast.room.peers.get("una");
+        const track = [...(peer?.tracks.values() ?? [])].find(({ kind }) => kind === "video");
+        const video = document.querySelector('.tile[data-peer="una"] video');
+        return `${track?.quality?.layer?.encoding} ${video?.videoWidth}`;
+      });
+    await until("the largest comes", async () => (await shown()) === "2 960", 30_000);
+    await demo.page.evaluate(() => Object.assign(document.querySelector('.tile[data-peer="una"]').style, { width: "200px", height: "110px" }));
+    await until("the smallest comes", async () => (await shown()) === "0 240", 15_000);
+    await demo.page.evaluate(() => Object.assign(document.querySelector('.tile[data-peer="una"]').style, { width: "", height: "" }));
+    await until("the largest comes again", async () => (await shown()) === "2 960", 20_000);
+    await demo.sees("una");
+    assert.deepEqual(await una.failures(), []);
+  });
 });
+
+/** The streams of video that a page sends. */
+function streams(person) {
+  return person.page.evaluate(async () => {
+    const stats = [...(await globalThis.client.pc.getStats()).values()];
+    return stats
+      .filter(({ type, kind, framesEncoded }) => type === "outbound-rtp" && kind === "video" && framesEncoded > 0)
+      .map(({ rid, frameWidth, rtxSsrc }) => ({ rid, frameWidth, rtxSsrc }));
+  });
+}
+
+/**
+ * Runs in the page: its camera is large enough for three sizes, and its offers announce them by `a=ssrc-group:SIM`, which
+ * Chromium still takes (156 did).
+ */
+function groupInPage() {
+  const { mediaDevices } = navigator;
+  const getUserMedia = mediaDevices.getUserMedia.bind(mediaDevices);
+  mediaDevices.getUserMedia = (constraints) => getUserMedia({ ...constraints, video: { width: 960, height: 540, frameRate: 8 } });
+  const { createOffer } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.createOffer = async function (...given) {
+    const { type, sdp } = await createOffer.apply(this, given);
+    const sections = sdp.split(/^(?=m=)/m).map((section) => {
+      const cname = /^a=ssrc:\d+ cname:(\S+)/m.exec(section)?.[1];
+      const msid = /^a=msid:(.*?)\r?$/m.exec(section)?.[1];
+      if (!section.startsWith("m=video") || cname === undefined) return section;
+      const [media, repairs] = [[1001, 1002, 1003], [2001, 2002, 2003]];
+      const lines = section.split("\r\n").filter((line) => line !== "" && !line.startsWith("a=ssrc"));
+      lines.push(`a=ssrc-group:SIM ${media.join(" ")}`, ...media.map((ssrc, at) => `a=ssrc-group:FID ${ssrc} ${repairs[at]}`));
+      for (const ssrc of [...media, ...repairs]) lines.push(`a=ssrc:${ssrc} cname:${cname}`, `a=ssrc:${ssrc} msid:${msid}`);
+      return `${lines.join("\r\n")}\r\n`;
+    });
+    return { type, sdp: sections.join("") };
+  };
+}

@@ -464,6 +464,7 @@ pub fn track_of(peer: PeerKey, index: u32, codecs: &[CodecMapping]) -> TrackConf
         kind: codecs[0].codec.kind(),
         codecs: codecs.to_vec(),
         extensions: extensions(&[(Extension::Mid, 4), (Extension::AudioLevel, 1)]),
+        reference_times: true,
         encodings: vec![EncodingConfig {
             ssrc: Some(Ssrc(1000 * peer.0 as u32 + index)),
             ..EncodingConfig::default()

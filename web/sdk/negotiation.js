@@ -109,6 +109,7 @@ export class Negotiation {
     const encodings = encodingsOf(local.source, pictureOf(track), local.options);
     this.#planned.set(local.source, encodings);
     const transceiver = this.#addWith(track, init, encodings);
+    chooseExtensions(transceiver);
     const { codec } = local.options;
     const known = RTCRtpReceiver.getCapabilities("video");
     if (codec !== undefined && known !== null) {
@@ -305,6 +306,30 @@ export class Negotiation {
     return stream;
   }
 }
+
+/**
+ * Where the server was the first to offer, Chromium leaves the names of simulcast streams out of what it sends later, and gives
+ * extensions of its own ids that the server has for others; either way it then refuses its own offer. So the names are
+ * asked for, and what the server does not know is left out.
+ * @param {RTCRtpTransceiver} transceiver
+ */
+function chooseExtensions(transceiver) {
+  // Not in every browser, and not in TypeScript's library.
+  const { getHeaderExtensionsToNegotiate: get, setHeaderExtensionsToNegotiate: set } = /** @type {any} */ (transceiver);
+  if (get === undefined || set === undefined) return;
+  /** @type {{ uri: string, direction: string }[]} */
+  const known = get.call(transceiver);
+  const chosen = known.map(({ uri, direction }) => {
+    if (NAMES.test(uri)) return { uri, direction: "sendrecv" };
+    return { uri, direction: UNKNOWN.test(uri) ? "stopped" : direction };
+  });
+  set.call(transceiver, chosen);
+}
+
+/** RFC 8852. */
+const NAMES = /:sdes:(repaired-)?rtp-stream-id$/;
+/** To the server. */
+const UNKNOWN = /:toffset$|\/(video-content-type|video-timing|color-space|video-layers-allocation00)$/;
 
 /** @type {RTCRtpTransceiverDirection} */
 const SENDONLY = "sendonly";

@@ -33,9 +33,9 @@ pub struct History {
     first: u64,
     /// One above the highest decided one.
     next: u64,
-    known: [u64; WORDS],
-    dropped: [u64; WORDS],
-    late: [u64; WORDS],
+    /// Two bits each: neither is set while it is not decided.
+    forwarded_or_late: [u64; WORDS],
+    dropped_or_late: [u64; WORDS],
     /// How many frames were [`Fate::Dropped`].
     dropped_total: u64,
 }
@@ -47,9 +47,8 @@ impl History {
         Self {
             first,
             next: first,
-            known: [0; WORDS],
-            dropped: [0; WORDS],
-            late: [0; WORDS],
+            forwarded_or_late: [0; WORDS],
+            dropped_or_late: [0; WORDS],
             dropped_total: 0,
         }
     }
@@ -71,14 +70,17 @@ impl History {
             Place::Before
         } else if frame + WINDOW < self.next {
             Place::TooOld
-        } else if self.known[word] & bit == 0 {
-            Place::Late
-        } else if self.dropped[word] & bit != 0 {
-            Place::Known(Fate::Dropped)
-        } else if self.late[word] & bit != 0 {
-            Place::Known(Fate::DroppedLate)
         } else {
-            Place::Known(Fate::Forwarded)
+            let is_set = |bits: &[u64; WORDS]| bits[word] & bit != 0;
+            match (
+                is_set(&self.forwarded_or_late),
+                is_set(&self.dropped_or_late),
+            ) {
+                (false, false) => Place::Late,
+                (true, false) => Place::Known(Fate::Forwarded),
+                (false, true) => Place::Known(Fate::Dropped),
+                (true, true) => Place::Known(Fate::DroppedLate),
+            }
         }
     }
 
@@ -88,22 +90,19 @@ impl History {
             let from = self.next.max(frame.saturating_sub(WINDOW - 1));
             for skipped in from..=frame {
                 let (word, bit) = at(skipped);
-                for bits in [&mut self.known, &mut self.dropped, &mut self.late] {
-                    bits[word] &= !bit;
-                }
+                self.forwarded_or_late[word] &= !bit;
+                self.dropped_or_late[word] &= !bit;
             }
             self.next = frame + 1;
         }
         let (word, bit) = at(frame);
-        self.known[word] |= bit;
-        match fate {
-            Fate::Forwarded => {}
-            Fate::Dropped => {
-                self.dropped[word] |= bit;
-                self.dropped_total += 1;
-            }
-            Fate::DroppedLate => self.late[word] |= bit,
+        if fate != Fate::Dropped {
+            self.forwarded_or_late[word] |= bit;
         }
+        if fate != Fate::Forwarded {
+            self.dropped_or_late[word] |= bit;
+        }
+        self.dropped_total += u64::from(fate == Fate::Dropped);
     }
 
     /// How many frames up to this one were [`Fate::Dropped`], of all that ever were.
@@ -116,7 +115,8 @@ impl History {
             let start = above % 64;
             let count = (64 - start).min(self.next - above);
             let mask = (u64::MAX >> (64 - count)) << start;
-            after += u64::from((self.dropped[word] & mask).count_ones());
+            let dropped = self.dropped_or_late[word] & !self.forwarded_or_late[word];
+            after += u64::from((dropped & mask).count_ones());
             above += count;
         }
         self.dropped_total - after
@@ -127,8 +127,8 @@ fn at(frame: u64) -> (usize, u64) {
     ((frame / 64) as usize % WORDS, 1 << (frame % 64))
 }
 
-/// How far back frames are known: more than packets are cached.
-pub const WINDOW: u64 = 2048;
+/// How far back frames are known: as many as packets are cached of an encoding, and each frame has one at least.
+pub const WINDOW: u64 = 1024;
 const WORDS: usize = (WINDOW / 64) as usize;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What one packet is to the layers of its encoding.
 
 use crate::base::ids::RtpTime;
+use crate::media::layers::numbering::LastNumbers;
 use crate::wire::payload::dependency::{DependencyDescriptor, Indications};
 use crate::wire::payload::numbers::{PictureId, Tl0PicIdx};
 
@@ -38,6 +39,16 @@ pub struct LayerInfo {
 }
 
 impl LayerInfo {
+    /// The numbers it has from its publisher.
+    #[must_use]
+    pub fn numbers(&self) -> LastNumbers {
+        LastNumbers {
+            picture_id: self.picture_id.map(|id| id.value),
+            tl0_pic_idx: self.tl0_pic_idx.map(|index| index.value),
+            frame_number: self.dependency.map(|dependency| dependency.number as u16),
+        }
+    }
+
     /// Whether nothing is known of its layers because the structure that its descriptor refers to was lost.
     #[inline]
     #[must_use]

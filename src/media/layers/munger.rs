@@ -105,14 +105,12 @@ impl Munger {
 
     /// The highest frame so far goes out with this edit.
     pub fn on_sent(&mut self, edit: &Edit) {
-        let last = &mut self.last;
-        last.picture_id = edit.picture_id.map(|(_, value)| value).or(last.picture_id);
-        last.tl0_pic_idx = edit
-            .tl0_pic_idx
-            .map(|(_, value)| value)
-            .or(last.tl0_pic_idx);
-        let number = edit.dependency.map(|dependency| dependency.number);
-        last.frame_number = number.or(last.frame_number);
+        edit.note_in(&mut self.last);
+    }
+
+    /// What came after these numbers did not go out after all.
+    pub fn rewind(&mut self, last: LastNumbers) {
+        self.last = last;
     }
 }
 
@@ -149,6 +147,15 @@ impl Edit {
             mask: mask.map(|(mask, descriptor)| (mask, descriptor.layout())),
             is_left_out: self.leaves_out_descriptor(),
         }
+    }
+
+    /// Its numbers are the last ones of a stream now, as far as it has any.
+    pub fn note_in(&self, last: &mut LastNumbers) {
+        last.picture_id = self.picture_id.map(|(_, value)| value).or(last.picture_id);
+        let tl0_pic_idx = self.tl0_pic_idx.map(|(_, value)| value);
+        last.tl0_pic_idx = tl0_pic_idx.or(last.tl0_pic_idx);
+        let number = self.dependency.map(|dependency| dependency.number);
+        last.frame_number = number.or(last.frame_number);
     }
 
     /// The subscriber's copy has no dependency descriptor.

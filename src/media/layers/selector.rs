@@ -5,10 +5,12 @@
 //! build on is always sent. A packet shares the fate of its frame however late it comes, and what was decided for it can
 //! be asked again for a retransmission.
 
+use crate::base::growth::push;
 use crate::base::ids::{RtpTime, SeqNo};
 use crate::media::layers::history::{Fate, History, Place};
 use crate::media::layers::info::{Dependency, LayerInfo, Layering, References};
 use crate::media::layers::munger::{Edit, Munger};
+use crate::media::layers::numbering::LastNumbers;
 use crate::media::layers::reader::{LayerReader, Position};
 use crate::media::layers::sent::SentEdits;
 use crate::media::layers::structures::{Limit, Structure};
@@ -22,9 +24,12 @@ pub struct Selector {
     is_beginning: bool,
     present: Run,
     /// The run before: what went out of it may be asked for again.
-    former: Option<Run>,
+    former: Option<Box<Run>>,
     /// What copies looked like; the caller, who numbers them, keeps it.
     pub sent: SentEdits,
+    /// The numbers of the last packet that went out, and the sequence number after its: what was let through may still wait,
+    /// and be thrown away when something else begins.
+    last_sent: (LastNumbers, SeqNo),
     /// The picture of the highest frame.
     picture: Option<RtpTime>,
     /// The highest spatial layer of it that went out.
@@ -47,14 +52,11 @@ struct Run {
     described_from: Option<u64>,
 }
 
-/// The last changes of what goes out, oldest first.
+/// The last changes of what goes out, oldest first: one at least, and seldom more.
 #[derive(Debug)]
-struct Changes {
-    entries: [Change; CHANGES_MAX],
-    len: usize,
-}
+struct Changes(Vec<Change>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Change {
     /// The first frame it holds for.
     from: u64,
@@ -92,10 +94,18 @@ impl Selector {
             },
             former: None,
             sent: SentEdits::default(),
+            last_sent: (position.last, SeqNo(0)),
             picture: position.picture,
             picture_top: None,
             has_left_out: false,
         }
+    }
+
+    /// Of what it took so far only what ended with these numbers went out yet.
+    #[must_use]
+    pub fn after(mut self, last: LastNumbers) -> Self {
+        self.last_sent.0 = last;
+        self
     }
 
     /// What the subscriber is to get. It takes hold where a decoder can follow.
@@ -128,9 +138,10 @@ impl Selector {
         self.wish.spatial.min(spatial_max) > self.current.spatial
     }
 
-    /// The next packet is the first one of another encoding, or after a pause.
+    /// The next packet is the first one of another encoding, or after a pause. What has not gone out yet does not any more.
     pub fn begin(&mut self) {
         self.is_beginning = true;
+        self.present.munger.rewind(self.last_sent.0);
     }
 
     /// Decides for a packet that comes for the first time. `None`: it does not go out.
@@ -168,17 +179,25 @@ impl Selector {
     /// known any more how it looked.
     #[must_use]
     pub fn edit_of(&self, info: &LayerInfo, reader: &LayerReader) -> Option<Edit> {
-        let mut runs = std::iter::once(&self.present).chain(&self.former);
+        let mut runs = std::iter::once(&self.present).chain(self.former.as_deref());
         runs.find_map(|run| run.edit_of(info, reader))
     }
 
-    /// A packet goes out for the first time under the number `seq`, with this edit.
-    pub fn on_sent(&mut self, seq: SeqNo, edit: &Edit) {
-        self.sent.note(seq, edit);
-        if edit.tells_targets()
-            && let Some(told) = self.present.changes.told_last()
-        {
-            told.first.get_or_insert(seq);
+    /// A packet goes out for the first time under the number `seq`, with this edit. `may_repeat`: it may have to go out
+    /// again under that number.
+    pub fn on_sent(&mut self, seq: SeqNo, edit: &Edit, may_repeat: bool) {
+        if may_repeat {
+            self.sent.note(seq, edit);
+        }
+        if seq >= self.last_sent.1 {
+            edit.note_in(&mut self.last_sent.0);
+            self.last_sent.1 = SeqNo(seq.0 + 1);
+        }
+        if edit.tells_targets() {
+            self.sent.note_told(seq);
+            if let Some(told) = self.present.changes.told_last() {
+                told.first.get_or_insert(seq);
+            }
         }
     }
 
@@ -207,7 +226,8 @@ impl Selector {
             changes: Changes::new(Limit::ALL),
             munger,
         };
-        self.former = Some(std::mem::replace(&mut self.present, next));
+        let former = std::mem::replace(&mut self.present, next);
+        self.former = Some(Box::new(former));
         self.is_beginning = false;
         // A decoder starts at a keyframe, where everything is allowed.
         self.current = Limit::ALL;
@@ -385,7 +405,7 @@ impl Run {
 
 impl Changes {
     fn new(limit: Limit) -> Self {
-        let first = Change {
+        Self(vec![Change {
             from: 0,
             limit,
             told: Some(Told {
@@ -393,45 +413,40 @@ impl Changes {
                 until: None,
                 first: None,
             }),
-        };
-        Self {
-            entries: [first; CHANGES_MAX],
-            len: 1,
-        }
+        }])
     }
 
     fn push(&mut self, from: u64, limit: Limit) {
-        if self.len == CHANGES_MAX {
-            self.entries.rotate_left(1);
-            self.len -= 1;
+        if self.0.len() == CHANGES_MAX {
+            self.0.remove(0);
         }
-        self.entries[self.len] = Change {
+        let change = Change {
             from,
             limit,
             told: None,
         };
-        self.len += 1;
+        push(&mut self.0, change);
     }
 
     /// What holds for a frame, if that is still known.
     fn at(&self, frame: u64) -> Option<&Change> {
-        let entries = &self.entries[..self.len];
-        entries.iter().rev().find(|change| change.from <= frame)
+        self.0.iter().rev().find(|change| change.from <= frame)
     }
 
     /// The highest frame goes out: if nobody has told of the last change yet, it does, and those after it.
     fn announce(&mut self, frame: u64) {
-        let last = &mut self.entries[self.len - 1];
-        last.told.get_or_insert(Told {
-            from: frame,
-            until: None,
-            first: None,
-        });
+        if let Some(last) = self.0.last_mut() {
+            last.told.get_or_insert(Told {
+                from: frame,
+                until: None,
+                first: None,
+            });
+        }
     }
 
     /// Who tells of the last change.
     fn told_last(&mut self) -> Option<&mut Told> {
-        self.entries[self.len - 1].told.as_mut()
+        self.0.last_mut()?.told.as_mut()
     }
 }
 

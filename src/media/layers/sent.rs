@@ -12,6 +12,9 @@ pub struct SentEdits {
     ring: Option<Box<[Entry; SENT_MAX]>>,
     /// What went out below went out as it came.
     first: Option<SeqNo>,
+    /// The last numbers that told which decode targets are active, each at its place, 32 bits of them. Made with the
+    /// first one.
+    told: Option<Box<[u32; TOLD_MAX]>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +24,17 @@ struct Entry {
 }
 
 impl SentEdits {
-    /// A packet goes out for the first time, under the number `seq`, with this edit.
+    /// A packet that tells which decode targets are active goes out for the first time, under the number `seq`.
+    pub fn note_told(&mut self, seq: SeqNo) {
+        // At any place but its own it stands for none.
+        let number = seq.0 as u32;
+        let told = self
+            .told
+            .get_or_insert_with(|| Box::new([number; TOLD_MAX]));
+        told[number as usize % TOLD_MAX] = number;
+    }
+
+    /// A packet that may be repeated goes out for the first time, under the number `seq`, with this edit.
     pub fn note(&mut self, seq: SeqNo, edit: &Edit) {
         self.first.get_or_insert(seq);
         let entry = Entry {
@@ -41,9 +54,9 @@ impl SentEdits {
     /// Whether a packet that went out under the number `seq` told which decode targets are active.
     #[must_use]
     pub fn has_told(&self, seq: SeqNo) -> bool {
-        let ring = self.ring.as_ref();
-        let entry = ring.map(|ring| &ring[(seq.0 % SENT_MAX as u64) as usize]);
-        entry.is_some_and(|entry| entry.seq == seq && entry.print.tells_targets())
+        let number = seq.0 as u32;
+        let told = self.told.as_ref();
+        told.is_some_and(|told| told[number as usize % TOLD_MAX] == number)
     }
 
     /// Whether a packet that went out under the number `seq` looked as this edit would make it.
@@ -60,6 +73,8 @@ impl SentEdits {
 
 /// A quarter of a second of 2 Mbit/s has 60 packets; what is asked for later than after 512 is of no use.
 const SENT_MAX: usize = 512;
+/// A subscriber reports how far it has got: what it has not got yet of 2 Mbit/s at the longest round trip is less.
+const TOLD_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -101,6 +116,12 @@ mod tests {
         assert!(sent.is_same(SeqNo(100), &other) && !sent.is_same(SeqNo(100), &same));
         assert!(!sent.is_same(SeqNo(101), &same), "never sent");
         assert!(sent.is_same(SeqNo(99), &same), "from before");
+        assert!(!sent.has_told(SeqNo(200)));
+        sent.note_told(SeqNo(200));
+        assert!(sent.has_told(SeqNo(200)));
+        for not in [199, 201, 200 + TOLD_MAX as u64] {
+            assert!(!sent.has_told(SeqNo(not)), "{not}");
+        }
         sent.note(SeqNo(100 + SENT_MAX as u64), &same);
         assert!(!sent.is_same(SeqNo(100), &other), "too long ago");
     }

@@ -199,10 +199,12 @@ impl Numbers {
         let mut all = self.extensions;
         for kind in [MediaKind::Audio, MediaKind::Video] {
             for extension in extensions_of(kind) {
-                if all.id(extension).is_some() {
+                let Some(default) = default_id(extension).filter(|_| all.id(extension).is_none())
+                else {
                     continue;
-                }
-                let free = (1..=ONE_BYTE_ID_MAX)
+                };
+                let free = std::iter::once(default)
+                    .chain(1..=ONE_BYTE_ID_MAX)
                     .find(|id| taken[0] & (1 << id) == 0)
                     .and_then(ExtensionId::new);
                 if let Some(id) = free {
@@ -218,6 +220,25 @@ impl Numbers {
             }
         }
         map
+    }
+}
+
+/// The id under which an extension is offered to a client that has named none: where one stands for something else in the
+/// client's own sections, Chromium (seen with 156) makes an offer that it then refuses itself, and Firefox (153) counts on
+/// from the highest id it has seen, for up to two of its own, and refuses ids above 14. So these are libwebrtc's defaults
+/// up to 12. `VideoOrientation` (13 there) takes that of the layers allocation, which comes with simulcast only and which the SDK
+/// leaves out. What no id is left for is offered only under one of the client's.
+fn default_id(extension: Extension) -> Option<u8> {
+    match extension {
+        Extension::AudioLevel => Some(1),
+        Extension::AbsSendTime => Some(2),
+        Extension::TransportSequenceNumber => Some(3),
+        Extension::Mid => Some(4),
+        Extension::PlayoutDelay => Some(5),
+        Extension::VideoOrientation => Some(9),
+        Extension::DependencyDescriptor => Some(12),
+        // 6–8 are content type, timing and colour space, 10 and 11 the names of simulcast streams.
+        Extension::AbsCaptureTime | Extension::RtpStreamId | Extension::RepairedRtpStreamId => None,
     }
 }
 
@@ -335,8 +356,27 @@ mod tests {
             extensions.id(Extension::VideoOrientation).unwrap().value(),
             13
         );
-        // 9 is the first id Chromium does not use for anything.
-        assert_eq!(extensions.id(Extension::AbsCaptureTime).unwrap().value(), 9);
+        // Every id may be one that Chromium has for something else.
+        assert_eq!(extensions.id(Extension::AbsCaptureTime), None);
+    }
+
+    #[test]
+    fn who_is_offered_first_finds_the_ids_it_has_itself() {
+        let description = Description::parse(CHROMIUM).unwrap();
+        let numbers = Numbers::default();
+        for (kind, section) in [MediaKind::Audio, MediaKind::Video]
+            .into_iter()
+            .zip(&description.sections)
+        {
+            let (_, offered) = numbers.offer(kind);
+            for (extension, id) in offered.iter() {
+                let own = section.extensions.extension(id);
+                let is_free = !section.extension_ids.contains(&id);
+                assert!(is_free || own == Some(extension), "{extension:?}: {id}");
+                // Firefox adds two above the highest.
+                assert!(id.value() + 2 <= ONE_BYTE_ID_MAX);
+            }
+        }
     }
 
     #[test]

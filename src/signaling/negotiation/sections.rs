@@ -156,7 +156,8 @@ impl Section {
             codecs: Arc::default(),
             extensions: ExtensionMap::default(),
             rtcp_rsize: true,
-            rtcp_xr_rtt: false,
+            // Offered; what the client's description says counts.
+            rtcp_xr_rtt: true,
             simulcast: Box::default(),
             client_receives: true,
             receive: None,
@@ -209,6 +210,11 @@ impl Section {
             }
         }
         (mappings, extensions)
+    }
+
+    /// Whether the client answers reference times (RFC 3611 §4.4).
+    fn takes_reference_times(&self) -> bool {
+        self.rtcp_xr_rtt || self.codecs.iter().any(|line| line.rrtr)
     }
 
     fn has_rtx(&self) -> bool {
@@ -522,6 +528,7 @@ impl Sections {
                     kind: section.kind,
                     codecs: section.received_mappings(),
                     extensions: section.extensions,
+                    reference_times: section.takes_reference_times(),
                     encodings: published.encodings.clone(),
                 })
             })

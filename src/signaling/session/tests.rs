@@ -17,12 +17,15 @@ pub(super) fn drain(session: &mut Session) -> Vec<Output> {
     std::iter::from_fn(|| session.poll_output()).collect()
 }
 
-fn errors(outputs: &[Output]) -> Vec<String> {
-    let frames = outputs.iter().filter_map(|output| match output {
-        Output::Send(text) => Some(serde_json::from_str::<Value>(text).unwrap()),
+fn frames_of(outputs: &[Output]) -> impl Iterator<Item = Value> {
+    outputs.iter().filter_map(|output| match output {
+        Output::Send(text) => Some(serde_json::from_str(text).unwrap()),
         _ => None,
-    });
-    frames
+    })
+}
+
+fn errors(outputs: &[Output]) -> Vec<String> {
+    frames_of(outputs)
         .filter(|frame| frame["event"] == "error")
         .map(|frame| frame["data"]["code"].as_str().unwrap().to_owned())
         .collect()
@@ -455,11 +458,7 @@ fn preferences(outputs: &[Output]) -> Vec<Preferences> {
 
 /// The reasons of the layer changes that are told.
 fn told(outputs: &[Output]) -> Vec<String> {
-    let frames = outputs.iter().filter_map(|output| match output {
-        Output::Send(text) => Some(serde_json::from_str::<Value>(text).unwrap()),
-        _ => None,
-    });
-    frames
+    frames_of(outputs)
         .filter(|frame| frame["event"] == "layer-changed")
         .map(|frame| frame["data"]["reason"].as_str().unwrap().to_owned())
         .collect()
