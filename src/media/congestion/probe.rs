@@ -317,7 +317,8 @@ impl Prober {
         }
         self.waiting = [None; WAITING_MAX];
         self.hoped = None;
-        self.back_off(now_us);
+        // That says nothing of the path: pictures, which carry probes, may just not have begun.
+        self.next_us = now_us + GIVEN_UP_US;
     }
 
     fn back_off(&mut self, now_us: i64) {
@@ -481,6 +482,7 @@ const KEEP: f64 = 0.95;
 const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
+const GIVEN_UP_US: i64 = 200_000;
 /// A path that has become fast again is to be found within ten seconds (lab, 2026-11-22).
 const BACKOFF_US_MAX: i64 = 6_000_000;
 /// As much when little is sent: nothing but a probe then shows that there is more, and a capacity that doubled is to be
