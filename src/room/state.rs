@@ -158,6 +158,7 @@ impl Room {
                 peer.measure_at,
                 peer.division.due,
                 peer.congestion.poll_timeout(),
+                peer.uplink.poll_timeout(),
             ])
             .fold(None, earliest)
     }
