@@ -231,15 +231,20 @@ impl SendSide {
         self.prober.give_up(now_us);
     }
 
-    /// When padding may be due, or the silence of the peer tells something.
+    /// When padding may be due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let (_, latest_us) = self.latest?;
-        let probe = self.prober.poll_timeout(latest_us);
-        let at_us = match (probe, self.check_us) {
-            (Some(a), Some(b)) => a.min(b),
-            (one, None) | (None, one) => one?,
-        };
+        self.instant(self.prober.poll_timeout(latest_us)?)
+    }
+
+    /// When the silence of the peer tells something. That need not be exact.
+    #[must_use]
+    pub fn silence_timeout(&self) -> Option<Instant> {
+        self.instant(self.check_us?)
+    }
+
+    fn instant(&self, at_us: i64) -> Option<Instant> {
         let since = Duration::from_micros(at_us.max(0).unsigned_abs());
         self.epoch.map(|epoch| epoch + since)
     }
