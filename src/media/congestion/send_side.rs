@@ -237,15 +237,20 @@ impl SendSide {
         self.prober.give_up(now_us);
     }
 
-    /// When padding may be due, or the silence of the peer tells something.
+    /// When padding may be due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let (_, latest_us) = self.latest?;
-        let probe = self.prober.poll_timeout(latest_us);
-        let at_us = match (probe, self.check_us) {
-            (Some(a), Some(b)) => a.min(b),
-            (one, None) | (None, one) => one?,
-        };
+        self.instant(self.prober.poll_timeout(latest_us)?)
+    }
+
+    /// When the silence of the peer tells something. That need not be exact.
+    #[must_use]
+    pub fn silence_timeout(&self) -> Option<Instant> {
+        self.instant(self.check_us?)
+    }
+
+    fn instant(&self, at_us: i64) -> Option<Instant> {
         let since = Duration::from_micros(at_us.max(0).unsigned_abs());
         self.epoch.map(|epoch| epoch + since)
     }
@@ -470,7 +475,7 @@ mod tests {
         let mut side = SendSide::default();
         side.on_remb(t0, Bitrate(500_000));
         let run = |side: &mut SendSide, to: Instant| {
-            while let Some(at) = side.poll_timeout().filter(|at| *at <= to) {
+            while let Some(at) = side.silence_timeout().filter(|at| *at <= to) {
                 side.handle_timeout(at);
             }
             side.estimate().map(|estimate| estimate.0)
@@ -485,7 +490,7 @@ mod tests {
             None,
             "nothing is known any more"
         );
-        assert_eq!(side.poll_timeout(), None);
+        assert_eq!(side.silence_timeout(), None);
         side.on_remb(t0 + s(61), Bitrate(300_000));
         assert_eq!(run(&mut side, t0 + s(62)), Some(300_000));
     }
