@@ -28,7 +28,7 @@ export function encodingsOf(source, picture, options = {}) {
   const pixels = picture.width * picture.height;
   const worthwhile = pixels >= THREE_FROM ? 3 : pixels >= TWO_FROM ? 2 : 1;
   const best = Math.min(worthwhile, rids.length) - 1;
-  const rateMax = options.maxBitrate ?? bitsPerSecond(picture, options.codec);
+  const rateMax = options.maxBitrate ?? Math.max(bitsPerSecond(picture, options.codec), spatialLeast(picture, options.scalabilityMode));
   return rids.map((rid, index) => {
     const divisor = 2 ** Math.max(0, best - index);
     // A screen is read: its small copy keeps half the size and gives up motion.
@@ -93,6 +93,21 @@ function bitsPerSecond({ width, height, frameRate }, codec) {
   const slower = Math.min(1, Math.sqrt(frameRate / 30));
   const bps = full * slower * (EFFICIENCY[codec ?? "vp8"] ?? 1);
   return Math.max(RATE_MIN, Math.round(bps / 1000) * 1000);
+}
+
+/**
+ * With less than this for the whole stream, libwebrtc leaves its largest spatial layer out for good, however slow the
+ * frames are: it wants 600·√pixels − 95 000 bits/s for each layer, and gives each 0.55 times what the one above gets
+ * (`svc_config.cc`, `svc_rate_allocator.cc`).
+ * @param {Picture} picture
+ * @param {string} [scalabilityMode]
+ */
+function spatialLeast({ width, height }, scalabilityMode) {
+  const layers = Number(/^L([23])/.exec(scalabilityMode ?? "")?.[1] ?? 0);
+  if (layers === 0) return 0;
+  const largest = Math.max(0, 600 * Math.sqrt(width * height) - 95_000);
+  const all = [1, 1.55, 1.8525][layers - 1];
+  return Math.ceil((1.05 * largest * all) / 1000) * 1000;
 }
 
 /** Less than this, browsers do not send. */
