@@ -161,6 +161,7 @@ impl Room {
                 peer.measure_at,
                 peer.division.due,
                 peer.congestion.poll_timeout(),
+                peer.uplink.poll_timeout(),
                 peer.congestion
                     .sender
                     .silence_timeout()
