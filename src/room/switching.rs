@@ -11,7 +11,7 @@ use crate::room::batch::Forwarded;
 use crate::room::encoding::{Encoding, Retry};
 use crate::room::origin::Origin;
 use crate::room::output::Output;
-use crate::room::reception::Wish;
+use crate::room::reception::{Reception, Wish};
 use crate::room::relay::relay_flow;
 use crate::room::slots::{EncodingSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
@@ -67,7 +67,8 @@ impl Room {
         }
     }
 
-    /// As [`Room::review`], but asks for no keyframe. True if one is waited for now that was not before.
+    /// As [`Room::review`], but asks for no keyframe. True if one is waited for now that was not before: to change over to
+    /// another encoding, or to go on after a pause.
     pub(in crate::room) fn turn_towards(
         &mut self,
         slot: SubscriptionSlot,
@@ -95,11 +96,12 @@ impl Room {
             return false;
         }
         subscription.reception = after;
+        let goes_on = before == Reception::Off && subscription.comes_back;
         subscription.review_layers(track);
         let (source, shard) = subscription.source();
         self.note_source(source, shard);
         self.route(slot, output);
-        after.awaited().is_some() && after.awaited() != before.awaited()
+        goes_on || after.awaited().is_some() && after.awaited() != before.awaited()
     }
 
     /// An encoding flows that did not. Where that is with a keyframe, none is asked for.
