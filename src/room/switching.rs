@@ -165,17 +165,18 @@ impl Room {
         output: &mut Output,
     ) {
         for (slot, forwarded) in changed.drain(..) {
-            if forwarded == Forwarded::Interrupted {
-                self.on_interrupted(now, slot, output);
-                continue;
-            }
-            output.counters.subscription_switched += 1;
+            // It may have changed over just before it was interrupted.
             if let Some(subscription) = self.subscriptions.get(slot) {
                 let (source, shard) = subscription.source();
                 self.note_source(source, shard);
             }
             self.route(slot, output);
-            self.on_switched(slot, output);
+            if forwarded == Forwarded::Interrupted {
+                self.on_interrupted(now, slot, output);
+            } else {
+                output.counters.subscription_switched += 1;
+                self.on_switched(slot, output);
+            }
         }
         self.review_wants(output);
     }
