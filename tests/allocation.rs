@@ -134,7 +134,7 @@ impl Stage {
         let frames = (seconds * 1000.0) as u64 / FRAME_MS;
         let first = self.publishers[0].track.key;
         for frame in 0..frames {
-            if frame * FRAME_MS % 1000 == 0 {
+            if (frame * FRAME_MS).is_multiple_of(1000) {
                 self.repeat_remb();
             }
             for publisher in &mut self.publishers {
