@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
 use shardcast::control::SubscriptionConfig;
-use shardcast::load::link::{Conditions, Link};
+use shardcast::network::{Conditions, Link};
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;
 use shardcast::wire::rtp::PacketKind;
@@ -364,7 +364,7 @@ impl Lab {
                 else {
                     continue;
                 };
-                party.sent_bytes += datagram.len() as u64 + shardcast::load::link::HEADERS_LEN;
+                party.sent_bytes += datagram.len() as u64 + shardcast::network::HEADERS_LEN;
                 let parcel = Parcel {
                     to_server: false,
                     party: index,
