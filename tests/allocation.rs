@@ -27,6 +27,8 @@ struct Stage {
     world: World,
     publishers: Vec<Publisher>,
     subscriber: usize,
+    /// What the subscriber says that it takes, every second.
+    remb: Option<u64>,
     /// What the subscriber was told of the first publisher's track.
     told: Vec<LayerChange>,
 }
@@ -123,6 +125,7 @@ impl Stage {
             world,
             publishers,
             subscriber,
+            remb: None,
             told: Vec::new(),
         }
     }
@@ -130,7 +133,10 @@ impl Stage {
     fn run(&mut self, seconds: f64) {
         let frames = (seconds * 1000.0) as u64 / FRAME_MS;
         let first = self.publishers[0].track.key;
-        for _ in 0..frames {
+        for frame in 0..frames {
+            if (frame * FRAME_MS).is_multiple_of(1000) {
+                self.repeat_remb();
+            }
             for publisher in &mut self.publishers {
                 publisher.send(&mut self.world);
             }
@@ -150,7 +156,17 @@ impl Stage {
         }
     }
 
+    /// The subscriber says from now on that it takes so much.
     fn squeeze(&mut self, bitrate: u64) {
+        self.remb = Some(bitrate);
+        self.repeat_remb();
+    }
+
+    /// As receivers do: what is not repeated is forgotten.
+    fn repeat_remb(&mut self) {
+        let Some(bitrate) = self.remb else {
+            return;
+        };
         let remb = Remb {
             sender: Ssrc(1),
             bitrate: Bitrate(bitrate),

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use shardcast::base::ids::{Bitrate, SeqNo16, Ssrc};
-use shardcast::control::TrackConfig;
+use shardcast::control::layers::{Preference, Preferences};
+use shardcast::control::{Command, EncodingConfig, TrackConfig};
 use shardcast::media::congestion::recorder::ArrivalRecorder;
 use shardcast::wire::bandwidth::Remb;
 use shardcast::wire::codec::{Codec, CodecMapping};
@@ -477,4 +478,92 @@ fn who_loses_much_is_still_repaired() {
     assert_eq!(stage.world.count("rtcp_over_budget"), 0);
     assert!(stage.world.count("rtp_retransmitted") > 900);
     assert_eq!(missing.len(), 0, "{:?}", &missing[..missing.len().min(9)]);
+}
+
+/// A picture of one of two encodings of a track: whole, and a keyframe or not.
+fn picture(world: &mut World, encoding: u16, seq: u16, is_key: bool) {
+    let mut payload = vec![0xaa; 400 << encoding];
+    // RFC 7741 §4.2: the start of a frame; RFC 6386 §9.1: an inter frame, or a keyframe with its size.
+    payload[..2].copy_from_slice(&[0x10, u8::from(!is_key)]);
+    payload[4..7].copy_from_slice(&[0x9d, 0x01, 0x2a]);
+    payload[7..9].copy_from_slice(&(320_u16 << encoding).to_le_bytes());
+    payload[9..11].copy_from_slice(&(180_u16 << encoding).to_le_bytes());
+    let packet = Rtp {
+        ssrc: 70 + u32::from(encoding),
+        seq,
+        timestamp: 3000 * u32::from(seq),
+        payload_type: 96,
+        extensions: &[],
+        payload: &payload,
+    };
+    world.send_rtp(0, &packet.bytes());
+}
+
+/// Another video of the subscriber fills the pacer to the last place, so that the keyframe with which it changes over finds no
+/// room. It has changed over all the same: what it left is not forwarded to it any more.
+#[test]
+fn a_switch_that_finds_no_room_leaves_the_former_encoding() {
+    let mut world = World::new();
+    let publisher = world.join("room");
+    let crowd = track(&world, publisher, 0, &[codec(96, Codec::Vp8)]);
+    let mut cast = track(&world, publisher, 1, &[codec(96, Codec::Vp8)]);
+    cast.encodings = [70, 71]
+        .map(|ssrc| EncodingConfig {
+            ssrc: Some(Ssrc(ssrc)),
+            ..EncodingConfig::default()
+        })
+        .into();
+    world.configure(publisher, &[crowd.clone(), cast.clone()], &[]);
+    let subscriber = world.join("room");
+    let wanted = [(0, &crowd), (1, &cast)]
+        .map(|(number, track)| subscription(number, track, &[codec(120, Codec::Vp8)]));
+    world.configure(subscriber, &[], &wanted);
+    let mut seq = 0;
+    let mut pictures = |world: &mut World, count: u16, is_key: bool| {
+        for _ in 0..count {
+            seq += 1;
+            picture(world, 0, seq, is_key);
+            picture(world, 1, seq, is_key);
+            world.advance(Duration::from_millis(40));
+        }
+    };
+    pictures(&mut world, 50, true);
+    let small = Preference {
+        width: Some(320),
+        ..Preference::default()
+    };
+    world.command(Command::Prefer {
+        peer: world.clients[subscriber].key,
+        preferences: Preferences {
+            tracks: vec![(cast.key, small)],
+            last_n: None,
+        },
+    });
+    pictures(&mut world, 10, false);
+    let remb = Remb {
+        sender: Ssrc(9),
+        bitrate: Bitrate(100_000),
+        ssrcs: vec![Ssrc(0x5000_0000)],
+    };
+    world.send_rtcp(subscriber, |out| remb.write(out));
+    for seq in 0.. {
+        if world.count("paced") == 1024 {
+            break;
+        }
+        let packet = Rtp {
+            ssrc: crowd.encodings[0].ssrc.unwrap().0,
+            seq,
+            timestamp: 3000,
+            payload_type: 96,
+            extensions: &[],
+            payload: &[0x10; 100],
+        };
+        world.send_rtp(publisher, &packet.bytes());
+    }
+    assert_eq!(world.count("subscription_interrupted"), 0);
+    picture(&mut world, 0, 61, true);
+    assert_eq!(world.count("subscription_interrupted"), 1);
+    let other = world.count("forward_other_encoding");
+    picture(&mut world, 1, 61, false);
+    assert_eq!(world.count("forward_other_encoding"), other);
 }

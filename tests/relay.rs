@@ -230,9 +230,14 @@ impl Cluster {
         let peer = &mut self.peers[at];
         let track = peer.tracks.get_mut(&index).expect("it is published");
         track.seq = track.seq.wrapping_add(1);
+        let start = match track.config.kind {
+            // Of VP8 a keyframe (RFC 7741 §4.2): who comes back goes on with it.
+            MediaKind::Video => "\x10\0",
+            MediaKind::Audio => "",
+        };
         // Says where it belongs, for whoever gets it.
         let payload = format!(
-            "{} {} {index} {}",
+            "{start}{} {} {index} {}",
             peer.room, track.config.key.peer, track.seq
         );
         let packet = Rtp {

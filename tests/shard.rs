@@ -94,6 +94,8 @@ impl Stage {
 }
 
 const MS: Duration = Duration::from_millis(1);
+/// Of VP8 the start of a keyframe (RFC 7741 §4.2).
+const KEYFRAME: &[u8] = &[0x10, 0];
 
 #[test]
 fn one_packet_reaches_both_others_with_their_own_numbers() {
@@ -276,7 +278,13 @@ fn a_keyframe_is_asked_for_when_pictures_start_to_flow() {
     stage.publish(b"unseen");
     pause(&mut stage, true);
     assert_eq!(stage.plis(), 1, "it became active");
-    stage.publish(b"seen");
+    stage.publish(b"of no use");
+    assert_eq!(stage.world.count("forward_awaits_keyframe"), 1);
+    stage.world.advance(500 * MS);
+    assert_eq!(stage.plis(), 1, "it did not come");
+    stage.publish(KEYFRAME);
+    stage.world.advance(5000 * MS);
+    assert_eq!(stage.plis(), 0);
     let packets = stage.received(0);
     assert_eq!(packets.len(), 2);
     let seqs = [packets[0].0.seq.0, packets[1].0.seq.0];
@@ -524,7 +532,7 @@ fn who_leaves_is_gone_for_all_and_told_so() {
         timestamp: 0,
         payload_type: 96,
         extensions: &[],
-        payload: b"c",
+        payload: KEYFRAME,
     };
     stage.world.send_rtp(again, &packet.bytes());
     assert_eq!(stage.received(0).len(), 1);
@@ -716,7 +724,7 @@ fn consent_that_runs_out_stops_media_until_it_is_back() {
     stage.upstream();
     stage.world.check(at);
     assert_eq!(stage.plis(), 1, "pictures start anew");
-    stage.publish(b"b");
+    stage.publish(KEYFRAME);
     let packets = stage.received(0);
     assert_eq!(packets.len(), 2);
     assert_eq!(packets[1].0.seq.0, packets[0].0.seq.0 + 1);
@@ -977,6 +985,7 @@ fn paused_subscriptions_get_nothing_and_go_on_without_a_gap() {
         };
         stage.world.configure(at, &[], &[wanted]);
         stage.publish(b"b");
+        stage.publish(KEYFRAME);
     }
     let received = stage.received(0);
     assert_eq!(received.len(), 2);

@@ -341,3 +341,40 @@ fn what_is_asked_for_again_is_the_same_or_nothing() {
         );
     }
 }
+
+/// One encoding, switched off and on again: what came meanwhile is missing, and the numbers do not tell. So it goes on with
+/// a keyframe, which is asked for until it comes, also where its first packets are lost.
+#[test]
+fn who_paused_goes_on_with_a_keyframe() {
+    for mode in Mode::ALL {
+        for max_framerate in [None, Some(20)] {
+            let mut stage = Stage::new(mode);
+            stage.pictures(90);
+            stage.prefer(max_framerate);
+            stage.pictures(60);
+            for _ in 0..2 {
+                stage.prefer_of(Preference {
+                    is_paused: true,
+                    ..Preference::default()
+                });
+                stage.pictures(30);
+                let got = stage.got.len();
+                stage.pictures(10);
+                assert_eq!(stage.got.len(), got, "{mode:?}: it is paused");
+                // Its publisher takes its time.
+                stage.is_deaf = true;
+                stage.keyframe_wanted = false;
+                stage.prefer(max_framerate);
+                stage.pictures(5);
+                assert!(stage.keyframe_wanted, "{mode:?}: asked for");
+                stage.is_deaf = false;
+                stage.pictures(30);
+                assert!(stage.got.len() > got + 10, "{mode:?}: it goes on");
+            }
+            assert!(stage.decoder.broken.is_empty(), "{mode:?}");
+            let seqs: Vec<u16> = stage.got.iter().map(|got| got.0).collect();
+            let is_next = |pair: &[u16]| pair[1] == pair[0].wrapping_add(1);
+            assert!(seqs.windows(2).all(is_next), "{mode:?}: {seqs:?}");
+        }
+    }
+}

@@ -45,6 +45,8 @@ counters! {
     transport_feedback_sent,
     /// Transport-wide feedback taken from subscribers.
     transport_feedback_received,
+    /// Estimates of what they may send (REMB) sent to publishers that take no transport-wide feedback.
+    remb_sent,
     /// Estimates of their own (REMB) taken from subscribers.
     remb_received,
     /// Padding packets sent to probe for bandwidth.

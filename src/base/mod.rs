@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of the wire, of rooms or of threads.
 
+pub mod counter_map;
 pub mod counters;
 pub mod growth;
 pub mod histogram;

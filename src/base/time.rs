@@ -44,6 +44,36 @@ impl Interval {
     }
 }
 
+/// A beat that many share, for what need not be exact: their deadlines fall on the same instants, and a thread that has
+/// nothing else to do is woken once for all of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beat {
+    origin: Option<Instant>,
+}
+
+impl Beat {
+    /// Begins to count at `now`, if it has not begun.
+    pub fn start(&mut self, now: Instant) {
+        self.origin.get_or_insert(now);
+    }
+
+    /// The first beat that is not before `at`: less than [`BEAT`] later. `at` itself before it has begun.
+    #[must_use]
+    pub fn not_before(&self, at: Instant) -> Instant {
+        let Some(since) = self.origin.and_then(|o| at.checked_duration_since(o)) else {
+            return at;
+        };
+        let over = (since.as_nanos() % BEAT.as_nanos()) as u64;
+        match over {
+            0 => at,
+            over => at + BEAT.saturating_sub(Duration::from_nanos(over)),
+        }
+    }
+}
+
+/// The period of a [`Beat`].
+pub const BEAT: Duration = Duration::from_millis(100);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +87,21 @@ mod tests {
         assert!(interval.take_due(t0 + 5 * second));
         assert!(!interval.take_due(t0 + 5 * second));
         assert_eq!(interval.deadline(), t0 + 6 * second);
+    }
+
+    #[test]
+    fn what_need_not_be_exact_falls_on_beats() {
+        let t0 = Instant::now();
+        let at = |ms| t0 + Duration::from_millis(ms);
+        let mut beat = Beat::default();
+        assert_eq!(beat.not_before(at(7)), at(7));
+        beat.start(at(1000));
+        beat.start(at(1050));
+        assert_eq!(beat.not_before(at(7)), at(7), "before the first");
+        assert_eq!(beat.not_before(at(1000)), at(1000));
+        assert_eq!(beat.not_before(at(1001)), at(1100));
+        assert_eq!(beat.not_before(at(1099)), at(1100));
+        assert_eq!(beat.not_before(at(5100)), at(5100));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Each turn takes what the socket and the queues hold (bounded), lets due deadlines pass, and sends what
 //! came of it. The clock is read once a turn, at its end, and once more after waiting.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
+use crate::base::counter_map::CounterMap;
 use crate::base::counters::Counters;
 use crate::base::ids::{PeerKey, ShardId};
 use crate::control::layers::{LayerCensus, PeerDescription};
@@ -136,7 +136,7 @@ impl ShardHandle {
             waker: seat.waker,
             links: seat.links,
             crossing: seat.crossing,
-            mailboxes: HashMap::new(),
+            mailboxes: CounterMap::default(),
             load: Load::new(now, busy_percent),
             snapshot,
             last_snapshot: now,
@@ -254,7 +254,7 @@ struct Edge {
     waker: ShardWaker,
     links: RelayLinks,
     crossing: Option<Crossing>,
-    mailboxes: HashMap<PeerKey, Arc<Mailbox>>,
+    mailboxes: CounterMap<PeerKey, Arc<Mailbox>>,
     load: Load,
     snapshot: Arc<Mutex<ShardSnapshot>>,
     last_snapshot: Instant,

@@ -125,7 +125,8 @@ impl Room {
             .zip(shares)
             .map(|(video, share)| (video.subscription, (video.wished, video.best), share))
             .collect();
-        let mut next = (!decisions.is_empty()).then_some(now + PERIOD);
+        self.beat.start(now);
+        let mut next = (!decisions.is_empty()).then(|| self.beat.not_before(now + PERIOD));
         for (subscription, wishes, share) in decisions {
             let again = self.carry_out(now, subscription, wishes, share, output);
             next = earliest(next, again);
@@ -442,5 +443,5 @@ pub(in crate::room) fn layer_change(
 
 /// What SRTP, UDP and IP add to 50 packets of sound a second: 44 bytes each. To pictures they add next to nothing.
 const AUDIO_OVERHEAD: Bitrate = Bitrate(50 * 44 * 8);
-/// How often a peer's bandwidth is divided anew, if nothing calls for it sooner: rates of layers move.
+/// How often a peer's bandwidth is divided anew, about, if nothing calls for it sooner: rates of layers move.
 const PERIOD: Duration = Duration::from_millis(500);

@@ -219,9 +219,9 @@ impl Room {
         };
         let refused = peer.sources.declare(declared, lives_on);
         output.counters.source_refused += refused;
-        let extensions = known.map(|(_, track)| &track.config.extensions);
-        peer.congestion.set_publishing(extensions.clone());
-        peer.source_ids = SourceIds::new(extensions);
+        let configs = known.map(|(_, track)| &track.config);
+        peer.uplink.set_publishing(configs.clone());
+        peer.source_ids = SourceIds::new(configs.map(|config| &config.extensions));
         peer.tracks = tracks;
     }
 

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::ids::{Bitrate, Ssrc};
+use crate::base::ids::Bitrate;
 use crate::media::congestion::pacer::{Pace, STEP};
 use crate::media::congestion::send_side::Change;
 use crate::room::forward::count_forwarded;
@@ -68,7 +68,8 @@ impl Room {
             return;
         };
         output.counters.remb_received += 1;
-        peer.congestion.sender.on_remb(remb.bitrate);
+        peer.congestion.sender.on_remb(now, remb.bitrate);
+        output.rescheduled.push(peer.key);
         peer.congestion.refresh();
         self.follow_estimate(now, from, output);
     }
@@ -102,7 +103,7 @@ impl Room {
         };
         peer.congestion.sender.handle_timeout(now);
         peer.congestion.refresh();
-        send_due_feedback(now, peer, output);
+        tell_publisher(now, peer, output);
         self.drain_waiting(now, slot, output);
         self.send_due_padding(now, slot, output);
         self.follow_estimate(now, slot, output);
@@ -276,27 +277,25 @@ impl Room {
     }
 }
 
-/// Tells a publisher when its packets arrived, if that is due.
-fn send_due_feedback(now: Instant, peer: &mut Peer, output: &mut Output) {
-    let sender: Ssrc = peer.rtcp_ssrc;
+/// Tells a publisher what is due of the way from it.
+fn tell_publisher(now: Instant, peer: &mut Peer, output: &mut Output) {
+    let sender = peer.rtcp_ssrc;
     for _ in 0..FEEDBACK_MESSAGES_MAX {
-        if peer
-            .congestion
-            .arrivals
-            .poll_timeout()
-            .is_none_or(|at| now < at)
-        {
-            return;
+        if !peer.uplink.is_feedback_due(now) {
+            break;
         }
         let mut compound = peer.start_compound();
-        if peer
-            .congestion
-            .arrivals
-            .write_due(now, sender, &mut compound)
-        {
+        if peer.uplink.write_feedback(now, sender, &mut compound) {
             let sent = peer.transport.seal_rtcp(&compound, &mut output.outbox);
             output.counters.transport_feedback_sent += u64::from(sent);
         }
+    }
+    let rtt = peer.path.rtt.smoothed();
+    if let Some(remb) = peer.uplink.remb_due(now, sender, rtt) {
+        let mut compound = peer.start_compound();
+        remb.write(&mut compound);
+        let sent = peer.transport.seal_rtcp(&compound, &mut output.outbox);
+        output.counters.remb_sent += u64::from(sent);
     }
 }
 

@@ -89,13 +89,15 @@ impl Room {
             && let Some(subscriber) = self.peers.get_mut(subscription.subscriber)
             && subscriber.transport.sealer().is_some()
         {
-            let reception = subscription.reception;
+            let (reception, comes_back) = (subscription.reception, subscription.comes_back);
             let Some(index) = reception.awaited().or(reception.present()) else {
                 return;
             };
             let encoding = EncodingSlot { track, index };
             self.request_keyframe(now, encoding, output);
-            if reception.awaited().is_some() {
+            if comes_back {
+                self.repeat_keyframe(now, encoding, output);
+            } else if reception.awaited().is_some() {
                 self.retry_keyframe(now, encoding, output);
             }
         }

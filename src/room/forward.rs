@@ -49,7 +49,7 @@ impl Room {
             return;
         };
         output.counters.rtp_received += 1;
-        if peer.congestion.on_arrival(now, &header, &packet) {
+        if peer.uplink.on_arrival(now, &header, &packet) {
             output.rescheduled.push(peer.key);
         }
         let encoding = match self.locate(from, &header, &packet, output) {

@@ -46,6 +46,7 @@ mod switching;
 mod targets;
 mod toil;
 mod track;
+mod uplink;
 mod wanted;
 
 pub use reception::Wish;

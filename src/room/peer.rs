@@ -11,6 +11,7 @@ use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
 use crate::room::toil::Toil;
+use crate::room::uplink::Uplink;
 use crate::transport::Transport;
 
 /// One connection in a room.
@@ -33,8 +34,10 @@ pub struct Peer {
     pub preferences: Preferences,
     /// Where the tables of its subscriptions' tracks say it is; `None` while nothing can be sent to it.
     pub routed: Option<SocketAddr>,
-    /// What may be sent to it, and what it is told of what arrives.
+    /// What may be sent to it.
     pub congestion: Congestion,
+    /// What it is told of what arrives.
+    pub uplink: Uplink,
     /// Packets of it came that belonged to no track (yet): its media can be faster than its answer.
     pub had_unknown: bool,
     /// When its bandwidth is divided among what it receives.
@@ -67,6 +70,7 @@ impl Peer {
             preferences: Preferences::default(),
             routed: None,
             congestion: Congestion::default(),
+            uplink: Uplink::default(),
             had_unknown: false,
             path: Path::default(),
             toil: Toil::default(),

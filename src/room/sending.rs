@@ -1,5 +1,5 @@
 //! What one peer's congestion control is made of: what may be sent to it and what waits for that, what packets tell of
-//! their sending, and what of its own packets has arrived. `congestion` does with it what inputs and deadlines ask for.
+//! their sending. `congestion` does with it what inputs and deadlines ask for.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,15 +8,13 @@ use crate::base::ids::{EncodingIndex, MediaKind, SeqNo, SeqNo16};
 use crate::base::time::earliest;
 use crate::control::SubscriptionConfig;
 use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
-use crate::media::congestion::recorder::ArrivalRecorder;
 use crate::media::congestion::send_side::SendSide;
 use crate::media::rewrite::Stay;
 use crate::room::incoming::Incoming;
 use crate::room::sent_names::{SentName, SentNames};
 use crate::room::slots::SubscriptionSlot;
 use crate::transport::RtpSealer;
-use crate::wire::extension::{Extension, ExtensionId, ExtensionMap};
-use crate::wire::rtp::RtpHeader;
+use crate::wire::extension::{Extension, ExtensionId};
 
 /// Congestion control of one peer.
 #[derive(Debug, Default)]
@@ -37,10 +35,6 @@ pub struct Congestion {
     discarded: usize,
     /// Something is due earlier than before.
     wakes: bool,
-    /// What arrives from it.
-    pub arrivals: ArrivalRecorder,
-    /// Under which id its packets have transport-wide numbers.
-    number_id: Option<ExtensionId>,
 }
 
 /// A packet that waits to be sent. It has no number there yet, and the pacer takes nothing for it, so that it can be
@@ -258,32 +252,9 @@ impl Congestion {
         std::mem::take(&mut self.wakes) | self.sender.take_wake()
     }
 
-    /// What the peer publishes has changed: under which id its packets have transport-wide numbers.
-    pub fn set_publishing<'a>(&mut self, extensions: impl Iterator<Item = &'a ExtensionMap>) {
-        let mut ids = extensions.filter_map(|map| map.id(Extension::TransportSequenceNumber));
-        self.number_id = ids.next();
-    }
-
-    /// A packet of the peer arrived. True if the peer's deadline has come nearer by that.
-    #[inline]
-    pub fn on_arrival(&mut self, now: Instant, header: &RtpHeader, packet: &[u8]) -> bool {
-        let Some(id) = self.number_id else {
-            return false;
-        };
-        let Some((_, &[high, low])) = header.extensions(packet).find(|(other, _)| *other == id)
-        else {
-            return false;
-        };
-        let was_due = self.arrivals.poll_timeout().is_some();
-        let seq = SeqNo16(u16::from_be_bytes([high, low]));
-        self.arrivals.on_packet(now, seq, header.ssrc);
-        !was_due
-    }
-
     /// When something is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let sending = earliest(self.sender.poll_timeout(), self.drain_at);
-        earliest(sending, self.arrivals.poll_timeout())
+        earliest(self.sender.poll_timeout(), self.drain_at)
     }
 
     /// The estimate may have changed.

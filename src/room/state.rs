@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 use crate::base::ids::{PeerKey, RoomId, ShardId, Ssrc, TrackKey, WantKey};
 use crate::base::slab::Slab;
-use crate::base::time::earliest;
+use crate::base::time::{Beat, earliest};
 use crate::control::TransportEvent;
 use crate::room::encoding::Encoding;
 use crate::room::floor::Floor;
@@ -49,6 +49,8 @@ pub struct Room {
     pub(in crate::room) floor: Floor,
     /// The routes of its subscriptions, each that is different once.
     pub(in crate::room) routes: RouteTables,
+    /// When what need not be exact is done for its peers.
+    pub(in crate::room) beat: Beat,
 }
 
 impl Room {
@@ -70,6 +72,7 @@ impl Room {
             unreviewed: Vec::new(),
             floor: Floor::default(),
             routes: RouteTables::default(),
+            beat: Beat::default(),
         }
     }
 
@@ -158,6 +161,11 @@ impl Room {
                 peer.measure_at,
                 peer.division.due,
                 peer.congestion.poll_timeout(),
+                peer.uplink.poll_timeout(),
+                peer.congestion
+                    .sender
+                    .silence_timeout()
+                    .map(|at| self.beat.not_before(at)),
             ])
             .fold(None, earliest)
     }

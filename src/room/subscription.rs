@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::base::ids::{
-    EncodingSet, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
+    EncodingSet, MediaKind, PayloadType, RtpTime, SeqNo, SeqNo16, ShardId, Ssrc, TrackKey,
 };
 use crate::control::{SubscriptionConfig, cname};
 use crate::media::layers::munger::{DESCRIPTOR_MAX, Edit};
@@ -71,7 +71,8 @@ pub struct Subscription {
     pub reports: ReceiverReports,
     /// Others spoke later, so that it gets nothing: see `last_n`.
     pub is_outside_last_n: bool,
-    /// It was outside of last-n and is not any more, or was interrupted: it begins with a keyframe.
+    /// A video that was outside of last-n and is not any more, or of which nothing went out for a while: what came
+    /// meanwhile is missing to its decoder, and the numbers do not tell, so that it goes on with a keyframe.
     pub comes_back: bool,
     /// A sender report goes out as soon as there is one.
     pub is_report_due: bool,
@@ -587,15 +588,16 @@ impl Subscription {
         self.rewriter.reshape();
     }
 
-    /// Nothing goes out until the next packet that can: it will follow without a gap.
+    /// Nothing goes out until the next packet that can: it will follow without a gap. Of a video that is the next keyframe,
+    /// where keyframes can be told: what builds on packets that did not go out is of no use.
     pub fn pause(&mut self) {
         if self.rewriter.encoding().is_some() {
             self.rewriter.stop();
+            self.comes_back |= self.config.kind == MediaKind::Video;
         }
     }
 
-    /// Some of what was to go out is lost here. What builds on it is of no use, so nothing goes out until the next
-    /// keyframe, where keyframes can be told, and that follows without a gap.
+    /// Some of what was to go out is lost here: nothing goes out until the next keyframe.
     pub fn interrupt(&mut self) {
         self.pause();
         self.comes_back = true;

@@ -67,7 +67,8 @@ impl Room {
         }
     }
 
-    /// As [`Room::review`], but asks for no keyframe. True if one is waited for now that was not before.
+    /// As [`Room::review`], but asks for no keyframe. True if one is waited for now that was not before: to change over to
+    /// another encoding, or to go on after a pause.
     pub(in crate::room) fn turn_towards(
         &mut self,
         slot: SubscriptionSlot,
@@ -95,11 +96,12 @@ impl Room {
             return false;
         }
         subscription.reception = after;
+        let goes_on = before == Reception::Off && subscription.comes_back;
         subscription.review_layers(track);
         let (source, shard) = subscription.source();
         self.note_source(source, shard);
         self.route(slot, output);
-        after.awaited().is_some() && after.awaited() != before.awaited()
+        goes_on || after.awaited().is_some() && after.awaited() != before.awaited()
     }
 
     /// A peer's network carries not half of what it did: what it still gets of encodings that are too much, until a keyframe of
@@ -193,17 +195,18 @@ impl Room {
         output: &mut Output,
     ) {
         for (slot, forwarded) in changed.drain(..) {
-            if forwarded == Forwarded::Interrupted {
-                self.on_interrupted(now, slot, output);
-                continue;
-            }
-            output.counters.subscription_switched += 1;
+            // It may have changed over just before it was interrupted.
             if let Some(subscription) = self.subscriptions.get(slot) {
                 let (source, shard) = subscription.source();
                 self.note_source(source, shard);
             }
             self.route(slot, output);
-            self.on_switched(slot, output);
+            if forwarded == Forwarded::Interrupted {
+                self.on_interrupted(now, slot, output);
+            } else {
+                output.counters.subscription_switched += 1;
+                self.on_switched(slot, output);
+            }
         }
         self.review_wants(output);
     }

@@ -9,7 +9,7 @@ pub mod routes;
 pub mod strays;
 pub mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::base::counter_map::CounterMap;
 use crate::base::counters::Counters;
 use crate::base::growth::pop;
 use crate::base::ids::{Bitrate, PeerKey, RoomId, ShardId};
@@ -50,7 +51,7 @@ pub struct Shard {
     identity: Arc<DtlsIdentity>,
     rng: StdRng,
     rooms: Rooms,
-    peers: HashMap<PeerKey, Member>,
+    peers: CounterMap<PeerKey, Member>,
     routes: RouteTable,
     timers: Timers,
     /// When each room asks next who speaks; rooms without sound are not in it.
@@ -90,7 +91,7 @@ impl Shard {
             identity,
             rng,
             rooms: Rooms::new(id),
-            peers: HashMap::new(),
+            peers: CounterMap::default(),
             routes: RouteTable::default(),
             timers: Timers::default(),
             floor_timers: Timers::default(),

@@ -2,10 +2,11 @@
 //! not.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::hash::Hash;
 use std::time::Instant;
 
+use crate::base::counter_map::CounterMap;
 use crate::base::ids::PeerKey;
 
 /// One deadline for each peer, or whatever else `K` names. Entries of the heap that a nearer deadline has made void are stepped
@@ -14,14 +15,14 @@ use crate::base::ids::PeerKey;
 pub struct Timers<K = PeerKey> {
     heap: BinaryHeap<Reverse<(Instant, K)>>,
     /// The entry of each peer that counts.
-    queued: HashMap<K, Instant>,
+    queued: CounterMap<K, Instant>,
 }
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
         Self {
             heap: BinaryHeap::default(),
-            queued: HashMap::default(),
+            queued: CounterMap::default(),
         }
     }
 }

@@ -9,6 +9,8 @@ import { until } from "./lib/wait.js";
 
 /** Chromium sends three sizes from here on; few frames, for a machine with two cores. */
 const THREE = { width: "960", height: "540", fps: "6" };
+/** Who only watches sends next to nothing. */
+const TINY = { width: "160", height: "120", fps: "2" };
 
 describe("qualities", () => {
   let server;
@@ -103,21 +105,32 @@ describe("qualities", () => {
     assert.match(await description(fox, "currentRemoteDescription"), /^a=simulcast:recv q;h;f\r$/m);
     await Promise.all([bob.sees("Fox"), fox.sees("Bob")]);
     await sendsFrames(fox, ["q", "h", "f"]);
+    await followsItsTile(bob, "Fox", [240, 960]);
+  });
+
+  test("Firefox's decoder follows from one of three sizes to another", async () => {
+    const [ada, fox] = await Promise.all([person("Ada"), person("Fox", launchFirefox)]);
+    await ada.join(server.url, "to-fox", THREE);
+    await fox.join(server.url, "to-fox", TINY);
+    await fox.sees("Ada");
+    await followsItsTile(fox, "Ada", [240, 960]);
   });
 
   const LAYERED = [
-    ["vp9", "L3T3_KEY", "video/VP9"],
-    ["av1", "L2T2_KEY", "video/AV1"],
+    ["vp9", "L3T3_KEY", "video/VP9", [240, 960]],
+    ["av1", "L2T2_KEY", "video/AV1", [480, 960]],
   ];
-  for (const [codec, layers, mimeType] of LAYERED) {
+  for (const [codec, layers, mimeType, widths] of LAYERED) {
     test(`${mimeType} with layers ${layers} in one stream`, async () => {
       const [ada, bob] = await Promise.all(["Ada", "Bob"].map((name) => person(name)));
       await ada.join(server.url, codec, { ...THREE, codec, layers });
-      await bob.join(server.url, codec);
+      await bob.join(server.url, codec, TINY);
       await bob.sees("Ada");
       const [stream, ...others] = await sent(ada);
       assert.deepEqual([others.length, stream.mimeType], [0, mimeType]);
       await until(`it sends ${layers}`, async () => (await sent(ada))[0]?.scalabilityMode === layers, 30_000);
+      // Of the one stream, layers are left out, and taken in again.
+      await followsItsTile(bob, "Ada", widths);
     });
   }
 
@@ -129,6 +142,7 @@ describe("qualities", () => {
       await bob.sees("Ada");
       await sendsFrames(ada, ["q", "h", "f"]);
       assert.ok((await sent(ada)).every(({ mimeType }) => mimeType.toLowerCase() === `video/${codec}`));
+      if (codec === "h264") await followsItsTile(bob, "Ada", [240, 960]);
     });
   }
 
@@ -151,6 +165,38 @@ describe("qualities", () => {
     await isRed(ada, "outbound-rtp");
   });
 });
+
+/**
+ * A small tile gets small pictures, a large one large ones, and they go on.
+ * @param {Demo} viewer
+ * @param {string} name Of the only other.
+ * @param {number[]} widths The smallest and the largest, in pixels.
+ */
+async function followsItsTile(viewer, name, [smallest, largest]) {
+  const comes = async (/** @type {number} */ wanted) => {
+    try {
+      await until(`pictures ${wanted} pixels wide come`, async () => (await viewer.pictureWidth()) === wanted, 20_000);
+    } catch (error) {
+      error.message += `\n${await viewer.page.evaluate(explainInPage)}`;
+      throw error;
+    }
+  };
+  await comes(largest);
+  await viewer.resizeTile("200px", "110px");
+  await comes(smallest);
+  await viewer.sees(name);
+  await viewer.resizeTile();
+  await comes(largest);
+  await viewer.sees(name);
+}
+
+/** Runs in the page: what comes of the other's camera, and what the server says of it. */
+function explainInPage() {
+  const [peer] = globalThis.shardcast.room.peers.values();
+  const camera = [...peer.tracks.values()].find(({ source }) => source === "camera");
+  const { videoWidth, clientWidth } = document.querySelector('.tile[data-source="camera"]:not([data-self]) video');
+  return JSON.stringify({ videoWidth, clientWidth, quality: camera?.quality });
+}
 
 /** The streams a page sends. */
 function sent(person) {

@@ -10,7 +10,7 @@ import { networkInterfaces } from "node:os";
 import { fileURLToPath } from "node:url";
 
 // In the order in which failures explain each other.
-const TESTS = ["unit", "sdk", "readme", "demo", "late", "page", "errors", "clients", "codecs", "speakers", "quality", "adapt", "impaired", "firefox"].map((name) => `${name}.test.js`);
+const TESTS = ["unit", "sdk", "readme", "demo", "late", "page", "errors", "clients", "codecs", "speakers", "quality", "adapt", "impaired", "uplink", "firefox"].map((name) => `${name}.test.js`);
 const SETUP = `
   ip link set lo up
   ip link add eth0 type dummy 2>/dev/null || { ip link add eth0 type veth peer name eth1 && ip link set eth1 up; }

@@ -15,10 +15,10 @@ mod world;
 
 use std::time::Duration;
 
-use shardcast::load::link::{Conditions, Jitter, QueueLimit, Reordering};
+use shardcast::network::{Conditions, Jitter, QueueLimit, Reordering};
 
 use crate::graph::{Check, Track};
-use crate::publisher::{EncodingSpec, SIMULCAST};
+use crate::publisher::{EncodingSpec, Feedback, SIMULCAST};
 use crate::subscriber::PLAYOUT_LATEST;
 use crate::world::{Lab, LinkId, Sample};
 
@@ -619,4 +619,61 @@ fn sound_comes_first() {
         pair.continuity(),
     ];
     pair.conclude("sound-first", "130 kbit/s: too little for pictures", checks);
+}
+
+/// A publisher that takes no feedback on packets, only an estimate (REMB), behind a line of 1, 2 and 0.5 Mbit/s.
+fn a_publisher_is_told(seed: u64, has_send_times: bool) -> (Vec<Vec<Sample>>, Vec<Check>) {
+    let mut lab = Lab::new(seed);
+    let (up, down) = (
+        lab.link(line(seed, 50, 1_000_000)),
+        lab.link(path(50, None)),
+    );
+    let publisher = lab.party(up, down);
+    let near = lab.link(path(5, None));
+    let subscriber = lab.party(near, near);
+    lab.publish_by(
+        publisher,
+        &SIMULCAST[2..],
+        Feedback::Remb { has_send_times },
+    );
+    lab.subscribe(subscriber, publisher, ms(10));
+    lab.schedule(up, s(20), line(seed, 50, 2_000_000));
+    lab.schedule(up, s(40), line(seed, 50, 500_000));
+    lab.run_to(s(60));
+    let samples = lab.samples_up(publisher);
+    let mut checks = Vec::new();
+    for (from_s, to_s, capacity) in [(5.0, 20.0, 1.0), (28.0, 40.0, 2.0), (45.0, 60.0, 0.5)] {
+        let told = mean_estimate(samples, from_s, to_s) / capacity / MBIT;
+        let sent = mean(samples, from_s, to_s, |s| s.sent_bps) / capacity / MBIT;
+        checks.push(check(
+            &format!("84 to 101 % of {capacity} Mbit/s are told, and 92 to 101 % sent, from {from_s} s on"),
+            format!("{:.0} % and {:.0} %", told * 100.0, sent * 100.0),
+            (0.84..1.01).contains(&told) && (0.92..1.01).contains(&sent),
+        ));
+        let queued = lab.queued_up(publisher, from_s, to_s);
+        let (median, p95) = (quantile(&queued, 0.5), quantile(&queued, 0.95));
+        // Whole frames are sent at once here: the last packet of one waits for 33 ms by itself.
+        checks.push(check(
+            "packets wait below 45 ms at the median and 150 at p95",
+            format!("{median:.0} and {p95:.0} ms"),
+            median < 45.0 && p95 < 150.0,
+        ));
+    }
+    let remb_sent = lab.world.shard.counters().remb_sent;
+    checks.push(check(
+        "told once to five times a second",
+        format!("{remb_sent} in 60 s"),
+        (60..360).contains(&remb_sent),
+    ));
+    (vec![samples.to_vec()], checks)
+}
+
+#[test]
+fn a_publisher_without_feedback_on_packets_is_told_what_it_may_send() {
+    let title = "A publisher that takes REMB, behind 1, 2 and 0.5 Mbit/s";
+    every_seed("remb", title, |seed| a_publisher_is_told(seed, true));
+    let title = "The same, without times of sending";
+    every_seed("remb-timestamps", title, |seed| {
+        a_publisher_is_told(seed, false)
+    });
 }

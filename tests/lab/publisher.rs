@@ -23,10 +23,16 @@ pub const VP8_RTX: u8 = 97;
 pub const MID_ID: u8 = 4;
 pub const LEVEL_ID: u8 = 1;
 pub const TRANSPORT_ID: u8 = 3;
+const SEND_TIME_ID: u8 = 2;
 const RID_ID: u8 = 10;
 const REPAIRED_RID_ID: u8 = 11;
 
 const AUDIO_EVERY: Duration = Duration::from_millis(20);
+/// libwebrtc begins so, and goes down to that.
+const REMB_START: u64 = 300_000;
+const REMB_LEAST: u64 = 30_000;
+/// What its sound takes, headers included.
+const SOUND_BPS: u64 = 45_000;
 /// 32 kbit/s.
 const OPUS_BYTES: usize = 80;
 const PACKET_BYTES_MAX: usize = 1100;
@@ -127,6 +133,15 @@ impl Stamp {
     }
 }
 
+/// How a publisher learns what it may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feedback {
+    /// From feedback on each packet: what it makes of that is its own business, and here it sends what it has.
+    TransportWide,
+    /// It is told (REMB), and does as it is told; its packets say when they were sent, or only when captured.
+    Remb { has_send_times: bool },
+}
+
 /// Who publishes: one track of sound and one of pictures.
 pub struct Publisher {
     pub audio: TrackConfig,
@@ -140,6 +155,9 @@ pub struct Publisher {
     next_video: Instant,
     next_report: Instant,
     transport_number: u16,
+    feedback: Feedback,
+    /// What it may send, in bits a second.
+    pub told: Option<u64>,
     /// When keyframes were asked for and of which encoding.
     pub keyframe_requests: Vec<(Instant, usize)>,
     /// Keyframes made.
@@ -174,6 +192,23 @@ struct Stream {
     sent: VecDeque<(u16, Vec<u8>)>,
 }
 
+/// What a packet says of its sending.
+enum SendingStamp {
+    Number([u8; 2]),
+    Time([u8; 3]),
+    None,
+}
+
+impl SendingStamp {
+    fn values(&self) -> Option<(u8, &[u8])> {
+        match self {
+            Self::Number(number) => Some((TRANSPORT_ID, number)),
+            Self::Time(time) => Some((SEND_TIME_ID, time)),
+            Self::None => None,
+        }
+    }
+}
+
 /// What it wants to send.
 pub enum Outgoing {
     Rtp(Vec<u8>),
@@ -186,12 +221,14 @@ impl Publisher {
         at: usize,
         key: shardcast::base::ids::PeerKey,
         specs: &[EncodingSpec],
+        feedback: Feedback,
         seed: u64,
     ) -> Self {
         let mut audio = track_of(key, 0, &[codec(OPUS, Codec::Opus)]);
-        audio.extensions = publisher_extensions(false);
+        audio.extensions = publisher_extensions(false, feedback);
         let mut video = track_of(key, 1, &[video_codec()]);
-        video.extensions = publisher_extensions(true);
+        video.codecs[0].transport_cc = feedback == Feedback::TransportWide;
+        video.extensions = publisher_extensions(true, feedback);
         let ssrc = |index: usize| 10_000 * (at as u32 + 1) + index as u32;
         let is_simulcast = specs.len() > 1;
         video.encodings = specs
@@ -235,6 +272,8 @@ impl Publisher {
             next_video: zero + Duration::from_millis(7 * (at as u64 + 1) + seed * 11 % 33),
             next_report: zero + Duration::from_millis(100),
             transport_number: 65_000,
+            feedback,
+            told: (feedback != Feedback::TransportWide).then_some(REMB_START),
             keyframe_requests: Vec::new(),
             keyframes: 0,
             nacked: 0,
@@ -284,15 +323,28 @@ impl Publisher {
         payload.resize(OPUS_BYTES, 0x55);
         let level = [0x80 | 30];
         let values: [(u8, &[u8]); 2] = [(MID_ID, b"0"), (LEVEL_ID, &level)];
-        let number = self.next_number();
+        let sending = self.stamp(now);
         self.sound
-            .packet(now - self.zero, OPUS, false, &values, number, &payload)
+            .packet(now - self.zero, OPUS, false, &values, &sending, &payload)
     }
 
-    fn next_number(&mut self) -> u16 {
-        let number = self.transport_number;
-        self.transport_number = number.wrapping_add(1);
-        number
+    fn stamp(&mut self, now: Instant) -> SendingStamp {
+        match self.feedback {
+            Feedback::TransportWide => {
+                let number = self.transport_number;
+                self.transport_number = number.wrapping_add(1);
+                SendingStamp::Number(number.to_be_bytes())
+            }
+            Feedback::Remb { has_send_times } => {
+                // Seconds in 6.18 fixed point, of a clock of its own.
+                let us = (now - self.zero).as_micros() as u64 + 59_000_000;
+                let [.., a, b, c] = ((us << 18) / 1_000_000).to_be_bytes();
+                match has_send_times {
+                    true => SendingStamp::Time([a, b, c]),
+                    false => SendingStamp::None,
+                }
+            }
+        }
     }
 
     /// The next frame of an encoding, as packets.
@@ -310,7 +362,11 @@ impl Publisher {
             self.keyframes += 1;
         }
         let (temporal, depends_on) = encoding.step(is_keyframe);
-        let mean = encoding.spec.bits_per_s / 8 / u64::from(self.camera.frames_per_s);
+        let allowed = self.told.map_or(u64::MAX, |told| {
+            told.saturating_sub(SOUND_BPS).max(REMB_LEAST)
+        });
+        let rate = encoding.spec.bits_per_s.min(allowed);
+        let mean = rate / 8 / u64::from(self.camera.frames_per_s);
         let sizes = if is_keyframe {
             self.camera.keyframe_sizes
         } else {
@@ -321,7 +377,7 @@ impl Publisher {
         let since_zero = now - self.zero;
         (0..parts)
             .map(|part| {
-                let number = self.next_number();
+                let sending = self.stamp(now);
                 let encoding = &mut self.encodings[index];
                 let mut payload = encoding.descriptor(part == 0, temporal, is_keyframe);
                 let stamp = Stamp {
@@ -344,7 +400,7 @@ impl Publisher {
                 let is_last = part + 1 == parts;
                 encoding
                     .stream
-                    .packet(since_zero, VP8, is_last, &values, number, &payload)
+                    .packet(since_zero, VP8, is_last, &values, &sending, &payload)
             })
             .collect()
     }
@@ -358,9 +414,16 @@ impl Publisher {
                     self.request_keyframe(now, ssrc.0);
                 }
             }
+            RtcpPacket::Remb(remb) => {
+                assert!(self.told.is_some(), "it takes feedback on each packet");
+                self.told = Some(remb.bitrate.0);
+            }
+            RtcpPacket::TransportFeedback(_) => {
+                assert!(self.told.is_none(), "it takes no feedback on packets");
+            }
             RtcpPacket::Nack { media, seqs, .. } => {
                 let seqs: Vec<u16> = seqs.iter().map(|seq| seq.0).collect();
-                return self.resend(media.0, &seqs);
+                return self.resend(now, media.0, &seqs);
             }
             _ => {}
         }
@@ -380,11 +443,11 @@ impl Publisher {
         }
     }
 
-    fn resend(&mut self, ssrc: u32, seqs: &[u16]) -> Vec<Outgoing> {
+    fn resend(&mut self, now: Instant, ssrc: u32, seqs: &[u16]) -> Vec<Outgoing> {
         let mut out = Vec::new();
         for seq in seqs {
             self.nacked += 1;
-            let number = self.transport_number;
+            let sending = self.stamp(now);
             let Some(encoding) = self.encodings.iter_mut().find(|e| e.stream.ssrc == ssrc) else {
                 continue;
             };
@@ -393,10 +456,9 @@ impl Publisher {
                 continue;
             };
             let rid = (self.video.encodings.len() > 1).then_some(encoding.spec.rid);
-            let resent = retransmission(packet, encoding.rtx_ssrc, encoding.rtx_seq, rid, number);
+            let resent = retransmission(packet, encoding.rtx_ssrc, encoding.rtx_seq, rid, &sending);
             out.push(Outgoing::Rtp(resent));
             encoding.rtx_seq = encoding.rtx_seq.wrapping_add(1);
-            self.transport_number = number.wrapping_add(1);
         }
         out
     }
@@ -470,12 +532,11 @@ impl Stream {
         payload_type: u8,
         marker: bool,
         values: &[(u8, &[u8])],
-        number: u16,
+        sending: &SendingStamp,
         payload: &[u8],
     ) -> Vec<u8> {
-        let number = number.to_be_bytes();
         let mut values = values.to_vec();
-        values.push((TRANSPORT_ID, &number));
+        values.extend(sending.values());
         let packet = crate::support::Rtp {
             ssrc: self.ssrc,
             seq: self.seq,
@@ -511,12 +572,18 @@ impl Stream {
 }
 
 /// RFC 4588 §4: the packet with its number in front of its payload.
-fn retransmission(packet: &[u8], ssrc: u32, seq: u16, rid: Option<&str>, number: u16) -> Vec<u8> {
+fn retransmission(
+    packet: &[u8],
+    ssrc: u32,
+    seq: u16,
+    rid: Option<&str>,
+    sending: &SendingStamp,
+) -> Vec<u8> {
     let header = shardcast::wire::rtp::RtpHeader::parse(packet).expect("a packet of its own");
     let mut payload = header.seq.0.to_be_bytes().to_vec();
     payload.extend(header.payload(packet).expect("a packet of its own"));
-    let number = number.to_be_bytes();
-    let mut values: Vec<(u8, &[u8])> = vec![(MID_ID, b"1"), (TRANSPORT_ID, &number)];
+    let mut values: Vec<(u8, &[u8])> = vec![(MID_ID, b"1")];
+    values.extend(sending.values());
     if let Some(rid) = rid {
         values.push((REPAIRED_RID_ID, rid.as_bytes()));
     }
@@ -540,11 +607,17 @@ pub fn video_codec() -> CodecMapping {
     }
 }
 
-fn publisher_extensions(is_video: bool) -> ExtensionMap {
-    let mut map = extensions(&[
-        (Extension::Mid, MID_ID),
-        (Extension::TransportSequenceNumber, TRANSPORT_ID),
-    ]);
+fn publisher_extensions(is_video: bool, feedback: Feedback) -> ExtensionMap {
+    let mut map = extensions(&[(Extension::Mid, MID_ID)]);
+    let own = match feedback {
+        Feedback::TransportWide => Some((Extension::TransportSequenceNumber, TRANSPORT_ID)),
+        Feedback::Remb { has_send_times } => {
+            has_send_times.then_some((Extension::AbsSendTime, SEND_TIME_ID))
+        }
+    };
+    if let Some((extension, id)) = own {
+        map.insert(extension, ExtensionId::new(id).expect("an id"));
+    }
     let ids: &[(Extension, u8)] = if is_video {
         &[
             (Extension::RtpStreamId, RID_ID),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use shardcast::load::link::{Conditions, Jitter, QueueLimit};
+use shardcast::network::{Conditions, Jitter, QueueLimit};
 
 use crate::graph::Check;
 use crate::publisher::{Camera, EncodingSpec, SIMULCAST};

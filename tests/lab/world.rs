@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
 use shardcast::control::SubscriptionConfig;
-use shardcast::load::link::{Conditions, Link};
+use shardcast::network::{Conditions, HEADERS_LEN, Link};
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;
 use shardcast::wire::rtp::PacketKind;
 
-use crate::publisher::{Camera, EncodingSpec, OPUS, Outgoing, Publisher, RED, video_codec};
+use crate::publisher::{
+    Camera, EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec,
+};
 use crate::subscriber::Subscriber;
 use crate::support::{World, codec, extensions, subscription};
 
@@ -58,6 +60,11 @@ struct Party {
     queued: Vec<(f64, f64)>,
     queued_most_ms: f64,
     samples: Vec<Sample>,
+    /// The same of the way to the server, if it is told what it may send there.
+    up_bytes: u64,
+    up_queued: Vec<(f64, f64)>,
+    up_queued_most_ms: f64,
+    up_samples: Vec<Sample>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,14 +121,23 @@ impl Lab {
             queued: Vec::new(),
             queued_most_ms: 0.0,
             samples: Vec::new(),
+            up_bytes: 0,
+            up_queued: Vec::new(),
+            up_queued_most_ms: 0.0,
+            up_samples: Vec::new(),
         });
         self.parties.len() - 1
     }
 
     pub fn publish(&mut self, party: usize, encodings: &[EncodingSpec]) {
+        self.publish_by(party, encodings, Feedback::TransportWide);
+    }
+
+    pub fn publish_by(&mut self, party: usize, encodings: &[EncodingSpec], feedback: Feedback) {
         let client = self.parties[party].client;
         let key = self.world.clients[client].key;
-        let publisher = Publisher::new(self.zero, party, key, encodings, self.seed + party as u64);
+        let seed = self.seed + party as u64;
+        let publisher = Publisher::new(self.zero, party, key, encodings, feedback, seed);
         self.parties[party].publisher = Some(publisher);
         self.configure(party);
     }
@@ -202,17 +218,21 @@ impl Lab {
 
     /// How long each packet of media that came between two times (in s) waited for the line, in ms, sorted.
     pub fn queued(&self, party: usize, from_s: f64, to_s: f64) -> Vec<f64> {
-        let queued = self.parties[party].queued.iter();
-        let mut found: Vec<f64> = queued
-            .filter(|(at, _)| (from_s..to_s).contains(at))
-            .map(|(_, ms)| *ms)
-            .collect();
-        found.sort_by(f64::total_cmp);
-        found
+        sorted_between(&self.parties[party].queued, from_s, to_s)
+    }
+
+    /// As [`Lab::queued`], on the way to the server.
+    pub fn queued_up(&self, party: usize, from_s: f64, to_s: f64) -> Vec<f64> {
+        sorted_between(&self.parties[party].up_queued, from_s, to_s)
     }
 
     pub fn samples(&self, party: usize) -> &[Sample] {
         &self.parties[party].samples
+    }
+
+    /// Of a publisher that is told what it may send.
+    pub fn samples_up(&self, party: usize) -> &[Sample] {
+        &self.parties[party].up_samples
     }
 
     // --- time ----------------------------------------------------------------------------------
@@ -256,15 +276,21 @@ impl Lab {
         for index in 0..self.links.len() {
             while let Some(arrival) = self.links[index].pop(now) {
                 let parcel = arrival.what;
+                let is_media = PacketKind::of(&parcel.datagram) == PacketKind::Rtp;
+                let waited = arrival.queued.as_secs_f64() * 1000.0;
+                let at_s = (now - self.zero).as_secs_f64();
                 if parcel.to_server {
+                    if is_media {
+                        let party = &mut self.parties[parcel.party];
+                        party.up_queued.push((at_s, waited));
+                        party.up_queued_most_ms = party.up_queued_most_ms.max(waited);
+                    }
                     let from = self.address(parcel.party);
                     let datagram = BytesMut::from(&parcel.datagram[..]);
                     self.world.shard.handle_datagram(now, from, datagram);
                     self.drain_shard();
                 } else {
-                    if PacketKind::of(&parcel.datagram) == PacketKind::Rtp {
-                        let waited = arrival.queued.as_secs_f64() * 1000.0;
-                        let at_s = (now - self.zero).as_secs_f64();
+                    if is_media {
                         let party = &mut self.parties[parcel.party];
                         party.queued.push((at_s, waited));
                         party.queued_most_ms = party.queued_most_ms.max(waited);
@@ -350,6 +376,7 @@ impl Lab {
 
     fn send_up(&mut self, party: usize, datagram: Vec<u8>) {
         let up = self.parties[party].up;
+        self.parties[party].up_bytes += datagram.len() as u64 + HEADERS_LEN;
         let parcel = Parcel {
             to_server: true,
             party,
@@ -374,7 +401,7 @@ impl Lab {
                 else {
                     continue;
                 };
-                party.sent_bytes += datagram.len() as u64 + shardcast::load::link::HEADERS_LEN;
+                party.sent_bytes += datagram.len() as u64 + HEADERS_LEN;
                 let parcel = Parcel {
                     to_server: false,
                     party: index,
@@ -389,6 +416,17 @@ impl Lab {
     fn sample(&mut self) {
         let now = self.world.now;
         for party in &mut self.parties {
+            if let Some(told) = party.publisher.as_ref().and_then(|p| p.told) {
+                party.up_samples.push(Sample {
+                    at_s: (now - self.zero).as_secs_f64(),
+                    capacity_bps: self.links[party.up.0].conditions().rate_bps.unwrap_or(0) as f64,
+                    estimate_bps: Some(told as f64),
+                    sent_bps: party.up_bytes as f64 * 8.0 / SAMPLE_EVERY.as_secs_f64(),
+                    queue_ms: std::mem::take(&mut party.up_queued_most_ms),
+                    layer: None,
+                });
+            }
+            party.up_bytes = 0;
             let Some(subscriber) = &party.subscriber else {
                 continue;
             };
@@ -413,6 +451,14 @@ impl Lab {
             party.sent_bytes = 0;
         }
     }
+}
+
+/// What came between two times.
+fn sorted_between(times: &[(f64, f64)], from_s: f64, to_s: f64) -> Vec<f64> {
+    let within = times.iter().filter(|(at, _)| (from_s..to_s).contains(at));
+    let mut found: Vec<f64> = within.map(|(_, value)| *value).collect();
+    found.sort_by(f64::total_cmp);
+    found
 }
 
 /// What the server thinks that it can send to a peer.

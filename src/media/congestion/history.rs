@@ -1,6 +1,6 @@
 //! What was sent to one peer under which transport-wide number: what its feedback is matched against.
 //!
-//! A ring that grows while a round trip holds more packets than it, up to [`HISTORY_MAX`]; in steady
+//! A ring that grows while more packets wait for feedback than it holds, up to [`HISTORY_MAX`]; in steady
 //! state nothing is allocated.
 
 use crate::base::ids::SeqNo16;
@@ -82,12 +82,13 @@ impl SentHistory {
         seq as usize & (self.ring.len() - 1)
     }
 
-    /// The ring is full: it grows while what would be overwritten is young, and else lets the oldest go.
-    #[cold]
+    /// The ring is full: it grows while feedback may still come on what would be overwritten first, and else lets that
+    /// go. Kept small, it stays in the cache.
     fn make_room(&mut self, now_us: i64) {
         let oldest = (!self.ring.is_empty()).then(|| self.ring[self.slot(self.oldest)]);
-        let is_young = oldest.is_none_or(|packet| now_us - packet.at_us < YOUNG_US);
-        if !is_young || self.ring.len() >= HISTORY_MAX {
+        let is_awaited = oldest
+            .is_none_or(|packet| packet.fate == Fate::Unknown && now_us - packet.at_us < YOUNG_US);
+        if !is_awaited || self.ring.len() >= HISTORY_MAX {
             self.oldest += 1;
             return;
         }
@@ -146,6 +147,24 @@ mod tests {
             history.push(packet(2_000_000_000));
         }
         assert_eq!(history.ring.len(), HISTORY_MAX, "bounded");
+    }
+
+    #[test]
+    fn what_was_answered_makes_room() {
+        let mut history = SentHistory::default();
+        for n in 0..10_000 {
+            history.push(packet(n));
+            // Feedback is a hundred packets behind.
+            let fate = if n % 10 == 0 {
+                Fate::Missing
+            } else {
+                Fate::Arrived
+            };
+            if let Some(behind) = history.get_mut((n as u64).saturating_sub(100)) {
+                behind.fate = fate;
+            }
+        }
+        assert_eq!(history.ring.len(), HISTORY_MIN);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod pacer;
 pub mod probe;
 pub mod queueing;
 pub mod rate;
+pub mod receive_side;
 pub mod recorder;
 pub mod send_side;
 #[cfg(test)]

@@ -498,7 +498,7 @@ const OUTGROWN_US_MAX: i64 = 2_000_000;
 const HOPED: f64 = 0.7;
 const WORTHWHILE: f64 = 1.05;
 /// The demand is met, with room to spare.
-const ENOUGH: f64 = 1.1;
-const USEFUL: f64 = 1.5;
+const ENOUGH: f64 = 1.4;
+const USEFUL: f64 = 1.7;
 /// After a fall it is soon tried whether that was for a moment only.
 const RECOVER_US: i64 = 1_000_000;

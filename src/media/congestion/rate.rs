@@ -195,6 +195,13 @@ impl DelayControl {
             .filter(|rate| *rate > self.rate)
     }
 
+    /// The path was seen to carry this: for who cannot probe. Not while a queue drains.
+    pub fn raise(&mut self, rate: f64) {
+        if !self.is_draining() {
+            self.rate = self.rate.max(rate);
+        }
+    }
+
     /// Nothing is to be above this.
     pub fn limit(&mut self, rate_max: f64) {
         self.rate = self.rate.min(rate_max).max(RATE_MIN);

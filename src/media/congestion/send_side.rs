@@ -41,7 +41,7 @@ pub struct SendSide {
     check_us: Option<i64>,
     /// The deadline may have come nearer by what was sent.
     wakes: bool,
-    remb: Option<Bitrate>,
+    remb: Option<Told>,
     /// The estimate that its user last asked for.
     told: Option<Bitrate>,
 }
@@ -126,8 +126,14 @@ impl SendSide {
     }
 
     /// Takes a receiver's own estimate. It counts as long as there is no feedback on packets.
-    pub fn on_remb(&mut self, bitrate: Bitrate) {
-        self.remb = Some(bitrate);
+    pub fn on_remb(&mut self, now: Instant, bitrate: Bitrate) {
+        let now_us = self.micros(now);
+        let young_us = now_us + REMB_AGE_US;
+        self.remb = Some(Told {
+            rate: bitrate.0 as f64,
+            young_us,
+        });
+        self.check_us.get_or_insert(young_us);
     }
 
     /// What may be sent in all, once a queue that drains at present is gone. `None`: nothing is known, and nothing is
@@ -152,7 +158,7 @@ impl SendSide {
         if self.feedback_us.is_some() || (self.remb.is_none() && is_young) {
             return Some(Bitrate(rate as u64));
         }
-        self.remb
+        self.remb.map(|told| Bitrate(told.rate as u64))
     }
 
     /// How the estimate differs from the one at the last change, if it does by so much that something may follow from that.
@@ -233,15 +239,20 @@ impl SendSide {
         self.prober.give_up(now_us);
     }
 
-    /// When padding may be due, or the silence of the peer tells something.
+    /// When padding may be due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let (_, latest_us) = self.latest?;
-        let probe = self.prober.poll_timeout(latest_us);
-        let at_us = match (probe, self.check_us) {
-            (Some(a), Some(b)) => a.min(b),
-            (one, None) | (None, one) => one?,
-        };
+        self.instant(self.prober.poll_timeout(latest_us)?)
+    }
+
+    /// When the silence of the peer tells something. That need not be exact.
+    #[must_use]
+    pub fn silence_timeout(&self) -> Option<Instant> {
+        self.instant(self.check_us?)
+    }
+
+    fn instant(&self, at_us: i64) -> Option<Instant> {
         let since = Duration::from_micros(at_us.max(0).unsigned_abs());
         self.epoch.map(|epoch| epoch + since)
     }
@@ -252,6 +263,7 @@ impl SendSide {
         if self.check_us.is_none_or(|at| now_us < at) {
             return;
         }
+        let remb_us = self.age_remb(now_us);
         let unanswered = self
             .unanswered_us
             .is_some_and(|since| now_us - since >= SILENCE_US);
@@ -267,6 +279,28 @@ impl SendSide {
                 self.check_us = silent_us.map(|at| at.max(now_us + SILENCE_US / 4));
             }
         }
+        self.check_us = match (self.check_us, remb_us) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, None) | (None, one) => one,
+        };
+    }
+
+    /// What a receiver said and does not repeat counts for less and less: it may have been of a bad moment, and nothing else
+    /// would ever raise it. Says when that is next looked at.
+    fn age_remb(&mut self, now_us: i64) -> Option<i64> {
+        if self.feedback_us.is_some() {
+            self.remb = None;
+        }
+        let told = self.remb.as_mut()?;
+        if now_us >= told.young_us {
+            told.rate *= REMB_GROWTH;
+            told.young_us = now_us + REMB_STEP_US;
+            if told.rate > ceiling(self.demand) {
+                self.remb = None;
+                return None;
+            }
+        }
+        self.remb.map(|told| told.young_us)
     }
 
     fn update(&mut self, now_us: i64, probed: Option<ProbeResult>) {
@@ -353,6 +387,15 @@ impl SendSide {
     }
 }
 
+/// A receiver's own estimate.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// In bits per second.
+    rate: f64,
+    /// When it counts for less.
+    young_us: i64,
+}
+
 /// How an estimate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -415,6 +458,11 @@ const APP_LIMITED: f64 = 0.65;
 /// a system call for each part instead of one for the frame (measured: up to a third of the server's CPU at 1→50).
 const HEADROOM_BELOW: f64 = 0.85;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
+/// libwebrtc's receivers repeat an estimate every second at least; who says nothing for so long does not any more.
+const REMB_AGE_US: i64 = 5_000_000;
+/// From then on it grows as an estimate does that nothing speaks against: by 8 % a second (draft-ietf-rmcat-gcc-02 §5.5).
+const REMB_STEP_US: i64 = 1_000_000;
+const REMB_GROWTH: f64 = 1.08;
 /// Smaller changes of the estimate than this are not told.
 const CHANGE_MIN: f64 = 0.04;
 const SENDING_US: f64 = 500_000.0;
@@ -423,6 +471,33 @@ const SENDING_US_MIN: i64 = 50_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_receiver_said_once_does_not_limit_for_ever() {
+        let t0 = Instant::now();
+        let s = Duration::from_secs;
+        let mut side = SendSide::default();
+        side.on_remb(t0, Bitrate(500_000));
+        let run = |side: &mut SendSide, to: Instant| {
+            while let Some(at) = side.silence_timeout().filter(|at| *at <= to) {
+                side.handle_timeout(at);
+            }
+            side.estimate().map(|estimate| estimate.0)
+        };
+        assert_eq!(run(&mut side, t0 + s(4)), Some(500_000));
+        side.on_remb(t0 + s(4), Bitrate(400_000));
+        assert_eq!(run(&mut side, t0 + s(8)), Some(400_000));
+        let later = run(&mut side, t0 + s(19)).unwrap();
+        assert!((800_000..1_400_000).contains(&later), "{later}");
+        assert_eq!(
+            run(&mut side, t0 + s(60)),
+            None,
+            "nothing is known any more"
+        );
+        assert_eq!(side.silence_timeout(), None);
+        side.on_remb(t0 + s(61), Bitrate(300_000));
+        assert_eq!(run(&mut side, t0 + s(62)), Some(300_000));
+    }
 
     #[test]
     fn a_probe_that_cannot_be_sent_leaves_no_deadline_behind() {

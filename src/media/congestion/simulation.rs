@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{Bitrate, Ssrc};
+use crate::base::time::earliest;
 use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
 use crate::media::congestion::recorder::ArrivalRecorder;
 use crate::media::congestion::send_side::SendSide;
@@ -106,7 +107,8 @@ impl Flow {
             let (_, feedback) = self.feedback.pop_front().unwrap();
             self.sender.on_feedback(now, &feedback);
         }
-        if self.sender.poll_timeout().is_some_and(|at| at <= now) {
+        let silence = self.sender.silence_timeout();
+        if earliest(self.sender.poll_timeout(), silence).is_some_and(|at| at <= now) {
             self.sender.handle_timeout(now);
             let mut padding = self.sender.padding_due(now);
             while padding > 0 {

@@ -33,8 +33,6 @@ pub struct LayerReader {
     active: [Option<(u64, u32)>; 2],
     /// H.264: parameter sets come with the keyframes.
     has_parameters: bool,
-    /// How many frames of each layer began.
-    begun: [[u32; LAYERS_MAX]; LAYERS_MAX],
     top: Limit,
     sizes: [Option<(u16, u16)>; LAYERS_MAX],
 }
@@ -92,7 +90,6 @@ impl LayerReader {
             structures: [None, None],
             active: [None; 2],
             has_parameters: false,
-            begun: [[0; LAYERS_MAX]; LAYERS_MAX],
             top: Limit {
                 spatial: 0,
                 temporal: 0,
@@ -152,7 +149,6 @@ impl LayerReader {
             former: self.at,
             first_seq: seq,
             codec: self.codec,
-            begun: self.begun,
             ..Self::new(next)
         };
     }
@@ -196,13 +192,6 @@ impl LayerReader {
     #[must_use]
     pub fn is_new_run(&self) -> bool {
         self.highest_seq == Some(self.first_seq) && self.former.run != self.at.run
-    }
-
-    /// How many frames of each spatial and temporal layer have begun, since the encoding is known: their
-    /// differences over time are frame rates. What is above the fourth layer counts as the fourth.
-    #[must_use]
-    pub fn frames_begun(&self) -> &[[u32; LAYERS_MAX]; LAYERS_MAX] {
-        &self.begun
     }
 
     /// The last width and height of a spatial layer in pixels.
@@ -360,13 +349,8 @@ impl LayerReader {
             spatial: self.top.spatial.max(info.spatial),
             temporal: self.top.temporal.max(info.temporal),
         };
-        let spatial = usize::from(info.spatial).min(LAYERS_MAX - 1);
-        let temporal = usize::from(info.temporal).min(LAYERS_MAX - 1);
-        if info.starts_frame {
-            self.begun[spatial][temporal] = self.begun[spatial][temporal].wrapping_add(1);
-        }
         if info.size.is_some() {
-            self.sizes[spatial] = info.size;
+            self.sizes[usize::from(info.spatial).min(LAYERS_MAX - 1)] = info.size;
             self.note_sizes(packet);
         }
         // Of a single layer, frames have no numbers: the last packet counts.
@@ -446,7 +430,7 @@ fn place_described(info: &mut LayerInfo) {
 
 /// Runs of one encoding that are told apart; the bits above are for the encoding.
 pub const RUNS_MAX: u32 = 1 << 24;
-/// Layers of each kind that are counted apart: browsers make three.
-pub const LAYERS_MAX: usize = 4;
+/// Spatial layers whose sizes are kept apart: browsers make three.
+const LAYERS_MAX: usize = 4;
 /// SID has three bits (RFC 9628 §4.2).
 const VP9_SPATIAL_MAX: u64 = 8;

@@ -82,6 +82,24 @@ export class Demo {
   }
 
   /**
+   * How large the tile of somebody's camera is, there being one; as usual if nothing is given.
+   * @param {string} [width] In the words of a style sheet.
+   * @param {string} [height]
+   */
+  resizeTile(width = "", height = "") {
+    const resize = (/** @type {string} */ width, /** @type {string} */ height) => {
+      const { style } = document.querySelector('.tile[data-source="camera"]:not([data-self])');
+      Object.assign(style, { width, height });
+    };
+    return this.page.evaluate(resize, width, height);
+  }
+
+  /** How wide the pictures are that come of it, in pixels. */
+  pictureWidth() {
+    return this.page.evaluate(() => document.querySelector('.tile[data-source="camera"]:not([data-self]) video')?.videoWidth ?? 0);
+  }
+
+  /**
    * What has arrived of somebody's track.
    * @param {string} name
    * @param {string} source
