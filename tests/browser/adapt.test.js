@@ -175,10 +175,11 @@ async function readSign(bob) {
   await bob.page.keyboard.press("Enter");
   const text = await bob.page.$eval(".badge-panel:popover-open p", (element) => element.textContent);
   assert.match(text, /^(Low|Medium): [\d.]+ [kM]bit\/s available, (the next layer needs [\d.]+|and [\d.]+ would do for the next layer, which comes if that lasts)\.$/);
-  assert.equal(await bob.page.$eval(sign, (element) => element.getAttribute("aria-expanded")), "true");
+  // The browser tells the page a moment later that the panel is open.
+  await until("the sign says that it is open", () => bob.page.$eval(sign, (element) => element.getAttribute("aria-expanded") === "true"), 5000);
   await bob.screenshot("squeezed.png");
   await bob.page.keyboard.press("Escape");
-  assert.equal(await bob.page.$(".badge-panel:popover-open"), null);
+  await until("it is closed again", async () => (await bob.page.$(".badge-panel:popover-open")) === null, 5000);
 }
 
 /** Whether the best of three sizes arrives and is shown, and nothing better is waited for. */
