@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod io;
 pub mod load;
 pub mod media;
+pub mod network;
 pub mod room;
 pub mod server;
 pub mod shard;

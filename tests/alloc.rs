@@ -29,7 +29,7 @@ use shardcast::base::ids::{SeqNo16, ShardId, Ssrc};
 use shardcast::io::relay::RelayLinks;
 use shardcast::io::shard_thread::shard_poll;
 use shardcast::io::udp::{RecvBatch, UdpSocket};
-use shardcast::load::link::{Conditions, QueueLimit};
+use shardcast::network::{Conditions, QueueLimit};
 use shardcast::wire::bandwidth::TransportFeedback;
 use shardcast::wire::codec::{Codec, CodecMapping};
 use shardcast::wire::extension::Extension;
@@ -325,7 +325,7 @@ fn nor_does_a_relay() {
             let datagram = [(worlds[0].clients[at].address, chunk.split())];
             let before = counting::allocations();
             let now = worlds[0].now + Duration::from_millis(10);
-            worlds[0].shard.handle_batch(now, datagram.into_iter());
+            worlds[0].shard.handle_batch(now, datagram);
             for (world, links) in worlds.iter_mut().zip(&mut links) {
                 world.now = now;
                 exchange(world, links);

@@ -51,8 +51,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "io",
         ],
     ),
+    // What is between a client and a server, for those who play both.
+    ("network", &[]),
     // A client's world, beside the server's: it knows nothing of what the server is made of.
-    ("load", &["base", "wire", "control", "transport", "io"]),
+    (
+        "load",
+        &["base", "wire", "control", "transport", "network", "io"],
+    ),
     ("main", &["base", "config", "io", "server", "load"]),
 ];
 

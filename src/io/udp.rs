@@ -282,8 +282,8 @@ mod linux {
 
     use crate::io::steer_program::Instruction;
     use crate::io::udp_batch::{
-        BATCH_MAX, Patience, RecvBatch, SHORT_MAX, SLOT_MAX, Segmentation, SendReport, Wire,
-        rescue, short_ones, transmit,
+        BATCH_MAX, Patience, RecvBatch, SLOT_MAX, Segmentation, SendReport, Wire, rescue,
+        short_ones, transmit,
     };
     use crate::transport::outbox::Transmit;
 

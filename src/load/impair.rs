@@ -19,7 +19,7 @@ use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::load::impair_command::{Answer, Command, DirectionReport};
-use crate::load::link::{Arrival, Link};
+use crate::network::{Arrival, Link};
 
 /// The command line's word for this program.
 pub const SUBCOMMAND: &str = "impair";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::link::{Bursts, Conditions, Jitter, Link, QueueLimit, Reordering};
+use crate::network::{Bursts, Conditions, Jitter, Link, QueueLimit, Reordering};
 
 /// One line of input.
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,6 @@ mod feedback;
 pub mod histogram;
 pub mod impair;
 mod impair_command;
-pub mod link;
 mod media;
 mod negotiation;
 pub mod options;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::load::link::Conditions;
 use crate::load::sampler::ONE_OF_MAX;
+use crate::network::Conditions;
 
 /// Loads a running server with synthetic clients and measures what arrives.
 #[derive(Debug, Clone, Parser)]

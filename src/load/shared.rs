@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::load::histogram::Histogram;
-use crate::load::link::Conditions;
 use crate::load::tally::Tally;
+use crate::network::Conditions;
 use crate::wire::rtcp::NtpTime;
 
 /// Where the run is.

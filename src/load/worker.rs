@@ -21,11 +21,11 @@ use crate::io::udp::{RecvBatch, UdpSocket};
 use crate::load::connection::{self, Connection};
 use crate::load::datagrams::Datagrams;
 use crate::load::histogram::Histogram;
-use crate::load::link::Link;
 use crate::load::peer::{Context, Peer, PeerPlan};
 use crate::load::sampler::Sampler;
 use crate::load::shared::{Phase, Setup, Shared};
 use crate::load::tally::Harvest;
+use crate::network::Link;
 use crate::transport::identity::DtlsIdentity;
 use crate::wire::rtp::PacketKind;
 

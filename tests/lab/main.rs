@@ -14,7 +14,7 @@ mod world;
 
 use std::time::Duration;
 
-use shardcast::load::link::{Conditions, Jitter, QueueLimit, Reordering};
+use shardcast::network::{Conditions, Jitter, QueueLimit, Reordering};
 
 use crate::graph::{Check, Track};
 use crate::publisher::{EncodingSpec, Feedback, SIMULCAST};

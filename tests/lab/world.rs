@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
 use shardcast::control::SubscriptionConfig;
-use shardcast::load::link::{Conditions, HEADERS_LEN, Link};
+use shardcast::network::{Conditions, HEADERS_LEN, Link};
 use shardcast::shard::Shard;
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use shardcast::load::link::{self, Jitter, Link};
+use shardcast::network::{self, Jitter, Link};
 
 /// How bad the way is. Probabilities are per datagram.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +43,8 @@ impl Conditions {
 }
 
 impl Conditions {
-    fn link(self, loss: f64) -> link::Conditions {
-        link::Conditions {
+    fn link(self, loss: f64) -> network::Conditions {
+        network::Conditions {
             delay: self.delay,
             jitter: Jitter {
                 up_to: self.jitter,
@@ -52,7 +52,7 @@ impl Conditions {
             },
             loss,
             duplication: self.duplication,
-            ..link::Conditions::default()
+            ..network::Conditions::default()
         }
     }
 }

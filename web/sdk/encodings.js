@@ -28,7 +28,7 @@ export function encodingsOf(source, picture, options = {}) {
   const pixels = picture.width * picture.height;
   const worthwhile = pixels >= THREE_FROM ? 3 : pixels >= TWO_FROM ? 2 : 1;
   const best = Math.min(worthwhile, rids.length) - 1;
-  const rateMax = options.maxBitrate ?? Math.max(bitsPerSecond(picture, options.codec), spatialLeast(picture, options.scalabilityMode));
+  const rateMax = options.maxBitrate ?? bitsForAll(picture, options);
   return rids.map((rid, index) => {
     const divisor = 2 ** Math.max(0, best - index);
     // A screen is read: its small copy keeps half the size and gives up motion.
@@ -54,8 +54,13 @@ export function encodingsOf(source, picture, options = {}) {
  */
 function ridsOf(source, { simulcast = true, scalabilityMode }) {
   // Spatial layers inside one stream do what simulcast does with several.
-  if (!simulcast || /^[LS][23]/.test(scalabilityMode ?? "")) return [null];
+  if (!simulcast || spatialLayers(scalabilityMode) > 1) return [null];
   return source === "screen" ? ["h", "f"] : ["q", "h", "f"];
+}
+
+/** @param {string} [scalabilityMode] */
+function spatialLayers(scalabilityMode) {
+  return Number(/^[LS]([23])/.exec(scalabilityMode ?? "")?.[1] ?? 1);
 }
 
 /** Three frame rates in every stream: the server thins it out frame by frame, not only by size. */
@@ -96,18 +101,19 @@ function bitsPerSecond({ width, height, frameRate }, codec) {
 }
 
 /**
- * With less than this for the whole stream, libwebrtc leaves its largest spatial layer out for good, however slow the
- * frames are: it wants 600·√pixels − 95 000 bits/s for each layer, and gives each 0.55 times what the one above gets
- * (`svc_config.cc`, `svc_rate_allocator.cc`).
+ * What all of a stream takes at most. Of spatial layers in it each counts, and as at 30 frames/s, whatever the frame rate:
+ * libwebrtc does not begin with the next one below a rate that depends on its size alone, and pads up to that for good.
  * @param {Picture} picture
- * @param {string} [scalabilityMode]
+ * @param {PublishOptions} options
  */
-function spatialLeast({ width, height }, scalabilityMode) {
-  const layers = Number(/^L([23])/.exec(scalabilityMode ?? "")?.[1] ?? 0);
-  if (layers === 0) return 0;
-  const largest = Math.max(0, 600 * Math.sqrt(width * height) - 95_000);
-  const all = [1, 1.55, 1.8525][layers - 1];
-  return Math.ceil((1.05 * largest * all) / 1000) * 1000;
+function bitsForAll({ width, height, frameRate }, { codec, scalabilityMode }) {
+  const count = spatialLayers(scalabilityMode);
+  if (count === 1) return bitsPerSecond({ width, height, frameRate }, codec);
+  let bits = 0;
+  for (let divisor = 1; divisor < 2 ** count; divisor *= 2) {
+    bits += bitsPerSecond({ width: width / divisor, height: height / divisor, frameRate: Math.max(frameRate, 30) }, codec);
+  }
+  return bits;
 }
 
 /** Less than this, browsers do not send. */
