@@ -197,9 +197,7 @@ impl UdpSocket {
 
     /// Sends messages in order, up to [`BATCH_MAX`] a system call, and never allocates. What
     /// does not fit the kernel's buffer is dropped: media that waits is worth less than the media behind
-    /// it. Short datagrams, as sound is, are tried for a millisecond before that ([`SHORT_MAX`]).
-    ///
-    /// [`SHORT_MAX`]: crate::io::udp_batch::SHORT_MAX
+    /// it. Short datagrams, as sound is, are tried for a millisecond before that.
     ///
     /// A message of several datagrams goes out as one (`UDP_SEGMENT`) where that is possible, and else
     /// one by one: see [`UdpSocket::can_segment`].

@@ -27,7 +27,7 @@ pub struct SendReport {
     pub sent: u64,
     /// Dropped, because the kernel's buffer was full.
     pub dropped_full: u64,
-    /// Of these, those that were short, as sound is: see [`SHORT_MAX`].
+    /// Of these, those that were short, as sound is: of 400 bytes at most.
     pub dropped_short: u64,
     /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
     pub failed: u64,
@@ -48,7 +48,7 @@ impl AddAssign for SendReport {
 /// Datagrams up to this length, in bytes, are tried once more, and waited for a little, when the kernel's buffer is full: sound
 /// (at 128 kbit/s and 20 ms a packet 360 bytes), reports, answers to checks. Nothing else tells sound from pictures here, and what
 /// is short makes little of a full buffer.
-pub const SHORT_MAX: usize = 400;
+pub(in crate::io) const SHORT_MAX: usize = 400;
 
 /// The longest message that the kernel can hand over: what UDP's own length field allows.
 pub(in crate::io) const SLOT_MAX: usize = 1 << 16;
