@@ -52,6 +52,8 @@ pub struct Reception {
     pub heard: BTreeMap<u32, (u64, u64)>,
     pub video: Video,
     pub repaired: u64,
+    /// Packets of redundant sound.
+    pub redundant: u64,
     /// What was wrong, as text.
     pub faults: Vec<String>,
 }
@@ -133,6 +135,7 @@ impl Subscriber {
             heard: BTreeMap::new(),
             video: Video::default(),
             repaired: 0,
+            redundant: 0,
             faults: Vec::new(),
         });
     }
@@ -262,7 +265,10 @@ impl Reception {
     fn take_sound(&mut self, at_us: u64, payload_type: u8, payload: &[u8]) {
         let blocks = match payload_type {
             OPUS => vec![payload],
-            RED => red_blocks(payload),
+            RED => {
+                self.redundant += 1;
+                red_blocks(payload)
+            }
             // Padding of a probe.
             _ if payload.is_empty() => return,
             other => return self.fault(format!("sound under payload type {other}")),
