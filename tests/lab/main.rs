@@ -360,20 +360,31 @@ fn even(what: &str, two: [f64; 2]) -> Check {
     )
 }
 
-#[test]
-fn two_behind_one_bottleneck() {
-    let title = "Two subscribers behind one bottleneck of 1.6 Mbit/s";
-    every_seed("two-behind-one", title, |seed| {
-        let mut shared = behind_one_line(seed, 1_600_000);
+fn share_evenly(name: &str, rate_bps: u64) {
+    let rate = rate_bps as f64 / MBIT;
+    let title = format!("Two subscribers behind one bottleneck of {rate:.1} Mbit/s");
+    every_seed(name, &title, |seed| {
+        let mut shared = behind_one_line(seed, rate_bps);
         shared.checks.push(even("sent", shared.sent));
         shared.checks.push(even("estimate", shared.estimates));
         (shared.samples, shared.checks)
     });
 }
 
+#[test]
+fn two_behind_one_bottleneck() {
+    share_evenly("two-behind-one", 1_600_000);
+}
+
+#[test]
+fn two_behind_a_wider_bottleneck() {
+    share_evenly("two-behind-four", 4_000_000);
+}
+
 /// 0.55 Mbit/s and 1.3, two neighbouring layers with sound, fit this line together, and twice 1.3 do not: there is no
 /// queue by which the one that has the better layer could know of the other. So with some seeds what is sent differs by a little
-/// more than a quarter over 45 s; all seeds together, and all queues, keep the limits.
+/// more than a quarter over 45 s; all seeds together, and all queues, keep the limits. From 2.5 to 3 Mbit/s (0.55 and 2.5) it is
+/// less even still: 0.44 to 0.84 of each other over the seeds, and their estimates 0.61 to 1.00 (2026-11-22).
 #[test]
 fn two_between_layers() {
     let title = "Two subscribers behind 2 Mbit/s, between two layers";
