@@ -494,6 +494,7 @@ impl Edge {
         counters.extend([
             ("udp_sent", self.sent.sent),
             ("udp_send_dropped_full", self.sent.dropped_full),
+            ("udp_send_dropped_short", self.sent.dropped_short),
             ("udp_send_failed", self.sent.failed),
             ("udp_send_split", self.sent.split),
             ("udp_receive_truncated", self.truncated),

@@ -15,8 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::io::dual_stack::{bind_or_fall_back, is_every_address};
 use crate::io::steer_program::Instruction;
-use crate::io::udp_batch::is_about_another;
 pub use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport};
+use crate::io::udp_batch::{for_family, is_about_another};
 use crate::transport::outbox::Transmit;
 
 #[cfg(not(target_os = "linux"))]
@@ -195,9 +195,9 @@ impl UdpSocket {
         Ok(0)
     }
 
-    /// Sends messages in order, up to [`BATCH_MAX`] a system call, and never blocks or allocates. What
+    /// Sends messages in order, up to [`BATCH_MAX`] a system call, and never allocates. What
     /// does not fit the kernel's buffer is dropped: media that waits is worth less than the media behind
-    /// it.
+    /// it. Short datagrams, as sound is, are tried for a millisecond before that.
     ///
     /// A message of several datagrams goes out as one (`UDP_SEGMENT`) where that is possible, and else
     /// one by one: see [`UdpSocket::can_segment`].
@@ -268,21 +268,6 @@ impl Source for UdpSocket {
 /// How many errors that tell of other datagrams are skipped before a receive gives up its turn.
 const RECV_ERRORS_MAX: usize = 16;
 
-/// An address as a socket of one family takes it; `None` if it cannot.
-fn for_family(to: SocketAddr, is_ipv6: bool) -> Option<SocketAddr> {
-    match (to, is_ipv6) {
-        (SocketAddr::V4(v4), true) => {
-            let mapped = v4.ip().to_ipv6_mapped();
-            Some(SocketAddr::new(mapped.into(), v4.port()))
-        }
-        (SocketAddr::V6(v6), false) => {
-            let ip = v6.ip().to_ipv4_mapped()?;
-            Some(SocketAddr::new(ip.into(), v6.port()))
-        }
-        _ => Some(to),
-    }
-}
-
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fmt;
@@ -294,7 +279,10 @@ mod linux {
     use std::time::{Duration, SystemTime};
 
     use crate::io::steer_program::Instruction;
-    use crate::io::udp_batch::{BATCH_MAX, RecvBatch, SLOT_MAX, SendReport, Wire, transmit};
+    use crate::io::udp_batch::{
+        BATCH_MAX, Patience, RecvBatch, SLOT_MAX, Segmentation, SendReport, Wire, rescue,
+        short_ones, transmit,
+    };
     use crate::transport::outbox::Transmit;
 
     /// A socket address as the kernel reads and writes it.
@@ -370,6 +358,7 @@ mod linux {
         /// For the datagrams of one message that have to go one by one.
         singles: Arrays,
         segmentation: Segmentation,
+        patience: Patience,
     }
 
     /// Control data of one message, aligned as the kernel wants it: how long each datagram is, told to the
@@ -377,44 +366,6 @@ mod linux {
     #[derive(Debug, Clone, Copy)]
     #[repr(C, align(8))]
     struct Control([u8; CONTROL_LEN]);
-
-    /// Whether the kernel takes messages of several datagrams.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Segmentation {
-        /// It should. So many in a row were refused, not counting twice in a row for one address.
-        On {
-            refused: u32,
-            last: Option<SocketAddr>,
-        },
-        /// It has no `UDP_SEGMENT`, or not for the way these datagrams go.
-        Off,
-    }
-
-    impl Segmentation {
-        const START: Self = Self::On {
-            refused: 0,
-            last: None,
-        };
-
-        /// A message was refused: at once for good where the device or route cannot do checksums (EIO).
-        /// That datagrams are too long for their path (EINVAL) may be the fault of one destination, so
-        /// only after many.
-        fn on_refused(&mut self, to: Option<SocketAddr>, error: &io::Error) {
-            if let Self::On { refused, last } = self {
-                *refused += u32::from(*last != to);
-                *last = to;
-                if error.raw_os_error() == Some(libc::EIO) || *refused >= REFUSED_MAX {
-                    *self = Self::Off;
-                }
-            }
-        }
-
-        fn on_taken(&mut self) {
-            if self != &Self::Off {
-                *self = Self::START;
-            }
-        }
-    }
 
     impl Sender {
         pub(in crate::io::udp) fn new(socket: &mio::net::UdpSocket) -> Self {
@@ -431,6 +382,7 @@ mod linux {
                 counts: [0; BATCH_MAX],
                 singles: Arrays::default(),
                 segmentation,
+                patience: Patience::FULL,
             }
         }
 
@@ -441,6 +393,24 @@ mod linux {
         #[cfg(test)]
         pub(in crate::io::udp) fn stop_segmenting(&mut self) {
             self.segmentation = Segmentation::Off;
+        }
+
+        /// What becomes of messages, a batch at most, that find the kernel's buffer full.
+        #[cfg(test)]
+        pub(in crate::io::udp) fn drop_all<'a>(
+            &mut self,
+            socket: &mio::net::UdpSocket,
+            messages: impl Iterator<Item = Transmit<'a>>,
+        ) -> SendReport {
+            let messages = messages.enumerate();
+            let count = messages.map(|(at, message)| self.point(at, &message));
+            let (count, fd) = (count.count(), socket.as_raw_fd());
+            let mut call = Call {
+                fd,
+                sender: self,
+                count,
+            };
+            call.drop_from(0)
         }
 
         /// Sends `messages`, whose addresses are of the socket's family.
@@ -478,7 +448,11 @@ mod linux {
                     sender: self,
                     count,
                 };
-                report += transmit(&datagrams[..count], &mut call);
+                let batch = transmit(&datagrams[..count], &mut call);
+                if batch.dropped_full == 0 {
+                    self.patience = Patience::FULL;
+                }
+                report += batch;
             }
         }
 
@@ -559,6 +533,50 @@ mod linux {
             }
             report
         }
+
+        #[cold]
+        fn drop_from(&mut self, offset: usize) -> SendReport {
+            let (datagrams, count) = self.point_at_short(offset);
+            let (fd, sender) = (self.fd, &mut *self.sender);
+            let send = |at: usize| {
+                // SAFETY: `Call::point_at_short` has just written these headers. Each points at one name and one iovec in
+                // `Sender::singles`, whose bytes lie within those of a message, which are borrowed by whoever made the
+                // call that this one is. There is no control data.
+                unsafe { sendmmsg(fd, &mut sender.singles.headers[at..count]) }
+            };
+            let mut report = rescue(count, &mut sender.patience, send, std::thread::sleep);
+            report.dropped_full += datagrams - count as u64;
+            report
+        }
+    }
+
+    impl Call<'_> {
+        /// How many datagrams the messages from `offset` on have, and points `singles` at the first of them that are short, a
+        /// batch at most. Says how many these are.
+        fn point_at_short(&mut self, offset: usize) -> (u64, usize) {
+            let Sender {
+                arrays,
+                segment_lens,
+                singles,
+                counts,
+                ..
+            } = &mut *self.sender;
+            let mut count = 0;
+            let messages = segment_lens[..self.count].iter().enumerate();
+            for (message, segment_len) in messages.skip(offset) {
+                let whole = arrays.iovecs[message];
+                let name_len = arrays.headers[message].msg_hdr.msg_namelen;
+                let short = short_ones(whole.iov_len, *segment_len);
+                for range in short.take(BATCH_MAX - count) {
+                    singles.names[count] = arrays.names[message];
+                    let data = whole.iov_base.cast::<u8>().wrapping_add(range.start);
+                    singles.point(count, data, range.len(), name_len as usize);
+                    count += 1;
+                }
+            }
+            let datagrams = counts[offset..self.count].iter().copied();
+            (datagrams.map(u64::from).sum(), count)
+        }
     }
 
     /// The datagrams of one message, which point at its bytes.
@@ -577,6 +595,14 @@ mod linux {
 
         fn split(&mut self, _: usize, _: &io::Error) -> SendReport {
             SendReport::default()
+        }
+
+        fn drop_from(&mut self, offset: usize) -> SendReport {
+            let dropped_full = (self.headers.len() - offset) as u64;
+            SendReport {
+                dropped_full,
+                ..SendReport::default()
+            }
         }
     }
 
@@ -632,9 +658,6 @@ mod linux {
     const CONTROL_HEADER_LEN: usize = size_of::<libc::cmsghdr>();
     /// `CMSG_SPACE` of 16 bits, and of an integer.
     const CONTROL_LEN: usize = CONTROL_HEADER_LEN + size_of::<usize>();
-    /// How many messages in a row are refused before none is made any more.
-    const REFUSED_MAX: u32 = 32;
-
     /// What `recvmmsg` takes, allocated once.
     pub(in crate::io::udp) struct RecvArrays {
         messages: Arrays,
@@ -1086,6 +1109,30 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn of_what_finds_a_full_buffer_the_short_ones_go_out() {
+        let (mut sender, mut receiver) = (socket(LOOPBACK), socket(LOOPBACK));
+        let to = receiver.local_addr();
+        let picture = [1; 1000];
+        let mut outbox = crate::transport::outbox::Outbox::default();
+        // Pictures with sound at their end, sound alone, pictures with sound, sound alone.
+        for len in [1000, 1000, 120, 90, 1000, 1000, 80, 70] {
+            outbox.push(to, &picture[..len]);
+        }
+        assert_eq!(outbox.messages().len(), 4);
+        let report = sender.tx.drop_all(&sender.socket, outbox.messages());
+        let expected = SendReport {
+            sent: 4,
+            dropped_full: 4,
+            ..SendReport::default()
+        };
+        assert_eq!(report, expected);
+        let (received, _) = receive(&mut receiver, 4, UdpSocket::recv_batch);
+        let lens: Vec<usize> = received.iter().map(|(_, d)| d.len()).collect();
+        assert_eq!(lens, [120, 90, 80, 70]);
+    }
+
     #[test]
     fn a_message_that_the_kernel_refuses_is_sent_one_by_one() {
         let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::AddAssign;
-use std::time::SystemTime;
+use std::ops::{AddAssign, Range};
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 
@@ -27,6 +27,8 @@ pub struct SendReport {
     pub sent: u64,
     /// Dropped, because the kernel's buffer was full.
     pub dropped_full: u64,
+    /// Of these, those that were short, as sound is: of 400 bytes at most.
+    pub dropped_short: u64,
     /// Refused by the kernel for themselves: no route, too long, an address of the wrong family.
     pub failed: u64,
     /// Messages of several datagrams that the kernel refused as such; they were sent one by one.
@@ -37,10 +39,16 @@ impl AddAssign for SendReport {
     fn add_assign(&mut self, other: Self) {
         self.sent += other.sent;
         self.dropped_full += other.dropped_full;
+        self.dropped_short += other.dropped_short;
         self.failed += other.failed;
         self.split += other.split;
     }
 }
+
+/// Datagrams up to this length, in bytes, are tried once more, and waited for a little, when the kernel's buffer is full: sound
+/// (at 128 kbit/s and 20 ms a packet 360 bytes), reports, answers to checks. Nothing else tells sound from pictures here, and what
+/// is short makes little of a full buffer.
+pub(in crate::io) const SHORT_MAX: usize = 400;
 
 /// The longest message that the kernel can hand over: what UDP's own length field allows.
 pub(in crate::io) const SLOT_MAX: usize = 1 << 16;
@@ -165,6 +173,21 @@ fn canonical(from: SocketAddr) -> SocketAddr {
     }
 }
 
+/// An address as a socket of one family takes it; `None` if it cannot.
+pub(in crate::io) fn for_family(to: SocketAddr, is_ipv6: bool) -> Option<SocketAddr> {
+    match (to, is_ipv6) {
+        (SocketAddr::V4(v4), true) => {
+            let mapped = v4.ip().to_ipv6_mapped();
+            Some(SocketAddr::new(mapped.into(), v4.port()))
+        }
+        (SocketAddr::V6(v6), false) => {
+            let ip = v6.ip().to_ipv4_mapped()?;
+            Some(SocketAddr::new(ip.into(), v6.port()))
+        }
+        _ => Some(to),
+    }
+}
+
 /// Whether an error says nothing of this call: an interruption, or the late fate of a datagram sent
 /// before (ICMP).
 pub(in crate::io) fn is_about_another(error: &io::Error) -> bool {
@@ -190,6 +213,49 @@ fn is_about_segments(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the kernel takes messages of several datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::io) enum Segmentation {
+    /// It should. So many in a row were refused, not counting twice in a row for one address.
+    On {
+        refused: u32,
+        last: Option<SocketAddr>,
+    },
+    /// It has no `UDP_SEGMENT`, or not for the way these datagrams go.
+    Off,
+}
+
+impl Segmentation {
+    /// Nothing was refused yet.
+    pub const START: Self = Self::On {
+        refused: 0,
+        last: None,
+    };
+
+    /// A message was refused: at once for good where the device or route cannot do checksums (EIO).
+    /// That datagrams are too long for their path (EINVAL) may be the fault of one destination, so
+    /// only after many.
+    pub fn on_refused(&mut self, to: Option<SocketAddr>, error: &io::Error) {
+        if let Self::On { refused, last } = self {
+            *refused += u32::from(*last != to);
+            *last = to;
+            if error.raw_os_error() == Some(libc::EIO) || *refused >= REFUSED_MAX {
+                *self = Self::Off;
+            }
+        }
+    }
+
+    /// One was taken.
+    pub fn on_taken(&mut self) {
+        if self != &Self::Off {
+            *self = Self::START;
+        }
+    }
+}
+
+/// How many messages in a row are refused before none is made any more.
+const REFUSED_MAX: u32 = 32;
+
 /// How messages, which are counted from 0, get to the kernel.
 pub(in crate::io) trait Wire {
     /// Tries those from `offset` on and says how many went out.
@@ -197,7 +263,77 @@ pub(in crate::io) trait Wire {
 
     /// Sends the datagrams of one message, which was refused with `error`, one by one.
     fn split(&mut self, offset: usize, error: &io::Error) -> SendReport;
+
+    /// The kernel's buffer is full: drops those from `offset` on, but for what [`rescue`] can send of them.
+    fn drop_from(&mut self, offset: usize) -> SendReport;
 }
+
+/// How often it is still waited for a full buffer. What was used up comes back when the buffer takes a whole batch again, so that
+/// a thread whose socket stays full does not wait at all.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::io) struct Patience(u32);
+
+impl Patience {
+    /// All of it.
+    pub const FULL: Self = Self(WAITS_MAX);
+
+    fn spend(&mut self) -> bool {
+        let is_left = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        is_left
+    }
+}
+
+/// Sends `count` short datagrams, of which `send` tries those from an offset on, through a buffer that is full: as long as
+/// patience lasts, `wait` is called before each further try. Counts only these.
+pub(in crate::io) fn rescue(
+    count: usize,
+    patience: &mut Patience,
+    mut send: impl FnMut(usize) -> io::Result<usize>,
+    mut wait: impl FnMut(Duration),
+) -> SendReport {
+    let mut report = SendReport::default();
+    let mut offset = 0;
+    while offset < count {
+        match send(offset) {
+            Ok(sent) if sent > 0 => {
+                report.sent += sent as u64;
+                offset += sent;
+            }
+            Err(error) if is_full(&error) => {
+                if !patience.spend() {
+                    report.dropped_short = (count - offset) as u64;
+                    report.dropped_full = report.dropped_short;
+                    return report;
+                }
+                wait(WAIT);
+            }
+            Ok(_) | Err(_) => {
+                report.failed += 1;
+                offset += 1;
+            }
+        }
+    }
+    report
+}
+
+/// Where the short ones of a message's datagrams are, which are `segment_len` bytes long but for the last: all or that one.
+pub(in crate::io) fn short_ones(
+    len: usize,
+    segment_len: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    let segment_len = segment_len.max(1);
+    let last = len.saturating_sub(1) / segment_len * segment_len;
+    let first = if segment_len <= SHORT_MAX { 0 } else { last };
+    let ranges = (first..=last).step_by(segment_len);
+    let ranges = ranges.map(move |start| start..len.min(start + segment_len));
+    ranges.filter(|range| range.len() <= SHORT_MAX)
+}
+
+/// A line of 1 Gbit/s has carried 12 kB by then: several short datagrams.
+const WAIT: Duration = Duration::from_micros(100);
+/// A millisecond in all.
+const WAITS_MAX: u32 = 10;
 
 /// Sends messages, of so many datagrams each.
 pub(in crate::io) fn transmit(datagrams: &[u16], wire: &mut impl Wire) -> SendReport {
@@ -213,7 +349,7 @@ pub(in crate::io) fn transmit(datagrams: &[u16], wire: &mut impl Wire) -> SendRe
                 offset = end;
             }
             Err(error) if is_full(&error) => {
-                report.dropped_full += sum(&datagrams[offset..]);
+                report += wire.drop_from(offset);
                 return report;
             }
             // Such an error is gone once it was told; should it stay, it is this message's.
@@ -242,6 +378,7 @@ mod tests {
     /// Answers as it is told to; of what is sent one by one, one fails.
     struct Script<'a> {
         answers: &'a [Result<usize, i32>],
+        datagrams: &'a [u16],
         asked: Vec<usize>,
         split: Vec<usize>,
     }
@@ -261,6 +398,55 @@ mod tests {
                 ..SendReport::default()
             }
         }
+
+        fn drop_from(&mut self, offset: usize) -> SendReport {
+            let rest = self.datagrams[offset..].iter().copied();
+            SendReport {
+                dropped_full: rest.map(u64::from).sum(),
+                ..SendReport::default()
+            }
+        }
+    }
+
+    #[test]
+    fn short_ones_wait_a_little_for_a_full_buffer() {
+        let full = Err(libc::EAGAIN);
+        // (answers in turn, patience, sent, dropped, failed, waits) of five.
+        type Case<'a> = (&'a [Result<usize, i32>], u32, u64, u64, u64, usize);
+        let cases: [Case<'_>; 6] = [
+            (&[Ok(5)], 3, 5, 0, 0, 0),
+            (&[full, Ok(2), full, full, Ok(3)], 3, 5, 0, 0, 3),
+            (&[full, Ok(2), full, full], 2, 2, 3, 0, 2),
+            (&[full], 0, 0, 5, 0, 0),
+            (&[Ok(1), Err(libc::EINVAL), Ok(3)], 0, 4, 0, 1, 0),
+            (&[Err(libc::ENOBUFS), full, Ok(5)], 10, 5, 0, 0, 2),
+        ];
+        for (answers, waits, sent, dropped, failed, waited) in cases {
+            let (mut patience, mut count) = (Patience(waits), 0);
+            let mut next = answers.iter();
+            let send = |_| next.next().unwrap().map_err(io::Error::from_raw_os_error);
+            let report = rescue(5, &mut patience, send, |_| count += 1);
+            let expected = SendReport {
+                sent,
+                dropped_full: dropped,
+                dropped_short: dropped,
+                failed,
+                split: 0,
+            };
+            assert_eq!((report, count), (expected, waited), "{answers:?}");
+            assert_eq!(next.next(), None);
+        }
+    }
+
+    #[test]
+    fn the_short_ones_of_a_message_are_found() {
+        let found = |len, segment_len| short_ones(len, segment_len).collect::<Vec<_>>();
+        assert_eq!(found(3120, 1000), vec![3000..3120]);
+        assert!(found(3000, 1000).is_empty() && found(1000, 1000).is_empty());
+        assert_eq!(found(250, 100), [0..100, 100..200, 200..250]);
+        assert_eq!(found(SHORT_MAX, SHORT_MAX), vec![0..SHORT_MAX]);
+        assert!(found(SHORT_MAX + 1, SHORT_MAX + 1).is_empty());
+        assert_eq!(found(0, 0), vec![0..0]);
     }
 
     #[test]
@@ -290,6 +476,7 @@ mod tests {
         for (answers, offsets, sent, dropped_full, failed) in cases {
             let mut wire = Script {
                 answers,
+                datagrams: &[1, 1, 1, 3, 1],
                 asked: Vec::new(),
                 split: Vec::new(),
             };
@@ -298,6 +485,7 @@ mod tests {
             let expected = SendReport {
                 sent,
                 dropped_full,
+                dropped_short: 0,
                 failed,
                 split: wire.split.len() as u64,
             };

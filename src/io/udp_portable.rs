@@ -9,7 +9,9 @@ use bytes::BytesMut;
 
 #[cfg(not(target_os = "linux"))]
 use crate::io::steer_program::Instruction;
-use crate::io::udp_batch::{BATCH_MAX, DATAGRAM_MAX, RecvBatch, SendReport, Wire, transmit};
+use crate::io::udp_batch::{
+    BATCH_MAX, DATAGRAM_MAX, RecvBatch, SHORT_MAX, SendReport, Wire, transmit,
+};
 use crate::transport::outbox::Transmit;
 
 /// Sends. Nothing has to be kept between calls.
@@ -62,6 +64,14 @@ impl Wire for Single<'_> {
 
     fn split(&mut self, _: usize, _: &io::Error) -> SendReport {
         SendReport::default()
+    }
+
+    fn drop_from(&mut self, _: usize) -> SendReport {
+        SendReport {
+            dropped_full: 1,
+            dropped_short: u64::from(self.datagram.len() <= SHORT_MAX),
+            ..SendReport::default()
+        }
     }
 }
 

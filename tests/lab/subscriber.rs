@@ -52,6 +52,8 @@ pub struct Reception {
     pub heard: BTreeMap<u32, (u64, u64)>,
     pub video: Video,
     pub repaired: u64,
+    /// Packets of redundant sound.
+    pub redundant: u64,
     /// What was wrong, as text.
     pub faults: Vec<String>,
 }
@@ -98,6 +100,8 @@ pub struct Subscriber {
     /// How long it takes until what is asked for comes.
     rtt: Duration,
     next_feedback: Instant,
+    /// How often it says what arrived.
+    pub feedback_every: Duration,
     next_report: Instant,
     next_nack: Instant,
 }
@@ -110,6 +114,7 @@ impl Subscriber {
             transport: Recorder::new(zero),
             rtt,
             next_feedback: zero + FEEDBACK_EVERY,
+            feedback_every: FEEDBACK_EVERY,
             next_report: zero + REPORT_EVERY,
             next_nack: zero + NACK_EVERY,
         }
@@ -130,6 +135,7 @@ impl Subscriber {
             heard: BTreeMap::new(),
             video: Video::default(),
             repaired: 0,
+            redundant: 0,
             faults: Vec::new(),
         });
     }
@@ -186,7 +192,7 @@ impl Subscriber {
     pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         if self.next_feedback <= now {
-            self.next_feedback += FEEDBACK_EVERY;
+            self.next_feedback += self.feedback_every;
             let media = self.receptions.first().map_or(0, |r| r.ssrc);
             out.extend(self.transport.poll(OWN_SSRC, media));
         }
@@ -259,7 +265,10 @@ impl Reception {
     fn take_sound(&mut self, at_us: u64, payload_type: u8, payload: &[u8]) {
         let blocks = match payload_type {
             OPUS => vec![payload],
-            RED => red_blocks(payload),
+            RED => {
+                self.redundant += 1;
+                red_blocks(payload)
+            }
             // Padding of a probe.
             _ if payload.is_empty() => return,
             other => return self.fault(format!("sound under payload type {other}")),

@@ -7,15 +7,20 @@ use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
 use shardcast::control::SubscriptionConfig;
 use shardcast::network::{Conditions, HEADERS_LEN, Link};
+use shardcast::shard::Shard;
 use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;
 use shardcast::wire::rtp::PacketKind;
 
-use crate::publisher::{EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec};
+use crate::publisher::{
+    Camera, EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec,
+};
 use crate::subscriber::Subscriber;
 use crate::support::{World, codec, extensions, subscription};
 
 const TRANSPORT_ID: u8 = 5;
+/// As the server's.
+const CHUNK: usize = 64 * 1024;
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// Consent must be confirmed within 30 s.
 const CHECK_EVERY: Duration = Duration::from_secs(4);
@@ -28,6 +33,41 @@ pub struct Lab {
     seed: u64,
     next_sample: Instant,
     next_check: Instant,
+    chunk: BytesMut,
+    /// What the shard allocates, where that is counted.
+    pub meter: Option<Meter>,
+}
+
+/// Counts what the shard allocates for media.
+#[derive(Debug, Clone, Copy)]
+pub struct Meter {
+    read: fn() -> u64,
+    /// For packets of publishers: until their copies are on their way.
+    pub forwarding: u64,
+    /// Deadlines at which nothing but media went out, and those of them at which anything was allocated.
+    pub pacings: u64,
+    pub pacings_allocating: u64,
+}
+
+impl Meter {
+    /// With how often was allocated.
+    #[allow(dead_code, reason = "the lab itself counts nothing")]
+    pub fn new(read: fn() -> u64) -> Self {
+        Self {
+            read,
+            forwarding: 0,
+            pacings: 0,
+            pacings_allocating: 0,
+        }
+    }
+}
+
+/// What the shard did in one step.
+#[derive(Debug, Default, Clone, Copy)]
+struct Step {
+    allocations: u64,
+    media: u64,
+    others: u64,
 }
 
 struct Parcel {
@@ -96,6 +136,8 @@ impl Lab {
             seed,
             next_sample: zero + SAMPLE_EVERY,
             next_check: zero + CHECK_EVERY,
+            chunk: BytesMut::new(),
+            meter: None,
         }
     }
 
@@ -138,6 +180,16 @@ impl Lab {
         let publisher = Publisher::new(self.zero, party, key, encodings, feedback, seed);
         self.parties[party].publisher = Some(publisher);
         self.configure(party);
+    }
+
+    pub fn set_camera(&mut self, party: usize, camera: Camera) {
+        let publisher = self.parties[party].publisher.as_mut();
+        publisher.expect("it publishes").camera = camera;
+    }
+
+    pub fn set_feedback_every(&mut self, party: usize, every: Duration) {
+        let subscriber = self.parties[party].subscriber.as_mut();
+        subscriber.expect("it receives").feedback_every = every;
     }
 
     /// Everything of a publisher. `rtt` is what the receiver takes for the round trip.
@@ -258,8 +310,14 @@ impl Lab {
     fn turn(&mut self) {
         let now = self.world.now;
         if self.world.shard.poll_timeout().is_some_and(|at| at <= now) {
-            self.world.shard.handle_timeout(now);
-            self.drain_shard();
+            let step = self.step(|shard| shard.handle_timeout(now));
+            if let Some(meter) = &mut self.meter
+                && step.others == 0
+                && step.media > 0
+            {
+                meter.pacings += 1;
+                meter.pacings_allocating += u64::from(step.allocations > 0);
+            }
         }
         for index in 0..self.links.len() {
             while let Some(arrival) = self.links[index].pop(now) {
@@ -274,9 +332,11 @@ impl Lab {
                         party.up_queued_most_ms = party.up_queued_most_ms.max(waited);
                     }
                     let from = self.address(parcel.party);
-                    let datagram = BytesMut::from(&parcel.datagram[..]);
-                    self.world.shard.handle_datagram(now, from, datagram);
-                    self.drain_shard();
+                    let datagram = self.received(&parcel.datagram);
+                    let step = self.step(|shard| shard.handle_datagram(now, from, datagram));
+                    if let Some(meter) = self.meter.as_mut().filter(|_| is_media) {
+                        meter.forwarding += step.allocations;
+                    }
                 } else {
                     if is_media {
                         let party = &mut self.parties[parcel.party];
@@ -301,6 +361,17 @@ impl Lab {
             self.next_sample += SAMPLE_EVERY;
             self.sample();
         }
+    }
+
+    /// A datagram in memory that many share, as the socket hands it over.
+    fn received(&mut self, datagram: &[u8]) -> BytesMut {
+        if self.chunk.capacity() < datagram.len() {
+            self.chunk = BytesMut::with_capacity(CHUNK);
+            // From now on it is shared.
+            drop(self.chunk.split());
+        }
+        self.chunk.extend_from_slice(datagram);
+        self.chunk.split()
     }
 
     fn address(&self, party: usize) -> SocketAddr {
@@ -373,15 +444,39 @@ impl Lab {
         self.links[up.0].push(self.world.now, parcel.datagram.len(), parcel);
     }
 
+    /// The shard does something, and what it sends goes onto the links.
+    fn step(&mut self, act: impl FnOnce(&mut Shard)) -> Step {
+        let read = self.meter.map(|meter| meter.read);
+        let count = || read.map_or(0, |read| read());
+        let before = count();
+        act(&mut self.world.shard);
+        let allocations = count() - before;
+        let mut step = self.drain_shard();
+        step.allocations += allocations;
+        step
+    }
+
     /// What the shard sends goes onto the links.
-    fn drain_shard(&mut self) {
+    fn drain_shard(&mut self) -> Step {
+        let read = self.meter.map(|meter| meter.read);
+        let count = || read.map_or(0, |read| read());
+        let mut step = Step::default();
         let now = self.world.now;
         let world = &mut self.world;
         while let Some(event) = world.shard.poll_event() {
             world.events.push(event);
         }
-        while let Some(outbox) = world.shard.poll_outbox(now) {
+        loop {
+            let before = count();
+            let Some(outbox) = world.shard.poll_outbox(now) else {
+                break;
+            };
+            step.allocations += count() - before;
             for (to, datagram) in outbox.iter() {
+                match PacketKind::of(datagram) {
+                    PacketKind::Rtp => step.media += 1,
+                    _ => step.others += 1,
+                }
                 let found = self.parties.iter_mut().enumerate();
                 let Some((index, party)) = found
                     .into_iter()
@@ -399,6 +494,7 @@ impl Lab {
             }
             outbox.clear();
         }
+        step
     }
 
     fn sample(&mut self) {
@@ -450,6 +546,6 @@ fn sorted_between(times: &[(f64, f64)], from_s: f64, to_s: f64) -> Vec<f64> {
 }
 
 /// What the server thinks that it can send to a peer.
-fn estimate(shard: &shardcast::shard::Shard, peer: PeerKey) -> Option<f64> {
+fn estimate(shard: &Shard, peer: PeerKey) -> Option<f64> {
     shard.estimate(peer).map(|estimate| estimate.0 as f64)
 }
