@@ -1109,7 +1109,6 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
-    #[cfg(target_os = "linux")]
     #[test]
     fn of_what_finds_a_full_buffer_the_short_ones_go_out() {
         let (mut sender, mut receiver) = (socket(LOOPBACK), socket(LOOPBACK));
@@ -1133,6 +1132,7 @@ mod tests {
         assert_eq!(lens, [120, 90, 80, 70]);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_message_that_the_kernel_refuses_is_sent_one_by_one() {
         let (mut a, mut b) = (socket(LOOPBACK), socket(LOOPBACK));

@@ -104,6 +104,17 @@ pub struct Stream {
     free_at: Instant,
 }
 
+/// What one packet carries.
+struct Body<'a> {
+    /// How long it is at least.
+    len: usize,
+    /// What it begins with.
+    head: &'a [u8],
+    /// It is the last of its picture.
+    is_last: bool,
+    timestamp: RtpTime,
+}
+
 /// A part of a picture.
 #[derive(Debug)]
 struct Part {
@@ -189,8 +200,13 @@ impl Stream {
             self.next_at += self.plan.content.period();
             match self.plan.content {
                 Content::Audio => {
-                    let what = (&OPUS_HEAD[..], false, self.timestamp(now));
-                    self.write_packet(now, AUDIO_BODY, what, numbers, sealer, out);
+                    let body = Body {
+                        len: AUDIO_BODY,
+                        head: &OPUS_HEAD,
+                        is_last: false,
+                        timestamp: self.timestamp(now),
+                    };
+                    self.write_packet(now, &body, numbers, sealer, out);
                 }
                 Content::Video {
                     bitrate,
@@ -204,8 +220,13 @@ impl Stream {
             }
         }
         while let Some(part) = self.parts.pop_front_if(|part| part.at <= now) {
-            let what = (&part.head[..], part.is_last, part.timestamp);
-            self.write_packet(now, part.len, what, numbers, sealer, out);
+            let body = Body {
+                len: part.len,
+                head: &part.head,
+                is_last: part.is_last,
+                timestamp: part.timestamp,
+            };
+            self.write_packet(now, &body, numbers, sealer, out);
         }
         self.counter - before
     }
@@ -271,17 +292,16 @@ impl Stream {
     fn write_packet(
         &mut self,
         now: Instant,
-        body_len: usize,
-        (head, marker, timestamp): (&[u8], bool, RtpTime),
+        body: &Body<'_>,
         numbers: &mut SeqNo16,
         sealer: &mut Sealer,
         out: &mut Datagrams,
     ) {
         let fields = OutgoingHeader {
             payload_type: self.format.payload_type,
-            marker,
+            marker: body.is_last,
             seq: self.seq.on_wire(),
-            timestamp,
+            timestamp: body.timestamp,
             ssrc: self.plan.ssrc,
             padding: false,
         };
@@ -296,16 +316,17 @@ impl Stream {
         numbers.0 = numbers.0.wrapping_add(u16::from(number_id.is_some()));
         let extensions = &self.format.extensions;
         let roc = self.seq.roc();
-        let body_len = body_len.max(head.len() + STAMP_LEN);
+        let head_len = body.head.len();
+        let body_len = body.len.max(head_len + STAMP_LEN);
         out.push_with(|arena| {
             let start = arena.len();
             let elements = extensions.iter().map(|(id, value)| (*id, &value[..]));
             let elements = elements.chain(number_id.map(|id| (id, &number[..])));
             let header_len = write_header(arena, &fields, elements);
-            let body = arena.len();
-            arena.extend_from_slice(head);
-            arena.resize(body + body_len, FILLER);
-            stamp.write(&mut arena[body + head.len()..]);
+            let from = arena.len();
+            arena.extend_from_slice(body.head);
+            arena.resize(from + body_len, FILLER);
+            stamp.write(&mut arena[from + head_len..]);
             sealer.rtp().seal(arena, start, header_len, roc);
         });
         self.seq = SeqNo(self.seq.0 + 1);

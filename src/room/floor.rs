@@ -33,9 +33,8 @@ pub struct Floor {
     pub has_reported: bool,
     /// Whether the others are told with this tick: every second one.
     pub is_report_due: bool,
-    /// Pictures that come back with their next keyframe, and how often that is asked for yet; each subscription is in
-    /// here once.
-    pub coming_back: Vec<(SubscriptionSlot, u8)>,
+    /// Pictures that come back with their next keyframe; each subscription is in here once.
+    pub coming_back: Vec<ComingBack>,
     /// Counts the changes of who spoke when.
     pub order_version: u32,
     /// Some peers' pictures do not follow the last of them yet.
@@ -46,6 +45,15 @@ pub struct Floor {
     tell_at: Option<Instant>,
     /// How recently each publisher spoke: the lower the later. Who never did has none.
     ranks: HashMap<PeerKey, u32>,
+}
+
+/// A subscription that was outside of last-n.
+#[derive(Debug, Clone, Copy)]
+pub struct ComingBack {
+    /// Which.
+    pub subscription: SubscriptionSlot,
+    /// How often its keyframe is asked for yet.
+    pub attempts_left: u8,
 }
 
 impl Floor {

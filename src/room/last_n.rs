@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use crate::base::ids::{MediaKind, PeerKey};
+use crate::room::floor::ComingBack;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
 use crate::room::slots::{PeerSlot, SubscriptionSlot};
@@ -122,8 +123,12 @@ impl Room {
         output.counters.last_n_stopped += u64::from(is_outside);
         subscription.comes_back = !is_outside;
         if subscription.comes_back {
-            self.floor.coming_back.retain(|(other, _)| *other != slot);
-            self.floor.coming_back.push((slot, KEYFRAME_ATTEMPTS));
+            let coming_back = &mut self.floor.coming_back;
+            coming_back.retain(|other| other.subscription != slot);
+            coming_back.push(ComingBack {
+                subscription: slot,
+                attempts_left: KEYFRAME_ATTEMPTS,
+            });
         }
         let subscriber = subscription.subscriber;
         let (source, shard) = (subscription.config.source, subscription.config.source_shard);
@@ -137,14 +142,14 @@ impl Room {
     /// for nothing.
     pub(in crate::room) fn urge_comebacks(&mut self, now: Instant, output: &mut Output) {
         let mut coming = std::mem::take(&mut self.floor.coming_back);
-        coming.retain_mut(|(slot, attempts)| {
-            let subscription = self.subscriptions.get(*slot);
+        coming.retain_mut(|one| {
+            let subscription = self.subscriptions.get(one.subscription);
             let waits = subscription.is_some_and(|s| s.comes_back && s.is_open());
             if waits {
-                *attempts -= 1;
-                self.want_keyframe(now, *slot, output);
+                one.attempts_left -= 1;
+                self.want_keyframe(now, one.subscription, output);
             }
-            waits && *attempts > 0
+            waits && one.attempts_left > 0
         });
         self.floor.coming_back = coming;
     }

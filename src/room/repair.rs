@@ -18,6 +18,15 @@ use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 
+/// Who misses a packet, and of what.
+struct Asker<'a> {
+    peer: &'a mut Peer,
+    slot: SubscriptionSlot,
+    subscription: &'a mut Subscription,
+    track_slot: TrackSlot,
+    track: &'a Track,
+}
+
 /// What became of a packet that is to be sent again.
 enum Resend {
     Sent { on_own_stream: bool, copies: u8 },
@@ -87,8 +96,14 @@ impl Room {
         ) else {
             return Resend::NotHeld;
         };
-        let of = (track_slot, track);
-        let (sent, stuck) = resend(now, (slot, subscription), of, peer, seq, output);
+        let asker = Asker {
+            peer,
+            slot,
+            subscription,
+            track_slot,
+            track,
+        };
+        let (sent, stuck) = resend(now, asker, seq, output);
         if let Resend::Sent {
             on_own_stream,
             copies,
@@ -110,13 +125,18 @@ impl Room {
 /// for too long.
 fn resend(
     now: Instant,
-    (slot, subscription): (SubscriptionSlot, &mut Subscription),
-    (track_slot, track): (TrackSlot, &Track),
-    peer: &mut Peer,
+    asker: Asker<'_>,
     seq: SeqNo16,
     output: &mut Output,
 ) -> (Resend, Option<EncodingSlot>) {
     const NOT_HELD: (Resend, Option<EncodingSlot>) = (Resend::NotHeld, None);
+    let Asker {
+        peer,
+        slot,
+        subscription,
+        track_slot,
+        track,
+    } = asker;
     let (asked, waited) = match find_asked(now, subscription, track, peer, seq) {
         Ok(found) => found,
         Err(refused) => return (refused, None),
@@ -156,26 +176,23 @@ fn resend(
     let bytes = incoming.packet().len();
     peer.congestion.charge_repair(now, bytes);
     let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
+    let take_twin = || subscription.take_twin(rtt, asked.out, &shape);
     let is_urgent = waited >= urgent_at
         && !asked.is_first
-        && peer.congestion.admits_twin(now, bytes, || {
-            subscription.take_twin(rtt, asked.out, &shape)
-        });
+        && peer.congestion.admits_twin(now, bytes, take_twin);
+    let copies = 1 + u8::from(is_urgent);
     let mut way = Way::new(now, path, peer.congestion.account(), slot);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
     let mut on_own_stream = None;
-    for _ in 0..1 + u8::from(is_urgent) {
+    for _ in 0..copies {
         on_own_stream = subscription.send_again(&incoming, &shape, numbering, &mut way, outbox);
     }
-    let Some(on_own_stream) = on_own_stream else {
-        return NOT_HELD;
-    };
-    let sent = Resend::Sent {
+    let sent = on_own_stream.map(|on_own_stream| Resend::Sent {
         on_own_stream,
-        copies: 1 + u8::from(is_urgent),
-    };
-    (sent, stuck)
+        copies,
+    });
+    sent.map_or(NOT_HELD, |sent| (sent, stuck))
 }
 
 /// The packet that is asked for, and how long it may have been waited for, if it can be sent again. Asks nothing that
