@@ -119,6 +119,21 @@ impl Rewriter {
         });
     }
 
+    /// Whether packets of an encoding from `seq` on went out in a former stay, and may be sent again.
+    #[must_use]
+    pub fn has_passed(&self, encoding: EncodingIndex, seq: SeqNo) -> bool {
+        let mut end = self.sent.next;
+        let newest_first = self.running.iter().chain(self.pieces().rev());
+        for piece in newest_first {
+            let passed = SeqNo(piece.from.0 + end.0.saturating_sub(piece.out.0));
+            if piece.encoding == encoding && piece.out < end && seq < passed {
+                return true;
+            }
+            end = piece.out;
+        }
+        false
+    }
+
     /// The number a packet of the present encoding goes out with, which is recorded as sent: the caller sends it now, so
     /// that no number is taken that is not sent. Packets that have to wait get theirs when they leave.
     /// `None` if it must not go out: it is older than where that began, was left out or sent already, or is too old
@@ -324,6 +339,22 @@ mod tests {
     const BASE: u64 = 1 << 20;
     const LOW: EncodingIndex = EncodingIndex(0);
     const HIGH: EncodingIndex = EncodingIndex(1);
+
+    #[test]
+    fn what_went_out_before_is_known() {
+        let at = |n: u64| SeqNo(BASE + n);
+        let mut rewriter = running(100);
+        assert!(!rewriter.has_passed(LOW, at(0)), "nothing went out yet");
+        for n in 0..10 {
+            rewriter.forward(at(n));
+        }
+        rewriter.begin(HIGH, at(500), 0);
+        rewriter.forward(at(500));
+        assert!(rewriter.has_passed(LOW, at(9)) && !rewriter.has_passed(LOW, at(10)));
+        assert!(rewriter.has_passed(HIGH, at(500)) && !rewriter.has_passed(HIGH, at(501)));
+        rewriter.stop();
+        assert!(!rewriter.has_passed(LOW, at(9)), "it is not sent again");
+    }
 
     fn running(first: u16) -> Rewriter {
         let mut rewriter = Rewriter::new(first);

@@ -509,6 +509,10 @@ impl Subscription {
         if self.comes_back && packet.layers.is_some() && !packet.starts_keyframe {
             return Entry::NoKeyframe;
         }
+        // Late, from before that encoding was left: its other packets went out under other numbers.
+        if self.rewriter.has_passed(to, packet.seq) {
+            return Entry::NoKeyframe;
+        }
         self.comes_back = false;
         self.reception = after;
         let before = self.timeline.encoding();
