@@ -119,9 +119,12 @@ impl SentNames {
             number: !(at as u16),
         };
         let former = std::mem::replace(&mut self.ring, (0..len).map(blank).collect());
-        for entry in former {
-            let at = self.place(entry.number);
-            self.ring[at] = entry;
+        for (place, entry) in former.iter().enumerate() {
+            let is_blank = usize::from(entry.number) & (former.len() - 1) != place;
+            if !is_blank {
+                let at = self.place(entry.number);
+                self.ring[at] = *entry;
+            }
         }
     }
 }
@@ -195,6 +198,23 @@ mod tests {
         let mut names = sent(5, &[7, 7, 8, 8, 9, 10, 11, 12]);
         assert_eq!(lost(&mut names, 5, "-+--++++"), [8, 8]);
         assert_eq!(lost(&mut names, 500, "-+++"), [0; 0], "unknown");
+    }
+
+    #[test]
+    fn what_was_never_sent_has_no_name() {
+        // Some numbers go to packets without a name; then the ring grows.
+        let mut names = sent(0, &(0..60).collect::<Vec<u16>>());
+        let subscription = slot();
+        for number in 64..200 {
+            let seq = SeqNo16(number);
+            names.note(seq, SentName { subscription, seq });
+        }
+        let known = (0..=u16::MAX).filter(|number| names.name(*number).is_some());
+        assert!(
+            known
+                .into_iter()
+                .all(|number| number < 60 || (64..200).contains(&number))
+        );
     }
 
     #[test]

@@ -202,7 +202,7 @@ pub const STEP: Duration = Duration::from_millis(5);
 const BACKLOG_SECONDS: f64 = 0.25;
 /// How long a packet waits at most, where nothing could be sent meanwhile: the receiver has asked again for it.
 pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
-/// How much waits at most for one subscriber, in bytes: that time at 10 Mbit/s.
+/// How much waits at most for one subscriber, in bytes: that time at 4 Mbit/s.
 pub const QUEUE_BYTES_MAX: usize = 512 * 1024;
 const QUEUE_LEN_MAX: usize = 1024;
 /// Factor of the estimate, depth in seconds of it, and how much faster a backlog may go out. libwebrtc paces with 2.5: then a
