@@ -157,6 +157,8 @@ async function squeeze(bob, link, reads) {
   await link.set({ down: { delay_ms: 20 } });
   await until("the best comes again", async () => (await picture(bob, "Ada")).width === 1280, 20_000);
   await until("it is told so", async () => onTop(await picture(bob, "Ada")), 5000);
+  // The size of the element changes a moment before the picture is shown.
+  await until("it is shown", () => bob.page.evaluate(() => globalThis.watched.isShown()), 5000);
   const up = await bob.page.evaluate(() => globalThis.watched.take(true));
   return { down, up };
 }
@@ -280,6 +282,8 @@ function watchInPage() {
     begin: () => {
       watched = fresh();
     },
+    /** Whether the large size was shown since then. */
+    isShown: () => watched.firstLarge !== null,
     /** What was seen since then, and when the size that was waited for came first; a gap that still stands counts. */
     take: (isLarge) => {
       onGap(performance.now());
