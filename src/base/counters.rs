@@ -57,6 +57,8 @@ counters! {
     paced_dropped,
     /// Subscriptions that lost a packet that waited, and began again with a keyframe.
     subscription_interrupted,
+    /// Subscriptions that got nothing until the first keyframe of a lesser encoding, as their network had become far slower.
+    subscription_silenced,
     /// Sender reports sent to subscribers.
     sender_reports_sent,
     /// Changes of the dominant speaker, as each shard of a room sees them.

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use crate::base::ids::Bitrate;
-use crate::media::congestion::pacer::STEP;
+use crate::media::congestion::pacer::{Pace, STEP};
 use crate::media::congestion::send_side::Change;
 use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
@@ -41,8 +41,9 @@ impl Room {
         peer.congestion.sender.on_feedback(now, feedback);
         let lost = peer.congestion.sent.on_feedback(feedback);
         // Where a queue stands, it is the queue that loses, and more packets make it longer: NACKs and the estimate will do.
-        let queue = peer.congestion.sender.queue_delay();
-        let is_congested = queue.is_some_and(|delay| delay > QUEUE_MAX);
+        let sender = &peer.congestion.sender;
+        let is_congested = sender.pace() == Pace::Draining
+            || sender.queue_delay().is_some_and(|delay| delay > QUEUE_MAX);
         let level = peer.path.on_feedback(now, feedback, is_congested);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
@@ -81,7 +82,10 @@ impl Room {
             .and_then(|peer| peer.congestion.sender.take_change());
         match moved {
             // Until less is sent, most of it is lost.
-            Some(Change::Fall) => self.allocate(now, slot, output),
+            Some(Change::Fall) => {
+                self.allocate(now, slot, output);
+                self.silence_falling(slot, output);
+            }
             Some(Change::Usual) => self.allocate_soon(now, slot, output),
             None => {}
         }

@@ -13,7 +13,7 @@ use crate::room::origin::Origin;
 use crate::room::output::Output;
 use crate::room::reception::{Reception, Wish};
 use crate::room::relay::relay_flow;
-use crate::room::slots::{EncodingSlot, SubscriptionSlot, TrackSlot};
+use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
 use crate::room::track::Track;
 
@@ -102,6 +102,36 @@ impl Room {
         self.note_source(source, shard);
         self.route(slot, output);
         goes_on || after.awaited().is_some() && after.awaited() != before.awaited()
+    }
+
+    /// A peer's network carries not half of what it did: what it still gets of encodings that are too much, until a keyframe of
+    /// a lesser one comes, would be lost for the most part, and would be in the way of that keyframe. So nothing goes out
+    /// of them any more, neither new nor again.
+    #[cold]
+    pub(in crate::room) fn silence_falling(&mut self, slot: PeerSlot, output: &mut Output) {
+        for at in 0.. {
+            let subscriptions = self.peers.get(slot).map(|peer| &peer.subscriptions);
+            let Some(&(_, slot)) = subscriptions.and_then(|all| all.get(at)) else {
+                break;
+            };
+            let Some(subscription) = self.subscriptions.get_mut(slot) else {
+                continue;
+            };
+            let Reception::Switching { from, to } = subscription.reception else {
+                continue;
+            };
+            if to >= from {
+                continue;
+            }
+            subscription.reception = Reception::Waiting { to };
+            subscription.pause();
+            let (source, shard) = subscription.source();
+            output.counters.subscription_silenced += 1;
+            self.note_source(source, shard);
+            self.discard_waiting(slot);
+            self.route(slot, output);
+        }
+        self.review_wants(output);
     }
 
     /// An encoding flows that did not. Where that is with a keyframe, none is asked for.

@@ -60,16 +60,18 @@ describe("100 ms there and back and 5 % loss each way", () => {
       assert.ok(share > 0.01 && share < 0.1, `${direction.lost} of ${direction.pushed} lost`);
     }
     // While a check is under way, the pair in use does not count as succeeded.
-    const remote = await until("the pair in use is known", () =>
+    const inUse = () =>
       far.page.evaluate(async () => {
         const stats = [...(await globalThis.shardcast.room.pc.getStats()).values()];
         const pair = stats.find((entry) => entry.type === "candidate-pair" && entry.nominated && entry.state === "succeeded");
         const candidate = stats.find((entry) => entry.id === pair?.remoteCandidateId);
         return candidate && { address: `${candidate.address}:${candidate.port}`, rtt: pair.currentRoundTripTime };
-      }),
-    );
+      });
+    const remote = await until("the pair in use is known", inUse);
     assert.ok(!server.candidates.includes(remote.address), `${remote.address} is the server's own`);
-    assert.ok(remote.rtt >= 0.1 && remote.rtt < 0.3, `${remote.rtt} s`);
+    assert.ok(remote.rtt >= 0.1, `${remote.rtt} s`);
+    // It is that of one check, which a machine with much to do may answer late.
+    await until("the round trip is measured", async () => (await inUse())?.rtt < 0.3, 30_000);
     context.diagnostic(`round trip ${Math.round(remote.rtt * 1000)} ms, ${down.lost} of ${down.pushed} lost on the way down`);
   });
 

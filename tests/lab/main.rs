@@ -5,6 +5,7 @@
 
 mod graph;
 mod publisher;
+mod squeeze;
 mod subscriber;
 #[path = "../support/shard_world.rs"]
 mod support;
@@ -483,48 +484,6 @@ fn bursts_of_twenty() {
         "20 packets lost in a row, four times",
         checks,
     );
-}
-
-/// The narrow line's queue holds 150 ms: with the 300 ms of the others, a full queue alone is most of the freeze that is
-/// allowed.
-#[test]
-fn squeezed_and_released() {
-    let wide = path(20, Some(5_000_000));
-    let mut pair = Pair::new(7, &SIMULCAST, path(20, None), wide);
-    pair.lab.schedule(
-        pair.down,
-        s(15),
-        Conditions {
-            queue: QueueLimit::Time(ms(150)),
-            ..path(20, Some(300_000))
-        },
-    );
-    pair.lab.schedule(pair.down, s(35), wide);
-    pair.lab.run_to(s(55));
-    let shown = |encoding, from_s| pair.first_shown(encoding, from_s);
-    let (first, down, up) = (shown(2, 0.0), shown(0, 15.0), shown(2, 35.0));
-    let freezes = [pair.freeze_ms(14.0, 25.0), pair.freeze_ms(34.0, 54.0)];
-    let checks = vec![
-        check(
-            "the best layer within 3 s of the start",
-            format!("{first:.1} s"),
-            first < 3.0,
-        ),
-        check("down within 2 s", format!("{down:.1} s"), down < 2.0),
-        check(
-            "without a freeze above 500 ms",
-            format!("{:.0} ms", freezes[0]),
-            freezes[0] < 500.0,
-        ),
-        check("up within 10 s", format!("{up:.1} s"), up < 10.0),
-        check(
-            "no freeze above 500 ms on the way up",
-            format!("{:.0} ms", freezes[1]),
-            freezes[1] < 500.0,
-        ),
-        pair.continuity(),
-    ];
-    pair.conclude("squeezed", "5 Mbit/s, 300 kbit/s from 15 s to 35 s", checks);
 }
 
 #[test]

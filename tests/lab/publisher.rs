@@ -27,7 +27,6 @@ const SEND_TIME_ID: u8 = 2;
 const RID_ID: u8 = 10;
 const REPAIRED_RID_ID: u8 = 11;
 
-const FRAMES_PER_S: u32 = 30;
 const AUDIO_EVERY: Duration = Duration::from_millis(20);
 /// libwebrtc begins so, and goes down to that.
 const REMB_START: u64 = 300_000;
@@ -37,8 +36,6 @@ const SOUND_BPS: u64 = 45_000;
 /// 32 kbit/s.
 const OPUS_BYTES: usize = 80;
 const PACKET_BYTES_MAX: usize = 1100;
-/// What a keyframe is in sizes of other frames.
-const KEYFRAME_SIZES: usize = 5;
 /// libwebrtc makes at most one keyframe in that time.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
 const SENT_MAX: usize = 2048;
@@ -71,6 +68,26 @@ pub const SIMULCAST: [EncodingSpec; 3] = [
         size: (1280, 720),
     },
 ];
+
+/// How a publisher makes its pictures.
+#[derive(Debug, Clone, Copy)]
+pub struct Camera {
+    pub frames_per_s: u32,
+    /// What a keyframe is in sizes of other frames.
+    pub keyframe_sizes: usize,
+    /// A request for one encoding is answered with keyframes of all, as libwebrtc's VP8 does.
+    pub keys_all: bool,
+}
+
+impl Default for Camera {
+    fn default() -> Self {
+        Self {
+            frames_per_s: 30,
+            keyframe_sizes: 5,
+            keys_all: false,
+        }
+    }
+}
 
 /// What a payload says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +146,7 @@ pub enum Feedback {
 pub struct Publisher {
     pub audio: TrackConfig,
     pub video: TrackConfig,
+    pub camera: Camera,
     zero: Instant,
     rng: StdRng,
     sound: Stream,
@@ -244,6 +262,7 @@ impl Publisher {
         Self {
             audio,
             video,
+            camera: Camera::default(),
             zero,
             sound: Stream::new(ssrc(50), 48_000, &mut rng),
             rng,
@@ -272,7 +291,7 @@ impl Publisher {
             out.push(Outgoing::Rtp(self.sound(now)));
         }
         if self.next_video <= now {
-            self.next_video += Duration::from_secs(1) / FRAMES_PER_S;
+            self.next_video += Duration::from_secs(1) / self.camera.frames_per_s;
             for index in 0..self.encodings.len() {
                 out.extend(self.frame(now, index).into_iter().map(Outgoing::Rtp));
             }
@@ -347,8 +366,12 @@ impl Publisher {
             told.saturating_sub(SOUND_BPS).max(REMB_LEAST)
         });
         let rate = encoding.spec.bits_per_s.min(allowed);
-        let mean = rate / 8 / u64::from(FRAMES_PER_S);
-        let sizes = if is_keyframe { KEYFRAME_SIZES } else { 1 };
+        let mean = rate / 8 / u64::from(self.camera.frames_per_s);
+        let sizes = if is_keyframe {
+            self.camera.keyframe_sizes
+        } else {
+            1
+        };
         let bytes = ((mean as f64 * noise) as usize * sizes).max(STAMP_BYTES);
         let parts = bytes.div_ceil(PACKET_BYTES_MAX);
         let since_zero = now - self.zero;
@@ -412,6 +435,11 @@ impl Publisher {
         if let Some((index, encoding)) = found.into_iter().find(|(_, e)| e.stream.ssrc == ssrc) {
             encoding.is_keyframe_due = true;
             self.keyframe_requests.push((now, index));
+            if self.camera.keys_all {
+                self.encodings
+                    .iter_mut()
+                    .for_each(|e| e.is_keyframe_due = true);
+            }
         }
     }
 

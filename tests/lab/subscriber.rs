@@ -100,6 +100,8 @@ pub struct Subscriber {
     /// How long it takes until what is asked for comes.
     rtt: Duration,
     next_feedback: Instant,
+    /// How often it says what arrived.
+    pub feedback_every: Duration,
     next_report: Instant,
     next_nack: Instant,
 }
@@ -112,6 +114,7 @@ impl Subscriber {
             transport: Recorder::new(zero),
             rtt,
             next_feedback: zero + FEEDBACK_EVERY,
+            feedback_every: FEEDBACK_EVERY,
             next_report: zero + REPORT_EVERY,
             next_nack: zero + NACK_EVERY,
         }
@@ -189,7 +192,7 @@ impl Subscriber {
     pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         if self.next_feedback <= now {
-            self.next_feedback += FEEDBACK_EVERY;
+            self.next_feedback += self.feedback_every;
             let media = self.receptions.first().map_or(0, |r| r.ssrc);
             out.extend(self.transport.poll(OWN_SSRC, media));
         }

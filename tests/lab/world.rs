@@ -12,7 +12,9 @@ use shardcast::wire::codec::Codec;
 use shardcast::wire::extension::Extension;
 use shardcast::wire::rtp::PacketKind;
 
-use crate::publisher::{EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec};
+use crate::publisher::{
+    Camera, EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec,
+};
 use crate::subscriber::Subscriber;
 use crate::support::{World, codec, extensions, subscription};
 
@@ -178,6 +180,16 @@ impl Lab {
         let publisher = Publisher::new(self.zero, party, key, encodings, feedback, seed);
         self.parties[party].publisher = Some(publisher);
         self.configure(party);
+    }
+
+    pub fn set_camera(&mut self, party: usize, camera: Camera) {
+        let publisher = self.parties[party].publisher.as_mut();
+        publisher.expect("it publishes").camera = camera;
+    }
+
+    pub fn set_feedback_every(&mut self, party: usize, every: Duration) {
+        let subscriber = self.parties[party].subscriber.as_mut();
+        subscriber.expect("it receives").feedback_every = every;
     }
 
     /// Everything of a publisher. `rtt` is what the receiver takes for the round trip.

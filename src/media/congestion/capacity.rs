@@ -61,6 +61,16 @@ impl Capacity {
         self.shown = None;
     }
 
+    /// The path carries far less than a moment ago, and only this much: what was believed of it before was right then, and the
+    /// next that shows more need not wait for that.
+    pub fn on_collapse(&mut self, now_us: i64, carried: f64) {
+        (self.leapt_us, self.patience_us, self.shown) = (None, 0, None);
+        self.full = Some(Full {
+            rate: carried,
+            at_us: now_us,
+        });
+    }
+
     /// More goes through for a while than it carried: that is not known any more.
     pub fn forget(&mut self) {
         (self.full, self.shown) = (None, None);
@@ -211,5 +221,19 @@ mod tests {
         assert!((1.02e6..1.04e6).contains(&known), "{known}");
         capacity.on_full(2 * S, 0.5e6);
         assert_eq!(capacity.known(), Some(0.5e6));
+    }
+
+    #[test]
+    fn after_a_collapse_nothing_was_a_mistake() {
+        let mut capacity = Capacity::default();
+        capacity.on_full(0, 1e6);
+        assert_eq!(weigh(&mut capacity, S, 3e6), Some(1e6 * USABLE));
+        assert_eq!(weigh(&mut capacity, S, 3e6), Some(3e6));
+        capacity.on_collapse(2 * S, 3e5);
+        assert_eq!(capacity.known(), Some(3e5));
+        // It takes two, and no more.
+        assert_eq!(weigh(&mut capacity, 3 * S, 4e5), Some(3e5 * USABLE));
+        assert_eq!(capacity.unconfirmed(3 * S), Some(4e5));
+        assert_eq!(weigh(&mut capacity, 3 * S, 4e5), Some(4e5));
     }
 }

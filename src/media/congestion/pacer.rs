@@ -17,6 +17,7 @@ pub struct Budget {
     haste: f64,
     /// Bytes that wait.
     backlog: f64,
+    is_draining: bool,
 }
 
 impl Budget {
@@ -28,6 +29,12 @@ impl Budget {
             Pace::Draining => DRAINING,
         };
         self.haste = haste;
+        let is_draining = pace == Pace::Draining;
+        if is_draining && !std::mem::replace(&mut self.is_draining, is_draining) {
+            // What was saved up stands in the queue of the path: as much again would overflow it.
+            self.tokens = self.tokens.min(0.0);
+        }
+        self.is_draining = is_draining;
         self.rate = estimate.map(|estimate| {
             let bytes = estimate * factor / 8.0;
             (bytes, (estimate * depth / 8.0).max(DEPTH_BYTES_MIN))
@@ -272,6 +279,22 @@ mod tests {
             budget.wait() < Duration::from_millis(100),
             "debts are bounded"
         );
+    }
+
+    #[test]
+    fn what_was_saved_up_is_void_when_a_queue_stands() {
+        let t0 = Instant::now();
+        let mut budget = Budget::default();
+        budget.set_rate(Some(4e6), Pace::Loose);
+        budget.fill(t0);
+        budget.set_rate(Some(2e5), Pace::Draining);
+        assert!(budget.is_spent());
+        budget.fill(t0 + Duration::from_millis(20));
+        assert!(take(&mut budget, 1000));
+        // Only when it begins.
+        budget.fill(t0 + Duration::from_millis(200));
+        budget.set_rate(Some(2e5), Pace::Draining);
+        assert!(!budget.is_spent());
     }
 
     #[test]

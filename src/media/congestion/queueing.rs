@@ -13,11 +13,39 @@ pub struct Queueing {
     batch_us: Option<i64>,
     batch_len: usize,
     standing_us: Option<i64>,
+    /// Packets that waited one after the other, up to the last one.
+    run: Option<Run>,
+}
+
+/// Packets that followed each other out of a queue that never was empty between them.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first_sent_us: i64,
+    last_sent_us: i64,
+    first_arrived_us: i64,
+    last_arrived_us: i64,
+    /// Without those of the first: they passed before it arrived.
+    bytes: u64,
+    /// What was lost between them.
+    lost_bytes: u64,
+    /// How long the last one waited.
+    waited_us: i64,
+}
+
+/// A queue as the packets show it that passed through it one after the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backlog {
+    /// What the path carried of these packets, in bits per second: it always had something to carry.
+    pub carried: f64,
+    /// As what they were sent.
+    pub offered: f64,
+    /// How long the last packet waited.
+    pub waited_us: i64,
 }
 
 impl Queueing {
-    /// A packet that was sent at `sent_us` arrived at `arrived_us`.
-    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64) {
+    /// A packet of `bytes` that was sent at `sent_us` arrived at `arrived_us`.
+    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64, bytes: u16) {
         if sent_us.saturating_sub(self.period_from_us) > PERIOD_US {
             self.period_from_us = sent_us;
             self.least_us = [None, self.least_us[0]];
@@ -28,6 +56,46 @@ impl Queueing {
         let batch = self.batch_us.get_or_insert(delay);
         *batch = delay.min(*batch);
         self.batch_len += 1;
+        let least = self.least_us.iter().flatten().min().copied();
+        let waited_us = delay.saturating_sub(least.unwrap_or(delay));
+        self.run = (waited_us >= RUN_US_MIN).then(|| match self.run {
+            Some(run) => Run {
+                last_sent_us: sent_us.max(run.last_sent_us),
+                last_arrived_us: arrived_us.max(run.last_arrived_us),
+                bytes: run.bytes + u64::from(bytes),
+                waited_us,
+                ..run
+            },
+            None => Run {
+                first_sent_us: sent_us,
+                last_sent_us: sent_us,
+                first_arrived_us: arrived_us,
+                last_arrived_us: arrived_us,
+                bytes: 0,
+                lost_bytes: 0,
+                waited_us,
+            },
+        });
+    }
+
+    /// A packet of `bytes` did not arrive with those about it.
+    pub fn on_missing(&mut self, bytes: u16) {
+        if let Some(run) = &mut self.run {
+            run.lost_bytes += u64::from(bytes);
+        }
+    }
+
+    /// The queue that the last packets passed through, if there were enough to tell.
+    pub fn backlog(&self) -> Option<Backlog> {
+        let run = self.run.filter(|run| run.bytes >= RUN_BYTES_MIN)?;
+        let took_us = run.last_arrived_us.saturating_sub(run.first_arrived_us);
+        let rate = |bytes: u64, us: i64| bytes as f64 * 8e6 / us.max(1) as f64;
+        let sent_us = run.last_sent_us.saturating_sub(run.first_sent_us);
+        (took_us >= RUN_TOOK_US_MIN).then(|| Backlog {
+            carried: rate(run.bytes, took_us),
+            offered: rate(run.bytes + run.lost_bytes, sent_us),
+            waited_us: run.waited_us,
+        })
     }
 
     /// A feedback message is over. One that tells of few packets is taken together with the next.
@@ -59,6 +127,11 @@ impl Queueing {
 /// the rate goes down every few seconds; short enough to follow the drift of clocks.
 const PERIOD_US: i64 = 10_000_000;
 const BATCH_MIN: usize = 3;
+/// What waited less was delayed by jitter, or by the packet before it.
+const RUN_US_MIN: i64 = 20_000;
+/// As long as that and so much: what one gap, sound, or one burst of somebody else makes says nothing.
+const RUN_TOOK_US_MIN: i64 = 50_000;
+const RUN_BYTES_MIN: u64 = 2_000;
 
 #[cfg(test)]
 mod tests {
@@ -69,7 +142,7 @@ mod tests {
         let mut queueing = Queueing::default();
         let mut batch = |at: i64, delays: &[i64]| {
             for delay in delays {
-                queueing.on_packet(at, at - 77_000_000 + delay);
+                queueing.on_packet(at, at - 77_000_000 + delay, 1000);
             }
             queueing.on_batch_end();
             queueing.standing_us()
@@ -86,5 +159,34 @@ mod tests {
         // The path has become longer: known after two periods.
         assert_eq!(batch(11_000_000, &[99_000; 3]), Some(49_000));
         assert_eq!(batch(22_000_000, &[99_000; 3]), Some(0));
+    }
+
+    #[test]
+    fn a_burst_shows_what_the_path_carries() {
+        let mut queueing = Queueing::default();
+        let mut packet = |sent_ms: i64, arrived_ms: i64, bytes| {
+            queueing.on_packet(sent_ms * 1000, arrived_ms * 1000 - 9_000_000, bytes);
+            queueing.backlog()
+        };
+        assert_eq!(packet(0, 50, 100), None);
+        // 1000 bytes take 25 ms.
+        assert_eq!(packet(100, 175, 1000), None);
+        assert_eq!(packet(100, 200, 1000), None);
+        let backlog = packet(101, 225, 1000).expect("two packets after the first");
+        assert_eq!((backlog.carried, backlog.waited_us), (320_000.0, 74_000));
+        assert_eq!(backlog.offered, 16e6);
+        // What is lost between them was offered, too.
+        queueing.on_missing(1000);
+        let backlog = queueing.backlog().expect("it stands");
+        assert_eq!((backlog.carried, backlog.offered), (320_000.0, 24e6));
+        // One that did not wait ends it.
+        queueing.on_packet(300_000, 350_000 - 9_000_000, 1000);
+        queueing.on_missing(1000);
+        assert_eq!(queueing.backlog(), None);
+        // Sound in a queue of others says nothing.
+        for n in 0..20 {
+            queueing.on_packet(400_000 + n * 20_000, 500_000 + n * 24_000 - 9_000_000, 90);
+            assert_eq!(queueing.backlog(), None);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::media::congestion::capacity::Capacity;
 use crate::media::congestion::probe::ProbeResult;
+use crate::media::congestion::queueing::Backlog;
 use crate::media::congestion::trend::Usage;
 
 /// The delay-based half of the estimate, in bits per second.
@@ -44,6 +45,8 @@ struct Drain {
     looks_us: [i64; 2],
     /// The rate was lowered again although all of it arrived.
     is_repeated: bool,
+    /// The path became a far slower one.
+    is_collapse: bool,
 }
 
 /// What feedback says, at one moment.
@@ -55,6 +58,8 @@ pub struct Observation {
     pub usage: Usage,
     /// What stands in the queue.
     pub queue_us: i64,
+    /// The queue that the last packets passed through one after the other.
+    pub backlog: Option<Backlog>,
     /// What arrives, over a short and over a longer time.
     pub arriving: Option<f64>,
     /// The same, over a longer time.
@@ -63,6 +68,8 @@ pub struct Observation {
     pub arriving_latest: Option<f64>,
     /// From the sending of a packet to its feedback.
     pub rtt_us: i64,
+    /// What is sent, on average.
+    pub sending: f64,
     /// Less is sent than could be.
     pub is_app_limited: bool,
 }
@@ -94,10 +101,13 @@ impl DelayControl {
     /// What may be sent when the queue has drained that drains at present: what to choose qualities by, which must not
     /// be given up for a moment.
     pub fn lasting_rate(&self) -> f64 {
-        match (self.phase, self.capacity.known()) {
-            (Phase::Drain(_), Some(capacity)) => self.rate.max(capacity * LASTING),
-            _ => self.rate,
-        }
+        let share = match self.phase {
+            Phase::Drain(drain) if drain.is_collapse => LASTING_COLLAPSED,
+            Phase::Drain(_) => LASTING,
+            Phase::Increase => 0.0,
+        };
+        let lasting = self.capacity.known().map(|capacity| capacity * share);
+        self.rate.max(lasting.unwrap_or(0.0))
     }
 
     /// Whether a queue drains at present: nothing is to be probed.
@@ -128,7 +138,9 @@ impl DelayControl {
         self.is_unused = seen
             .arriving_smooth
             .is_some_and(|arriving| self.rate > HEADROOM * arriving + HEADROOM_FREE);
-        let is_over = (seen.usage == Usage::Over && self.exceeds(seen, self.trend_us(seen)))
+        let collapse = self.collapse(seen);
+        let is_over = collapse.is_some()
+            || (seen.usage == Usage::Over && self.exceeds(seen, self.trend_us(seen)))
             || self.exceeds(seen, QUEUE_US_MAX)
             || self.stands_for_long(seen);
         match self.phase {
@@ -292,8 +304,24 @@ impl DelayControl {
         arriving <= self.rate * OBEYED
     }
 
+    /// What the path carries, if that has become far less than what is sent: packets that left a queue one after the other
+    /// show that before anything that is averaged does.
+    fn collapse(&self, seen: &Observation) -> Option<f64> {
+        let backlog = seen.backlog?;
+        let is_far_less = backlog.carried < self.rate.min(seen.sending) * COLLAPSED;
+        // Who sent little just then got little through a queue of others.
+        let is_pushed = backlog.offered >= backlog.carried * PUSHED;
+        let is_long = backlog.waited_us >= COLLAPSED_US;
+        (is_far_less && is_pushed && is_long).then_some(backlog.carried)
+    }
+
     fn decrease(&mut self, seen: &Observation) {
-        let depth = (seen.queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
+        let collapse = self.collapse(seen);
+        let queue_us = match seen.backlog.filter(|_| collapse.is_some()) {
+            Some(backlog) => backlog.waited_us.max(seen.queue_us),
+            None => seen.queue_us,
+        };
+        let depth = (queue_us as f64 / DRAIN_TARGET_US).clamp(DEPTH_MIN, DEPTH_MAX);
         let (arriving, depth) = match (seen.arriving, seen.arriving_latest) {
             // A path that has become far slower shows in the latest moments first; and what is under way already will make the
             // queue far longer.
@@ -301,9 +329,13 @@ impl DelayControl {
             (usual, _) => (usual, depth),
         };
         let factor = 1.0 - depth;
-        let rate = match arriving {
+        let rate = match (collapse, arriving) {
+            (Some(carried), _) => {
+                self.capacity.on_collapse(seen.now_us, carried);
+                carried * factor
+            }
             // What arrives is what the path carries: a queue was there all the time.
-            Some(arriving) if self.is_full(seen, arriving) => {
+            (None, Some(arriving)) if self.is_full(seen, arriving) => {
                 if !seen.is_app_limited {
                     // The queue may be younger than the time that is measured: before it came less arrived than could.
                     let latest = seen.arriving_latest.unwrap_or(0.0) * LATEST_SHARE;
@@ -312,8 +344,8 @@ impl DelayControl {
                 arriving * factor
             }
             // Little is sent, or was a moment ago, and that little says nothing of the path.
-            Some(arriving) => (arriving * factor).max(self.rate * APP_LIMITED_FACTOR),
-            None => self.rate * factor,
+            (None, Some(arriving)) => (arriving * factor).max(self.rate * APP_LIMITED_FACTOR),
+            (None, None) => self.rate * factor,
         };
         self.rate = self.rate.min(rate);
         self.decreased_us = Some(seen.now_us);
@@ -323,10 +355,11 @@ impl DelayControl {
         };
         self.phase = Phase::Drain(Drain {
             from_us: seen.now_us,
-            queue_us: seen.queue_us,
+            queue_us,
             looked_us: seen.now_us,
-            looks_us: [seen.queue_us; 2],
+            looks_us: [queue_us; 2],
             is_repeated: former.is_some_and(|f| f.is_repeated),
+            is_collapse: collapse.is_some() || former.is_some_and(|f| f.is_collapse),
         });
     }
 
@@ -386,8 +419,16 @@ const DRAIN_US_MAX: i64 = 1_500_000;
 const RESUME: f64 = 0.93;
 /// A little less than that, as the capacity was only just seen.
 const LASTING: f64 = 0.88;
+/// After a collapse: few packets have shown it, and one keyframe of what surely fits is there sooner than two.
+const LASTING_COLLAPSED: f64 = 0.75;
 /// libwebrtc: a decrease is followed by another one after a round trip and this.
 const FAR_OFF: f64 = 0.7;
+/// A path that carries less than this share of what is sent is another one than it was.
+const COLLAPSED: f64 = 0.5;
+/// So much more has to be sent than it carries while that is measured.
+const PUSHED: f64 = 1.3;
+/// The queue that this takes: longer than a burst makes on a path as fast as was thought.
+const COLLAPSED_US: i64 = 45_000;
 const DECREASE_WAIT_US: i64 = 100_000;
 const LEAP_US: i64 = 500_000;
 /// Less than this share of the rate does not fill the path.

@@ -260,7 +260,8 @@ impl ReceiveSide {
         }
         self.delay_us = Some(delay_us);
         self.trend.on_packet(sent_us, now_us);
-        self.queueing.on_packet(sent_us, now_us);
+        // Without lengths: what is sent in all is not known here, so that no backlog is told.
+        self.queueing.on_packet(sent_us, now_us, 0);
     }
 
     /// What was seen of delays says nothing any more.
@@ -280,10 +281,12 @@ impl ReceiveSide {
             now_us,
             usage,
             queue_us,
+            backlog: None,
             arriving: self.throughput.rate(),
             arriving_smooth,
             arriving_latest: self.throughput.latest_rate(),
             rtt_us,
+            sending: 0.0,
             // Behind a queue it is the path that limits what arrives.
             is_app_limited: usage != Usage::Over
                 && queue_us < CLIMB_QUEUE_US_MAX

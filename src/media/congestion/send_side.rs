@@ -90,6 +90,7 @@ impl SendSide {
             let Some(ticks) = arrival else {
                 if former == Fate::Unknown {
                     packet.fate = Fate::Missing;
+                    self.queueing.on_missing(packet.bytes);
                     self.loss.on_packet(false, false);
                 }
                 continue;
@@ -103,7 +104,8 @@ impl SendSide {
             latest_sent_us = latest_sent_us.max(Some(packet.at_us));
             self.loss.on_packet(true, former == Fate::Missing);
             self.trend.on_packet(packet.at_us, arrived_us);
-            self.queueing.on_packet(packet.at_us, arrived_us);
+            self.queueing
+                .on_packet(packet.at_us, arrived_us, packet.bytes);
             self.throughput.on_arrival(arrived_us, packet.bytes);
             if let Some(id) = packet.cluster {
                 self.prober
@@ -309,10 +311,12 @@ impl SendSide {
             now_us,
             usage,
             queue_us,
+            backlog: self.queueing.backlog(),
             arriving: self.throughput.rate(),
             arriving_smooth: self.throughput.smooth_rate(),
             arriving_latest: self.throughput.latest_rate(),
             rtt_us: self.rtt_us.unwrap_or(0),
+            sending: self.sending.rate,
             is_app_limited,
         });
         if self.delay.take_rebase() {

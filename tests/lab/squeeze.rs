@@ -1,0 +1,171 @@
+//! A subscriber whose line carries far less at once, at any moment between frames, reports and probes; and then all of it
+//! again. The narrow line's queue holds 150 ms: with the 300 ms of the others, a full queue alone is most of the freeze
+//! that is allowed.
+
+use std::time::Duration;
+
+use shardcast::network::{Conditions, Jitter, QueueLimit};
+
+use crate::graph::Check;
+use crate::publisher::{Camera, EncodingSpec, SIMULCAST};
+use crate::{Pair, check, ms, path, quantile, s};
+
+/// What the browser tests' busy camera makes: many changes and small keyframes.
+const BUSY: [EncodingSpec; 3] = [
+    EncodingSpec {
+        rid: "q",
+        bits_per_s: 90_000,
+        size: (320, 180),
+    },
+    EncodingSpec {
+        rid: "h",
+        bits_per_s: 260_000,
+        size: (640, 360),
+    },
+    EncodingSpec {
+        rid: "f",
+        bits_per_s: 1_100_000,
+        size: (1280, 720),
+    },
+];
+const BUSY_CAMERA: Camera = Camera {
+    frames_per_s: 10,
+    keyframe_sizes: 2,
+    keys_all: true,
+};
+
+/// What happens to whom.
+struct Squeeze {
+    seed: u64,
+    encodings: [EncodingSpec; 3],
+    camera: Camera,
+    feedback_every: Duration,
+    wide: Option<u64>,
+    at: Duration,
+    lasts: Duration,
+}
+
+/// What was seen, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    down: f64,
+    freeze_down: f64,
+    up: f64,
+    freeze_up: f64,
+}
+
+impl Squeeze {
+    fn run(&self) -> (Pair, Seen) {
+        let jitter = Jitter {
+            up_to: ms(self.seed % 4),
+            keeps_order: true,
+        };
+        let line = |rate| Conditions {
+            jitter,
+            ..path(20, rate)
+        };
+        let wide = line(self.wide);
+        let narrow = Conditions {
+            queue: QueueLimit::Time(ms(150)),
+            ..line(Some(300_000))
+        };
+        let mut pair = Pair::new(self.seed, &self.encodings, path(20, None), wide);
+        pair.lab.set_camera(pair.publisher, self.camera);
+        pair.lab
+            .set_feedback_every(pair.subscriber, self.feedback_every);
+        let end = self.at + self.lasts;
+        pair.lab.schedule(pair.down, self.at, narrow);
+        pair.lab.schedule(pair.down, end, wide);
+        pair.lab.run_to(end + s(11));
+        let (at, end) = (self.at.as_secs_f64(), end.as_secs_f64());
+        let down = pair.first_shown(0, at).min(pair.first_shown(1, at));
+        let seen = Seen {
+            down: down * 1000.0,
+            freeze_down: pair.freeze_ms(at - 1.0, end),
+            up: pair.first_shown(2, end) * 1000.0,
+            freeze_up: pair.freeze_ms(end - 1.0, end + 11.0),
+        };
+        (pair, seen)
+    }
+}
+
+impl Seen {
+    fn checks(&self) -> Vec<Check> {
+        let at_most = |what: &str, value: f64, limit: f64| {
+            check(
+                &format!("{what} at most {limit} ms"),
+                format!("{value:.0} ms"),
+                value <= limit,
+            )
+        };
+        vec![
+            at_most("down after", self.down, 2000.0),
+            at_most("a freeze on the way down of", self.freeze_down, 500.0),
+            at_most("up after", self.up, 10_000.0),
+            at_most("a freeze on the way up of", self.freeze_up, 500.0),
+        ]
+    }
+}
+
+#[test]
+fn squeezed_and_released() {
+    let title = "5 Mbit/s, 300 kbit/s for 12 s";
+    crate::every_seed("squeezed", title, |seed| {
+        let (pair, seen) = Squeeze {
+            seed,
+            encodings: SIMULCAST,
+            camera: Camera::default(),
+            feedback_every: ms(100),
+            wide: Some(5_000_000),
+            at: s(12) + ms(seed * 437 % 1000),
+            lasts: s(12),
+        }
+        .run();
+        let mut checks = seen.checks();
+        let first = pair.first_shown(2, 0.0);
+        checks.push(check(
+            "the best layer within 3 s of the start",
+            format!("{first:.1} s"),
+            first < 3.0,
+        ));
+        checks.push(pair.continuity());
+        (vec![pair.samples().to_vec()], checks)
+    });
+}
+
+/// As the browser test does it: ten pictures a second, so that one that is lost and one that is waited for are 200 ms, and
+/// feedback as often as Chromium gives it.
+#[test]
+fn squeezed_at_any_moment() {
+    let mut all = Vec::new();
+    let mut failed = Vec::new();
+    for run in 0..MOMENTS {
+        let (pair, seen) = Squeeze {
+            seed: 100 + run,
+            encodings: BUSY,
+            camera: BUSY_CAMERA,
+            feedback_every: ms(60),
+            wide: None,
+            at: s(9) + ms(run * 37 % 1000),
+            lasts: s(6),
+        }
+        .run();
+        let mut checks = seen.checks();
+        checks.push(pair.continuity());
+        failed.extend(checks.into_iter().filter(|c| !c.holds).map(|c| (run, c)));
+        all.push(seen);
+    }
+    let spread = |what: &str, of: fn(&Seen) -> f64| {
+        let mut values: Vec<f64> = all.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        let [median, most] = [0.5, 1.0].map(|share| quantile(&values, share));
+        println!("squeezed-at-any-moment: {what}: {median:.0} ms at the median, {most:.0} at most");
+    };
+    spread("down after", |s| s.down);
+    spread("freeze on the way down", |s| s.freeze_down);
+    spread("up after", |s| s.up);
+    spread("freeze on the way up", |s| s.freeze_up);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+const MOMENTS: u64 = 20;
