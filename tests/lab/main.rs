@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use shardcast::network::{Conditions, Jitter, QueueLimit, Reordering};
 
+use shardcast::wire::codec::Codec;
+
 use crate::graph::{Check, Track};
 use crate::publisher::{EncodingSpec, Feedback, SIMULCAST};
 use crate::subscriber::PLAYOUT_LATEST;
@@ -62,7 +64,18 @@ impl Pair {
         up: Conditions,
         down: Conditions,
     ) -> Self {
+        Self::coded(seed, Codec::Vp8, encodings, [publish_up, up, down])
+    }
+
+    /// The same, with pictures coded otherwise.
+    fn coded(
+        seed: u64,
+        coding: Codec,
+        encodings: &[EncodingSpec],
+        [publish_up, up, down]: [Conditions; 3],
+    ) -> Self {
         let mut lab = Lab::new(seed);
+        lab.coding = coding;
         let publisher_down = lab.link(path(publish_up.delay.as_millis() as u64, None));
         let publisher_up = lab.link(publish_up);
         let publisher = lab.party(publisher_up, publisher_down);

@@ -1,4 +1,4 @@
-//! A publisher as a browser is one: Opus, and VP8 in one or more encodings with temporal layers; it answers keyframe
+//! A publisher as a browser is one: Opus, and VP8 with temporal layers or H.264 in one or more encodings; it answers keyframe
 //! requests and NACKs. Each payload says which frame it is part of and on which frame that depends, so that a
 //! receiver knows exactly what it could decode.
 
@@ -167,6 +167,7 @@ pub struct Publisher {
 
 struct Encoding {
     spec: EncodingSpec,
+    coding: Codec,
     stream: Stream,
     rtx_ssrc: u32,
     rtx_seq: u16,
@@ -221,12 +222,13 @@ impl Publisher {
         at: usize,
         key: shardcast::base::ids::PeerKey,
         specs: &[EncodingSpec],
+        coding: Codec,
         feedback: Feedback,
         seed: u64,
     ) -> Self {
         let mut audio = track_of(key, 0, &[codec(OPUS, Codec::Opus)]);
         audio.extensions = publisher_extensions(false, feedback);
-        let mut video = track_of(key, 1, &[video_codec()]);
+        let mut video = track_of(key, 1, &[video_codec(coding)]);
         video.codecs[0].transport_cc = feedback == Feedback::TransportWide;
         video.extensions = publisher_extensions(true, feedback);
         let ssrc = |index: usize| 10_000 * (at as u32 + 1) + index as u32;
@@ -247,6 +249,7 @@ impl Publisher {
             .enumerate()
             .map(|(index, spec)| Encoding {
                 spec: *spec,
+                coding,
                 stream: Stream::new(ssrc(index), 90_000, &mut rng),
                 rtx_ssrc: ssrc(index) + 100,
                 rtx_seq: rng.random(),
@@ -379,7 +382,10 @@ impl Publisher {
             .map(|part| {
                 let sending = self.stamp(now);
                 let encoding = &mut self.encodings[index];
-                let mut payload = encoding.descriptor(part == 0, temporal, is_keyframe);
+                let mut payload = match encoding.coding {
+                    Codec::Vp8 => encoding.descriptor(part == 0, temporal, is_keyframe),
+                    _ => fragment(part, parts, is_keyframe),
+                };
                 let stamp = Stamp {
                     encoding: index as u8,
                     temporal,
@@ -467,8 +473,11 @@ impl Publisher {
 impl Encoding {
     /// The temporal layer of the next frame and the frame it depends on: 0 2 1 2, as libwebrtc has it.
     fn step(&mut self, is_keyframe: bool) -> (u8, u32) {
-        const PATTERN: [u8; 4] = [0, 2, 1, 2];
-        let temporal = PATTERN[self.turn % 4];
+        let pattern = match self.coding {
+            Codec::Vp8 => [0, 2, 1, 2],
+            _ => [0; 4],
+        };
+        let temporal = pattern[self.turn % 4];
         let depends_on = match (temporal, self.turn % 4) {
             (0 | 1, _) | (2, 1) => self.last[0],
             _ => self.last[1],
@@ -505,6 +514,16 @@ impl Encoding {
         }
         payload
     }
+}
+
+/// RFC 6184 §5.6 and §5.8: a picture is one NAL unit, whole or in fragments.
+fn fragment(part: usize, parts: usize, is_keyframe: bool) -> Vec<u8> {
+    let kind = if is_keyframe { 5 } else { 1 };
+    if parts == 1 {
+        return vec![0x60 | kind];
+    }
+    let (starts, ends) = (part == 0, part + 1 == parts);
+    vec![0x7c, u8::from(starts) << 7 | u8::from(ends) << 6 | kind]
 }
 
 impl Stream {
@@ -598,12 +617,13 @@ fn retransmission(
     .bytes()
 }
 
-pub fn video_codec() -> CodecMapping {
+/// Under the payload types of VP8, whatever it is.
+pub fn video_codec(coding: Codec) -> CodecMapping {
     CodecMapping {
         rtx: Some(PayloadType(VP8_RTX)),
         transport_cc: true,
         remb: true,
-        ..codec(VP8, Codec::Vp8)
+        ..codec(VP8, coding)
     }
 }
 

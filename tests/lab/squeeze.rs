@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use shardcast::network::{Conditions, Jitter, QueueLimit};
+use shardcast::wire::codec::{Codec, H264Profile};
 
 use crate::graph::Check;
 use crate::publisher::{Camera, EncodingSpec, SIMULCAST};
@@ -37,6 +38,7 @@ const BUSY_CAMERA: Camera = Camera {
 /// What happens to whom.
 struct Squeeze {
     seed: u64,
+    coding: Codec,
     encodings: [EncodingSpec; 3],
     camera: Camera,
     feedback_every: Duration,
@@ -69,7 +71,8 @@ impl Squeeze {
             queue: QueueLimit::Time(ms(150)),
             ..line(Some(300_000))
         };
-        let mut pair = Pair::new(self.seed, &self.encodings, path(20, None), wide);
+        let ways = [path(5, None), path(20, None), wide];
+        let mut pair = Pair::coded(self.seed, self.coding, &self.encodings, ways);
         pair.lab.set_camera(pair.publisher, self.camera);
         pair.lab
             .set_feedback_every(pair.subscriber, self.feedback_every);
@@ -109,10 +112,28 @@ impl Seen {
 
 #[test]
 fn squeezed_and_released() {
-    let title = "5 Mbit/s, 300 kbit/s for 12 s";
-    crate::every_seed("squeezed", title, |seed| {
+    squeeze("squeezed", "5 Mbit/s, 300 kbit/s for 12 s", Codec::Vp8);
+}
+
+/// Without temporal layers: what is not sent of a picture is missing for all that follow.
+#[test]
+fn h264_squeezed_and_released() {
+    let coding = Codec::H264 {
+        profile: H264Profile::ConstrainedBaseline,
+        packetization_mode: 1,
+    };
+    squeeze(
+        "squeezed-h264",
+        "H.264, 5 Mbit/s, 300 kbit/s for 12 s",
+        coding,
+    );
+}
+
+fn squeeze(name: &str, title: &str, coding: Codec) {
+    crate::every_seed(name, title, |seed| {
         let (pair, seen) = Squeeze {
             seed,
+            coding,
             encodings: SIMULCAST,
             camera: Camera::default(),
             feedback_every: ms(100),
@@ -142,6 +163,7 @@ fn squeezed_at_any_moment() {
     for run in 0..MOMENTS {
         let (pair, seen) = Squeeze {
             seed: 100 + run,
+            coding: Codec::Vp8,
             encodings: BUSY,
             camera: BUSY_CAMERA,
             feedback_every: ms(60),

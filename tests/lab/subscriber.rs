@@ -13,6 +13,7 @@ use rtc_rtcp::reception_report::ReceptionReport;
 use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
     TransportLayerNack, nack_pairs_from_sequence_numbers,
 };
+use shardcast::wire::codec::Codec;
 use shardcast::wire::rtcp::RtcpPacket;
 use shardcast::wire::rtp::RtpHeader;
 
@@ -41,6 +42,7 @@ pub struct Reception {
     pub ssrc: u32,
     pub rtx_ssrc: u32,
     pub is_video: bool,
+    coding: Option<Codec>,
     transport_id: u8,
     newest: Option<u64>,
     first: Option<u64>,
@@ -120,11 +122,13 @@ impl Subscriber {
         }
     }
 
-    pub fn add(&mut self, ssrc: u32, rtx_ssrc: u32, is_video: bool, transport_id: u8) {
+    /// `coding`: of pictures.
+    pub fn add(&mut self, ssrc: u32, rtx_ssrc: u32, coding: Option<Codec>, transport_id: u8) {
         self.receptions.push(Reception {
+            coding,
             ssrc,
             rtx_ssrc,
-            is_video,
+            is_video: coding.is_some(),
             transport_id,
             newest: None,
             first: None,
@@ -289,10 +293,14 @@ impl Reception {
         if payload.is_empty() {
             return;
         }
-        let Some((place, stamp)) = read_picture(payload, timestamp) else {
+        let read = match self.coding {
+            Some(Codec::Vp8) => read_picture(payload, timestamp),
+            _ => read_fragment(payload).map(|stamp| (None, stamp)),
+        };
+        let Some((place, stamp)) = read else {
             return self.fault(format!("seq {seq}: a broken picture"));
         };
-        self.video.places.insert(seq, place);
+        self.video.places.extend(place.map(|place| (seq, place)));
         let key = (
             self.video.extend_timestamp(timestamp),
             stamp.encoding,
@@ -474,7 +482,13 @@ impl Video {
     }
 }
 
-fn read_picture(payload: &[u8], timestamp: u32) -> Option<(Place, Stamp)> {
+/// As the publisher wrote it: one NAL unit, or an FU-A.
+fn read_fragment(payload: &[u8]) -> Option<Stamp> {
+    let header = if payload.first()? & 0x1f == 28 { 2 } else { 1 };
+    Stamp::read(payload.get(header..)?)
+}
+
+fn read_picture(payload: &[u8], timestamp: u32) -> Option<(Option<Place>, Stamp)> {
     // The descriptor that the publisher wrote: X, then I, L and T, a picture number of 15 bits.
     if payload.len() < 7 || payload[0] & 0x80 == 0 || payload[1] != 0xe0 || payload[2] & 0x80 == 0 {
         return None;
@@ -493,7 +507,7 @@ fn read_picture(payload: &[u8], timestamp: u32) -> Option<(Place, Stamp)> {
         timestamp,
         frame: (stamp.encoding, stamp.frame),
     };
-    (place.temporal == stamp.temporal).then_some((place, stamp))
+    (place.temporal == stamp.temporal).then_some((Some(place), stamp))
 }
 
 /// RFC 2198 §3.

@@ -34,6 +34,8 @@ pub struct Lab {
     next_sample: Instant,
     next_check: Instant,
     chunk: BytesMut,
+    /// What pictures are coded in. To be set before anybody publishes.
+    pub coding: Codec,
     /// What the shard allocates, where that is counted.
     pub meter: Option<Meter>,
 }
@@ -137,6 +139,7 @@ impl Lab {
             next_sample: zero + SAMPLE_EVERY,
             next_check: zero + CHECK_EVERY,
             chunk: BytesMut::new(),
+            coding: Codec::Vp8,
             meter: None,
         }
     }
@@ -177,7 +180,15 @@ impl Lab {
         let client = self.parties[party].client;
         let key = self.world.clients[client].key;
         let seed = self.seed + party as u64;
-        let publisher = Publisher::new(self.zero, party, key, encodings, feedback, seed);
+        let publisher = Publisher::new(
+            self.zero,
+            party,
+            key,
+            encodings,
+            self.coding,
+            feedback,
+            seed,
+        );
         self.parties[party].publisher = Some(publisher);
         self.configure(party);
     }
@@ -205,7 +216,7 @@ impl Lab {
             let number = at.subscriptions.len() as u32;
             let is_video = !track.codecs.iter().any(|c| c.codec == Codec::Opus);
             let codecs = if is_video {
-                vec![video_codec()]
+                vec![video_codec(self.coding)]
             } else {
                 let mut codecs = vec![codec(RED, Codec::Red), codec(OPUS, Codec::Opus)];
                 codecs.iter_mut().for_each(|c| c.transport_cc = true);
@@ -218,7 +229,8 @@ impl Lab {
             ]);
             let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
             config.rtx_ssrc = is_video.then_some(Ssrc(rtx_ssrc));
-            receiver.add(config.ssrc.0, rtx_ssrc, is_video, TRANSPORT_ID);
+            let coding = is_video.then_some(self.coding);
+            receiver.add(config.ssrc.0, rtx_ssrc, coding, TRANSPORT_ID);
             at.subscriptions.push(config);
         }
         self.configure(party);
