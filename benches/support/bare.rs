@@ -221,6 +221,16 @@ fn sockaddr(address: SocketAddr) -> libc::sockaddr_in {
     }
 }
 
+/// The calling thread, and what it starts from now on, stays on that core; where there is no such core, on any.
+pub fn on_core(core: usize) {
+    // SAFETY: a set of bits.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `core` is inside of the set.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    // SAFETY: reads the set. If there is no such core, nothing changes.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+}
+
 /// The CPU time of this thread that `act` takes, in ns.
 pub fn cpu_ns(act: impl FnOnce()) -> u64 {
     let start = thread_ns();
