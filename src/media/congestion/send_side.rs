@@ -182,19 +182,6 @@ impl SendSide {
         self.demand = demand.map(|demand| demand.0 as f64);
     }
 
-    /// From the sending of a packet to the feedback on it, smoothed.
-    #[must_use]
-    pub fn rtt(&self) -> Option<Duration> {
-        let rtt_us = self.rtt_us?;
-        Some(Duration::from_micros(rtt_us.unsigned_abs()))
-    }
-
-    /// The share of packets lost lately, 0 to 1.
-    #[must_use]
-    pub fn loss(&self) -> f64 {
-        self.loss.share()
-    }
-
     /// How long packets wait on the path, as far as that is known.
     #[must_use]
     pub fn queue_delay(&self) -> Option<Duration> {
