@@ -1,7 +1,9 @@
 // Runs the browser tests in a network of their own: a namespace with a loopback and one address
 // beside it. Firefox never gathers 127.0.0.1, so without that address it could reach no server, and
-// without a default route it does not know which address is its own. And no test can reach, or be
-// reached by, anything else on the machine.
+// without a default route it does not know which address is its own. No test can reach, or be
+// reached by, anything else on the machine. The interfaces get no IPv6 address of their own accord:
+// it would become usable a second or two later, and a Chromium that is just loading its page then
+// drops what it asked for (ERR_NETWORK_CHANGED).
 //
 //     node run.js [arguments of node --test]
 
@@ -9,11 +11,15 @@ import { spawn, spawnSync } from "node:child_process";
 import { networkInterfaces } from "node:os";
 import { fileURLToPath } from "node:url";
 
-// In the order in which failures explain each other.
 const TESTS = ["unit", "sdk", "readme", "demo", "late", "page", "errors", "clients", "codecs", "speakers", "quality", "adapt", "impaired", "uplink", "firefox"].map((name) => `${name}.test.js`);
 const SETUP = `
   ip link set lo up
-  ip link add eth0 type dummy 2>/dev/null || { ip link add eth0 type veth peer name eth1 && ip link set eth1 up; }
+  ip link add eth0 type dummy 2>/dev/null || {
+    ip link add eth0 type veth peer name eth1
+    ip link set eth1 addrgenmode none
+    ip link set eth1 up
+  }
+  ip link set eth0 addrgenmode none
   ip addr add 10.99.0.1/24 dev eth0
   ip link set eth0 up
   ip route add default via 10.99.0.254
