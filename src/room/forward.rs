@@ -11,6 +11,7 @@ use crate::base::counters::Counters;
 use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
 use crate::media::nack::Arrival;
+use crate::media::sender_report::TrackClock;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Forwarded, Run};
 use crate::room::incoming::Incoming;
@@ -209,11 +210,7 @@ impl Room {
             if output.outbox.bytes_len() >= bytes_max {
                 return false;
             }
-            for run in &*runs {
-                if run.next_target.is_multiple_of(AHEAD) {
-                    self.read_ahead(run);
-                }
-            }
+            self.read_ahead(runs);
             let mut peer = self.peers.get_mut(subscriber);
             if let Some(peer) = &mut peer {
                 peer.congestion.begin(now);
@@ -245,10 +242,7 @@ impl Room {
                         && subscription.rewriter.encoding() == Some(run.encoding.index)
                         && let Some(clock) = &encoding.clock
                     {
-                        let transport = &mut peer.transport;
-                        let outbox = &mut output.outbox;
-                        let sent = subscription.send_report(now, clock, transport, outbox);
-                        output.counters.sender_reports_sent += u64::from(sent);
+                        report(now, subscription, clock, peer, output);
                     }
                 }
             }
@@ -265,23 +259,28 @@ impl Room {
         true
     }
 
-    /// Reads a little of what the next targets of a run need. Between two batches most of it falls out of the cache: read for
-    /// many subscribers at once, it is fetched at the same time, where serving one after another would wait for each line.
-    fn read_ahead(&self, run: &Run) {
-        let Some(encoding) = self.encoding(run.encoding) else {
-            return;
-        };
-        let mut all = 0;
-        for target in encoding.targets.from(run.next_target, AHEAD) {
-            all ^= target.sealer.touch();
-            if let Some(subscription) = self.subscriptions.get(target.subscription) {
-                all ^= subscription.touch();
+    /// Reads a little of what the next targets of each run need, when those of before are served. Between two batches most of
+    /// it falls out of the cache: read for many subscribers at once, it is fetched at the same time, where serving one after
+    /// another would wait for each line.
+    #[inline]
+    fn read_ahead(&self, runs: &[Run]) {
+        let is_due = |run: &&Run| run.next_target.is_multiple_of(AHEAD);
+        for run in runs.iter().filter(is_due) {
+            let Some(encoding) = self.encoding(run.encoding) else {
+                continue;
+            };
+            let mut all = 0;
+            for target in encoding.targets.from(run.next_target, AHEAD) {
+                all ^= target.sealer.touch();
+                if let Some(subscription) = self.subscriptions.get(target.subscription) {
+                    all ^= subscription.touch();
+                }
+                if let Some(peer) = self.peers.get(target.subscriber) {
+                    all ^= peer.congestion.touch();
+                }
             }
-            if let Some(peer) = self.peers.get(target.subscriber) {
-                all ^= peer.congestion.touch();
-            }
+            std::hint::black_box(all);
         }
-        std::hint::black_box(all);
     }
 
     /// What is done once for each packet: its padding is decided, and it is kept for retransmission.
@@ -436,6 +435,19 @@ fn forward(
         counters.forward_late += 1;
     }
     forwarded
+}
+
+/// A sender report goes out behind the first packets.
+#[cold]
+fn report(
+    now: Instant,
+    subscription: &mut Subscription,
+    clock: &TrackClock,
+    peer: &mut Peer,
+    output: &mut Output,
+) {
+    let sent = subscription.send_report(now, clock, &mut peer.transport, &mut output.outbox);
+    output.counters.sender_reports_sent += u64::from(sent);
 }
 
 /// A packet waits for the pacer. False if it cannot, and nothing else of its subscription does any more.
