@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use shardcast::network::{Conditions, Jitter, QueueLimit};
-use shardcast::wire::codec::{Codec, H264Profile};
+use shardcast::wire::codec::Codec;
 
 use crate::graph::Check;
 use crate::publisher::{Camera, EncodingSpec, SIMULCAST};
-use crate::{Pair, check, ms, path, quantile, s};
+use crate::{H264, Pair, check, ms, path, quantile, s};
 
 /// What the browser tests' busy camera makes: many changes and small keyframes.
 const BUSY: [EncodingSpec; 3] = [
@@ -118,14 +118,10 @@ fn squeezed_and_released() {
 /// Without temporal layers: what is not sent of a picture is missing for all that follow.
 #[test]
 fn h264_squeezed_and_released() {
-    let coding = Codec::H264 {
-        profile: H264Profile::ConstrainedBaseline,
-        packetization_mode: 1,
-    };
     squeeze(
         "squeezed-h264",
         "H.264, 5 Mbit/s, 300 kbit/s for 12 s",
-        coding,
+        H264,
     );
 }
 
