@@ -83,7 +83,7 @@ impl Room {
             // Until less is sent, most of it is lost.
             Some(Change::Fall) => {
                 self.allocate(now, slot, output);
-                self.silence_falling(slot, output);
+                self.silence_falling(now, slot, output);
             }
             Some(Change::Usual) => self.allocate_soon(now, slot, output),
             None => {}
@@ -198,7 +198,12 @@ impl Room {
     }
 
     /// What is to go out of a subscription is lost here: nothing of it does until its next keyframe.
-    fn interrupt(&mut self, now: Instant, slot: SubscriptionSlot, output: &mut Output) {
+    pub(in crate::room) fn interrupt(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        output: &mut Output,
+    ) {
         self.discard_waiting(slot);
         if let Some(subscription) = self.subscriptions.get_mut(slot) {
             subscription.interrupt();

@@ -4,6 +4,10 @@
 //! The network is the model of `shardcast impair`; everything is seeded, so that a run repeats exactly.
 
 mod graph;
+#[path = "../support/layered.rs"]
+#[allow(dead_code, reason = "the lab uses its part")]
+mod layered;
+mod layered_pictures;
 mod publisher;
 mod squeeze;
 mod subscriber;
