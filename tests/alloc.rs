@@ -3,6 +3,12 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/layered.rs"]
+#[allow(dead_code, reason = "other tests use all of it")]
+mod layered;
+#[path = "lab/layered_pictures.rs"]
+#[allow(dead_code, reason = "the lab uses all of it")]
+mod layered_pictures;
 #[path = "lab/publisher.rs"]
 #[allow(dead_code, reason = "the lab uses all of it")]
 mod publisher;

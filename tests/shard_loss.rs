@@ -103,6 +103,38 @@ impl Stage {
         });
     }
 
+    /// The subscriber answers a sender report after so long.
+    fn tell_round_trip(&mut self, rtt: Duration, highest: SeqNo16) {
+        self.world.send_rtcp(self.publisher, |out| {
+            let report = SenderReport {
+                ssrc: Ssrc(1000),
+                ntp: NtpTime(7 << 32),
+                rtp_time: RtpTime(960 * 12),
+                packets: 2,
+                octets: 2,
+            };
+            write_sender_report(out, &report, "c");
+        });
+        let rtcp = self.world.clients[self.subscriber].take_rtcp();
+        let last_sr = rtcp.iter().find_map(|packet| match packet {
+            RtcpPacket::SenderReport(report) => Some(report.ntp.middle()),
+            _ => None,
+        });
+        self.world.advance(rtt);
+        let block = ReportBlock {
+            ssrc: MEDIA,
+            fraction_lost: 0,
+            total_lost: 0,
+            highest_seq: u32::from(highest.0),
+            jitter_ticks: 0,
+            last_sr: last_sr.unwrap(),
+            delay_since_last_sr: 0,
+        };
+        self.world.send_rtcp(self.subscriber, |out| {
+            write_receiver_report(out, Ssrc(1), &[block], "c");
+        });
+    }
+
     fn nack(&mut self, seqs: &[SeqNo16]) {
         self.world.send_rtcp(self.subscriber, |out| {
             write_nack(out, Ssrc(1), MEDIA, seqs);
@@ -235,18 +267,18 @@ fn a_nack_is_answered_on_the_retransmission_stream() {
 }
 
 #[test]
-fn what_was_waited_for_too_long_goes_out_twice_and_then_a_keyframe_is_asked_for() {
+fn what_was_waited_for_too_long_costs_one_keyframe() {
     let mut stage = vp8(|_, wanted| wanted.rtx_ssrc = Some(Ssrc(0x6000_0000)));
     for seq in [10, 11, 12] {
         stage.publish(1000, 96, seq, &[seq as u8]);
     }
     let sent = stage.received();
     stage.world.clients[stage.publisher].take_rtcp();
-    let mut copies = Vec::new();
     let mut plis = Vec::new();
-    for at_ms in (0..).step_by(210).take(7) {
+    for at_ms in (0..).step_by(210).take(9) {
         stage.nack(&[sent[1].0.seq]);
-        copies.push(stage.received().len());
+        let copies = stage.received().len();
+        assert_eq!(copies, usize::from(at_ms < 8 * 210), "eight in all");
         let rtcp = stage.world.clients[stage.publisher].take_rtcp();
         let is_pli = |packet: &RtcpPacket| matches!(packet, RtcpPacket::Pli { .. });
         if rtcp.iter().any(is_pli) {
@@ -254,11 +286,8 @@ fn what_was_waited_for_too_long_goes_out_twice_and_then_a_keyframe_is_asked_for(
         }
         stage.world.advance(210 * MS);
     }
-    // Eight in all.
-    assert_eq!(copies, [1, 1, 1, 2, 2, 1, 0]);
     assert_eq!(plis, [840]);
     // Another one, later, is another reason.
-    stage.nack(&[sent[2].0.seq]);
     stage.publish(1000, 96, 13, &[13]);
     let next = stage.received().pop().unwrap();
     stage.world.advance(900 * MS);
@@ -266,47 +295,62 @@ fn what_was_waited_for_too_long_goes_out_twice_and_then_a_keyframe_is_asked_for(
     assert_eq!(stage.world.count("stuck_keyframes_wanted"), 2);
 }
 
+/// When copies go out, in ms since the packets did, with a round trip of 200 ms: each is asked for at these times.
+fn copies_at(asked_ms: &[u64]) -> Vec<u64> {
+    let mut stage = vp8(|_, wanted| wanted.rtx_ssrc = Some(Ssrc(0x6000_0000)));
+    stage.publish(1000, 96, 9, &[9]);
+    let first = stage.received();
+    stage.tell_round_trip(200 * MS, first[0].0.seq);
+    for seq in [10, 11, 12] {
+        stage.publish(1000, 96, seq, &[seq as u8]);
+    }
+    let sent = stage.received();
+    let mut copies = Vec::new();
+    for at_ms in 0..2000 {
+        if asked_ms.contains(&at_ms) {
+            stage.nack(&[sent[1].0.seq]);
+        }
+        copies.extend(stage.received().iter().map(|_| at_ms));
+        stage.world.advance(MS);
+        copies.extend(stage.received().iter().map(|_| at_ms + 1));
+    }
+    copies
+}
+
+#[test]
+fn late_pictures_are_followed_up_one_round_trip_after_the_other() {
+    let cases: [(&[u64], &[u64]); 9] = [
+        (&[], &[]),
+        // The first request and the first answer are in time.
+        (&[200], &[200]),
+        (&[230], &[230]),
+        // A request was lost, or an answer: from now on nobody need ask.
+        (&[300], &[300, 500, 700, 900]),
+        (&[200, 405], &[200, 405, 605, 805, 1005]),
+        // Who asks makes it last, but never denser.
+        (&[300, 510, 720], &[300, 500, 700, 900]),
+        (&[300, 890], &[300, 500, 700, 900, 1100, 1300, 1500]),
+        // What comes a little too early is held back; what comes far too early is from before the last copy came.
+        (&[200, 380], &[200, 400, 600, 800, 1000]),
+        (&[100, 200, 374], &[200]),
+    ];
+    for (asked, expected) in cases {
+        assert_eq!(copies_at(asked), expected, "{asked:?}");
+    }
+}
+
 #[test]
 fn what_came_late_and_has_just_gone_out_is_not_sent_again_at_once() {
     let mut stage = vp8(|_, _| ());
-    let ntp = |seconds: u64| NtpTime(seconds << 32);
     for seq in [10, 12] {
         stage.publish(1000, 96, seq, &[seq as u8]);
     }
     let sent = stage.received();
-    // A round trip of 200 ms.
-    stage.world.send_rtcp(stage.publisher, |out| {
-        let report = SenderReport {
-            ssrc: Ssrc(1000),
-            ntp: ntp(7),
-            rtp_time: RtpTime(960 * 12),
-            packets: 2,
-            octets: 2,
-        };
-        write_sender_report(out, &report, "c");
-    });
-    let rtcp = stage.world.clients[stage.subscriber].take_rtcp();
-    let last_sr = rtcp.iter().find_map(|packet| match packet {
-        RtcpPacket::SenderReport(report) => Some(report.ntp.middle()),
-        _ => None,
-    });
-    stage.world.advance(200 * MS);
-    let block = ReportBlock {
-        ssrc: MEDIA,
-        fraction_lost: 0,
-        total_lost: 0,
-        highest_seq: u32::from(sent[1].0.seq.0),
-        jitter_ticks: 0,
-        last_sr: last_sr.unwrap(),
-        delay_since_last_sr: 0,
-    };
-    stage.world.send_rtcp(stage.subscriber, |out| {
-        write_receiver_report(out, Ssrc(1), &[block], "c");
-    });
+    stage.tell_round_trip(200 * MS, sent[1].0.seq);
     let late = SeqNo16(sent[0].0.seq.0.wrapping_add(1));
     stage.publish(1000, 96, 11, &[11]);
     assert_eq!(stage.received()[0].0.seq, late);
-    for (after_ms, copies) in [(100, 0), (70, 0), (10, 1)] {
+    for (after_ms, copies) in [(100, 0), (74, 0), (26, 1)] {
         stage.world.advance(after_ms * MS);
         stage.nack(&[late]);
         assert_eq!(stage.received().len(), copies, "{after_ms}");

@@ -149,6 +149,8 @@ counters! {
     subscription_unreachable,
     /// Packets sent again because feedback on arrivals calls them missing, before or instead of a NACK.
     feedback_repaired,
+    /// Packets sent again to a subscriber that had waited for them for long, before it asked once more.
+    repeated_unasked,
     /// Keyframes asked for because a subscriber waited too long for a packet that was sent again.
     stuck_keyframes_wanted,
     /// NACKed packets that may not or cannot be sent again.

@@ -32,8 +32,8 @@ struct Sparse(Vec<(u16, Resent)>);
 struct Resent {
     /// Which turn of the ring the count belongs to.
     turn: u32,
-    /// When it was last sent again, in milliseconds since the ring was made.
-    at_ms: u32,
+    /// When it was last sent again, since the ring was made.
+    at: Duration,
     times: u8,
 }
 
@@ -47,19 +47,18 @@ pub enum NotResent {
 }
 
 impl ResendBudget {
-    /// Whether the packet `seq` was sent again less than a round trip ago. `rtt`: as for [`ResendBudget::take`].
+    /// When the packet `seq` may be sent again once more: a round trip after the last time. `None` if it was not sent
+    /// again. `rtt`: as for [`ResendBudget::take`].
     #[must_use]
-    pub fn is_under_way(&self, now: Instant, rtt: Option<Duration>, seq: SeqNo) -> bool {
-        let Some(ring) = &self.resent else {
-            return false;
-        };
+    pub fn next_at(&self, rtt: Option<Duration>, seq: SeqNo) -> Option<Instant> {
+        let ring = self.resent.as_ref()?;
         let entry = &ring.entries[(seq.0 % SENT_WINDOW) as usize];
         let is_known = entry.turn == (seq.0 / SENT_WINDOW) as u32 && entry.times > 0;
-        is_known && ring.at_ms(now).wrapping_sub(entry.at_ms) < spacing_ms(rtt)
+        is_known.then(|| ring.start + entry.at + spacing(rtt))
     }
 
     /// Takes the packet `seq` of `bytes` for sent again, after `sent_bytes` were sent in all. `rtt`: how
-    /// long the receiver needs to ask for it once more; an eighth of that is jitter.
+    /// long the receiver needs to ask for it once more, and so the shortest time between two copies.
     ///
     /// # Errors
     /// [`NotResent`] says why it may not.
@@ -71,11 +70,11 @@ impl ResendBudget {
         bytes: usize,
         sent_bytes: u64,
     ) -> Result<(), NotResent> {
-        if self.is_under_way(now, rtt, seq) {
+        if self.next_at(rtt, seq).is_some_and(|at| now < at) {
             return Err(NotResent::UnderWay);
         }
         let ring = self.resent.get_or_insert_with(|| Box::new(Ring::new(now)));
-        let at_ms = ring.at_ms(now);
+        let at = now.saturating_duration_since(ring.start);
         let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
         let turn = (seq.0 / SENT_WINDOW) as u32;
         if entry.turn != turn {
@@ -88,32 +87,9 @@ impl ResendBudget {
         if entry.times >= TIMES_MAX || after > BYTES_FREE + sent_bytes / SHARE {
             return Err(NotResent::OverBudget);
         }
-        (entry.times, entry.at_ms) = (entry.times + 1, at_ms);
+        (entry.times, entry.at) = (entry.times + 1, at);
         self.bytes = after;
         Ok(())
-    }
-
-    /// Takes a second copy of the packet that was just taken, to go out with the first. False if that is too much, or
-    /// nothing tells yet that requests or answers are lost: no round trip is known, and this was the first request.
-    pub fn take_twin(
-        &mut self,
-        rtt: Option<Duration>,
-        seq: SeqNo,
-        bytes: usize,
-        sent_bytes: u64,
-    ) -> bool {
-        let after = self.bytes + bytes as u64;
-        let Some(ring) = self.resent.as_mut() else {
-            return false;
-        };
-        let entry = &mut ring.entries[(seq.0 % SENT_WINDOW) as usize];
-        let is_told = rtt.is_some() || entry.times > 1;
-        let fits = is_told && entry.times < TIMES_MAX && after <= BYTES_FREE + sent_bytes / SHARE;
-        if fits {
-            entry.times += 1;
-            self.bytes = after;
-        }
-        fits
     }
 }
 
@@ -124,16 +100,11 @@ impl Ring {
             entries: Sparse::default(),
         }
     }
-
-    fn at_ms(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.start).as_millis() as u32
-    }
 }
 
-/// How far apart a packet is sent again, in milliseconds.
-fn spacing_ms(rtt: Option<Duration>) -> u32 {
-    let spacing = rtt.map_or(SPACING_MIN, |rtt| (rtt * 7 / 8).max(SPACING_MIN));
-    spacing.as_millis() as u32
+/// How far apart a packet is sent again.
+fn spacing(rtt: Option<Duration>) -> Duration {
+    rtt.unwrap_or_default().max(SPACING_MIN)
 }
 
 impl Sparse {
@@ -144,10 +115,9 @@ impl Sparse {
 
     /// What is written next makes the list longer: what is of no use any more goes first.
     fn forget_old(&mut self) {
-        let latest = self.0.iter().map(|(_, resent)| resent.at_ms).max();
-        let latest = latest.unwrap_or(0);
-        self.0
-            .retain(|(_, resent)| latest - resent.at_ms <= KEPT_MS);
+        let latest = self.0.iter().map(|(_, resent)| resent.at).max();
+        let latest = latest.unwrap_or_default();
+        self.0.retain(|(_, resent)| latest - resent.at <= KEPT);
         if self.0.len() < self.0.capacity() / 2 {
             self.0.shrink_to_fit();
         }
@@ -186,11 +156,11 @@ impl IndexMut<usize> for Sparse {
 
 const NEVER_RESENT: Resent = Resent {
     turn: 0,
-    at_ms: 0,
+    at: Duration::ZERO,
     times: 0,
 };
-/// How long what was sent again is known, in milliseconds: longer than packets are cached.
-const KEPT_MS: u32 = 3_000;
+/// How long what was sent again is known: longer than packets are cached.
+const KEPT: Duration = Duration::from_secs(3);
 
 /// libwebrtc's receivers ask up to ten times for one packet; what eight copies do not bring across,
 /// a keyframe must.
@@ -231,9 +201,9 @@ mod tests {
             (0, None, Ok(())),
             (14, None, Err(NotResent::UnderWay)),
             (15, None, Ok(())),
-            (189, rtt, Err(NotResent::UnderWay)),
-            (190, rtt, Ok(())),
-            (200, Some(Duration::ZERO), Err(NotResent::UnderWay)),
+            (214, rtt, Err(NotResent::UnderWay)),
+            (215, rtt, Ok(())),
+            (225, Some(Duration::ZERO), Err(NotResent::UnderWay)),
         ];
         for (ms, rtt, expected) in cases {
             let now = t0 + Duration::from_millis(ms);

@@ -6,10 +6,10 @@
 //! budget. It goes as a whole: when a packet waited for too long, found no room or is not kept any more, nothing of its
 //! subscription goes out until the next keyframe.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::base::ids::Bitrate;
-use crate::media::congestion::pacer::{Pace, STEP};
+use crate::media::congestion::pacer::STEP;
 use crate::media::congestion::send_side::Change;
 use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
@@ -39,11 +39,10 @@ impl Room {
         };
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
-        let lost = peer.congestion.sent.on_feedback(feedback);
+        let mut lost = peer.congestion.sent.on_feedback(feedback);
+        peer.congestion.copies.on_feedback(feedback, &mut lost);
         // Where a queue stands, it is the queue that loses, and more packets make it longer: NACKs and the estimate will do.
-        let sender = &peer.congestion.sender;
-        let is_congested = sender.pace() == Pace::Draining
-            || sender.queue_delay().is_some_and(|delay| delay > QUEUE_MAX);
+        let is_congested = peer.congestion.is_congested();
         let level = peer.path.on_feedback(now, feedback, is_congested);
         peer.congestion.refresh();
         output.rescheduled.push(peer.key);
@@ -84,7 +83,7 @@ impl Room {
             // Until less is sent, most of it is lost.
             Some(Change::Fall) => {
                 self.allocate(now, slot, output);
-                self.silence_falling(slot, output);
+                self.silence_falling(now, slot, output);
             }
             Some(Change::Usual) => self.allocate_soon(now, slot, output),
             None => {}
@@ -105,6 +104,7 @@ impl Room {
         peer.congestion.refresh();
         tell_publisher(now, peer, output);
         self.drain_waiting(now, slot, output);
+        self.send_due_copies(now, slot, output);
         self.send_due_padding(now, slot, output);
         self.follow_estimate(now, slot, output);
     }
@@ -188,6 +188,7 @@ impl Room {
             // Meanwhile it may have been asked for, and gone out: then it does not again.
             if subscription.send_first(&packet, &shape, &mut way, &mut output.outbox) {
                 congestion.charge(&packet);
+                congestion.copies.note_paced(now, (of, index, seq));
                 count_forwarded(&packet, &mut output.counters);
             } else {
                 output.counters.forward_late += 1;
@@ -197,7 +198,12 @@ impl Room {
     }
 
     /// What is to go out of a subscription is lost here: nothing of it does until its next keyframe.
-    fn interrupt(&mut self, now: Instant, slot: SubscriptionSlot, output: &mut Output) {
+    pub(in crate::room) fn interrupt(
+        &mut self,
+        now: Instant,
+        slot: SubscriptionSlot,
+        output: &mut Output,
+    ) {
         self.discard_waiting(slot);
         if let Some(subscription) = self.subscriptions.get_mut(slot) {
             subscription.interrupt();
@@ -301,7 +307,5 @@ fn tell_publisher(now: Instant, peer: &mut Peer, output: &mut Output) {
 
 /// The most padding packets of one turn: 4 ms of 20 Mbit/s.
 const PADDING_PACKETS_MAX: usize = 40;
-/// A queue longer than this is being driven down (`media::congestion`), and loses packets if that fails.
-const QUEUE_MAX: Duration = Duration::from_millis(50);
 /// Feedback is cut where packets came more than eight seconds apart.
 const FEEDBACK_MESSAGES_MAX: usize = 4;

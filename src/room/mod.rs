@@ -8,6 +8,7 @@ mod allotment;
 pub mod batch;
 mod configure;
 mod congestion;
+mod copies;
 mod describe;
 mod doubling;
 mod encoding;

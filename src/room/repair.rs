@@ -1,19 +1,22 @@
 //! Repair towards subscribers: what they miss is sent again from the caches of its tracks.
 //!
 //! They ask with NACKs (RFC 4585 §6.2.1), and those who say when packets arrive are not waited for: what their feedback
-//! calls missing is sent again too. Both are answered once in a round trip, whoever comes first; but what has been waited
-//! for so long that pictures stand still goes out twice, and where that took too long already, a keyframe is asked for.
+//! calls missing, be it a packet or a copy of one, is sent again too. Requests and feedback are lost as packets are, so
+//! that pictures which have been waited for for longer than one request takes are followed up unasked until they are
+//! known to have arrived. Whatever the reason, no two copies are less than a round trip apart; and where it took too
+//! long, a keyframe is asked for beside.
 
 use std::time::{Duration, Instant};
 
 use crate::base::ids::{MediaKind, SeqNo, SeqNo16, Ssrc};
 use crate::media::resend::NotResent;
 use crate::media::rewrite;
+use crate::room::copies::Next;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
 use crate::room::sending::Way;
-use crate::room::sent_names::SentName;
-use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
+use crate::room::sent_names::{Lost, SentName};
+use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
@@ -21,15 +24,26 @@ use crate::room::track::Track;
 /// Who misses a packet, and of what.
 struct Asker<'a> {
     peer: &'a mut Peer,
-    slot: SubscriptionSlot,
     subscription: &'a mut Subscription,
     track_slot: TrackSlot,
     track: &'a Track,
+    reason: Reason,
+}
+
+/// Why a packet is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// The peer asked for it.
+    Nack,
+    /// By its feedback the peer does not have it.
+    Feedback,
+    /// Nothing says whether the last copy arrived; so many more may follow it like this.
+    Unasked(u8),
 }
 
 /// What became of a packet that is to be sent again.
 enum Resend {
-    Sent { on_own_stream: bool, copies: u8 },
+    Sent { on_own_stream: bool },
     NotHeld,
     Refused(NotResent),
 }
@@ -44,17 +58,21 @@ impl Room {
         seqs: &[SeqNo16],
         output: &mut Output,
     ) {
-        let Some((slot, _)) = self.subscribed(from, media) else {
+        let Some((subscription, _)) = self.subscribed(from, media) else {
             output.counters.rtcp_unknown_stream += 1;
             return;
         };
-        for seq in seqs {
-            match self.send_again(now, slot, *seq, output) {
+        for &seq in seqs {
+            let name = SentName { subscription, seq };
+            match self.send_again(now, name, Reason::Nack, output) {
                 Resend::Sent { .. } => {}
                 Resend::NotHeld => output.counters.nack_not_held += 1,
                 Resend::Refused(NotResent::UnderWay) => output.counters.nack_under_way += 1,
                 Resend::Refused(NotResent::OverBudget) => output.counters.nack_over_budget += 1,
             }
+        }
+        if let Some(peer) = self.peers.get(from) {
+            output.rescheduled.push(peer.key);
         }
     }
 
@@ -64,28 +82,51 @@ impl Room {
         &mut self,
         now: Instant,
         from: PeerSlot,
-        lost: &[SentName],
+        lost: &[Lost],
         output: &mut Output,
     ) {
-        for name in lost {
-            let subscription = self.subscriptions.get(name.subscription);
-            // Its slot may have become another peer's.
-            if subscription.is_none_or(|subscription| subscription.subscriber != from) {
-                continue;
+        for lost in lost {
+            if self.is_of(from, lost.name) {
+                let sent = self.send_again(now, lost.name, Reason::Feedback, output);
+                output.counters.feedback_repaired += u64::from(sent.is_sent());
             }
-            let sent = self.send_again(now, name.subscription, name.seq, output);
-            output.counters.feedback_repaired += u64::from(matches!(sent, Resend::Sent { .. }));
         }
+    }
+
+    /// Sends the copies that are due to a peer.
+    pub(in crate::room) fn send_due_copies(
+        &mut self,
+        now: Instant,
+        to: PeerSlot,
+        output: &mut Output,
+    ) {
+        while let Some(peer) = self.peers.get_mut(to)
+            && let Some((name, next)) = peer.congestion.copies.poll_due(now)
+        {
+            let is_free = peer.congestion.waiting.is_empty() && !peer.congestion.is_congested();
+            if self.is_of(to, name) && (next.unasked.is_none() || is_free) {
+                let reason = next.unasked.map_or(Reason::Nack, Reason::Unasked);
+                let sent = self.send_again(now, name, reason, output);
+                output.counters.repeated_unasked +=
+                    u64::from(next.unasked.is_some() && sent.is_sent());
+            }
+        }
+    }
+
+    /// Whether a packet is a peer's: the slot of its subscription may have become another's.
+    fn is_of(&self, peer: PeerSlot, name: SentName) -> bool {
+        let subscription = self.subscriptions.get(name.subscription);
+        subscription.is_some_and(|subscription| subscription.subscriber == peer)
     }
 
     fn send_again(
         &mut self,
         now: Instant,
-        slot: SubscriptionSlot,
-        seq: SeqNo16,
+        name: SentName,
+        reason: Reason,
         output: &mut Output,
     ) -> Resend {
-        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+        let Some(subscription) = self.subscriptions.get_mut(name.subscription) else {
             return Resend::NotHeld;
         };
         let track = subscription.track;
@@ -98,20 +139,15 @@ impl Room {
         };
         let asker = Asker {
             peer,
-            slot,
             subscription,
             track_slot,
             track,
+            reason,
         };
-        let (sent, stuck) = resend(now, asker, seq, output);
-        if let Resend::Sent {
-            on_own_stream,
-            copies,
-        } = sent
-        {
-            let counters = &mut output.counters;
-            counters.rtp_retransmitted += u64::from(copies);
-            counters.rtp_retransmitted_rtx += u64::from(on_own_stream) * u64::from(copies);
+        let (sent, stuck) = resend(now, asker, name, output);
+        if let Resend::Sent { on_own_stream } = sent {
+            output.counters.rtp_retransmitted += 1;
+            output.counters.rtp_retransmitted_rtx += u64::from(on_own_stream);
         }
         if let Some(encoding) = stuck {
             output.counters.stuck_keyframes_wanted += 1;
@@ -121,31 +157,49 @@ impl Room {
     }
 }
 
+impl Reason {
+    /// How many copies may follow this one unasked.
+    fn follow_ups(self) -> u8 {
+        match self {
+            Self::Nack | Self::Feedback => UNASKED_MAX,
+            Self::Unasked(more) => more,
+        }
+    }
+}
+
+impl Resend {
+    fn is_sent(&self) -> bool {
+        matches!(self, Self::Sent { .. })
+    }
+}
+
 /// Sends a packet again, if it can and may be; and says of which encoding a keyframe is needed, if the packet was waited
 /// for too long.
 fn resend(
     now: Instant,
-    asker: Asker<'_>,
-    seq: SeqNo16,
+    mut asker: Asker<'_>,
+    name: SentName,
     output: &mut Output,
 ) -> (Resend, Option<EncodingSlot>) {
     const NOT_HELD: (Resend, Option<EncodingSlot>) = (Resend::NotHeld, None);
-    let Asker {
-        peer,
-        slot,
-        subscription,
-        track_slot,
-        track,
-    } = asker;
-    let (asked, waited) = match find_asked(now, subscription, track, peer, seq) {
+    let (asked, waited) = match find_asked(now, &mut asker, name) {
         Ok(found) => found,
         Err(refused) => return (refused, None),
     };
+    let Asker {
+        peer,
+        subscription,
+        track_slot,
+        track,
+        reason,
+    } = asker;
     let encoding = EncodingSlot {
         track: track_slot,
         index: asked.encoding,
     };
-    let is_late = track.config.kind == MediaKind::Video && waited >= STUCK;
+    let is_video = track.config.kind == MediaKind::Video;
+    let is_needed = !matches!(reason, Reason::Unasked(_));
+    let is_late = is_needed && is_video && waited >= STUCK;
     if !peer.congestion.admits_repair(now) {
         let is_stuck = is_late && subscription.is_new_stall(asked.out);
         let refused = Resend::Refused(NotResent::OverBudget);
@@ -173,62 +227,78 @@ fn resend(
         }
         subscription.note_edit(asked.out, &shape);
     }
-    let bytes = incoming.packet().len();
-    peer.congestion.charge_repair(now, bytes);
-    let urgent_at = rtt.map_or(URGENT, |rtt| URGENT.max(rtt * 2));
-    let take_twin = || subscription.take_twin(rtt, asked.out, &shape);
-    let is_urgent = waited >= urgent_at
-        && !asked.is_first
-        && peer.congestion.admits_twin(now, bytes, take_twin);
-    let copies = 1 + u8::from(is_urgent);
-    let mut way = Way::new(now, path, peer.congestion.account(), slot);
+    peer.congestion.charge_repair(now, incoming.packet().len());
+    let is_urgent = rtt.is_some_and(|rtt| waited >= URGENT.max(rtt * 5 / 4));
+    let unasked = reason.follow_ups().checked_sub(1);
+    let then = subscription
+        .may_resend_at(rtt, asked.out)
+        .filter(|_| is_video && is_urgent && !asked.is_first && unasked.is_some())
+        .map(|at| Next { at, unasked });
+    let number = peer.congestion.sender.next_number();
+    let number = subscription.is_numbered().then_some(number);
+    peer.congestion.copies.note(name, number, then);
+    let mut way = Way::new(now, path, peer.congestion.account(), name.subscription);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
-    let mut on_own_stream = None;
-    for _ in 0..copies {
-        on_own_stream = subscription.send_again(&incoming, &shape, numbering, &mut way, outbox);
+    match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
+        Some(on_own_stream) => (Resend::Sent { on_own_stream }, stuck),
+        None => NOT_HELD,
     }
-    let sent = on_own_stream.map(|on_own_stream| Resend::Sent {
-        on_own_stream,
-        copies,
-    });
-    sent.map_or(NOT_HELD, |sent| (sent, stuck))
 }
 
 /// The packet that is asked for, and how long it may have been waited for, if it can be sent again. Asks nothing that
 /// costs more than a look: who asks too often is not to cost more than that.
 fn find_asked(
     now: Instant,
-    subscription: &Subscription,
-    track: &Track,
-    peer: &Peer,
-    seq: SeqNo16,
+    asker: &mut Asker<'_>,
+    name: SentName,
 ) -> Result<(rewrite::Resend, Duration), Resend> {
-    let asked = subscription.find_asked(seq).ok_or(Resend::NotHeld)?;
-    let (age, waited) = waits(now, track, &asked).ok_or(Resend::NotHeld)?;
-    let rtt = peer.path.rtt.lowest();
-    // It was late, and has only just gone out: what is asked for was asked for before.
-    let is_young = !asked.is_first && rtt.is_some_and(|rtt| age < rtt * 7 / 8);
-    if is_young || subscription.is_under_way(now, rtt, asked.out) {
-        return Err(Resend::Refused(NotResent::UnderWay));
+    let subscription = &*asker.subscription;
+    let asked = subscription.find_asked(name.seq).ok_or(Resend::NotHeld)?;
+    let (came, waited) = waits(now, asker.track, &asked).ok_or(Resend::NotHeld)?;
+    let rtt = asker.peer.path.rtt.lowest();
+    let copies = &mut asker.peer.congestion.copies;
+    let original = (name.subscription, asked.encoding, asked.seq);
+    // If it was late, and has only just gone out, what is asked for was asked for before.
+    let first = match rtt {
+        Some(rtt) if !asked.is_first => Some(copies.paced_at(original).unwrap_or(came) + rtt),
+        _ => None,
+    };
+    let again = subscription.may_resend_at(rtt, asked.out);
+    match first.max(again).filter(|at| now < *at) {
+        Some(at) => {
+            // A request may be from before the last copy came. But the round trip varies: who asks again exactly after
+            // one would often wait for a second one.
+            let is_soon = rtt.is_some_and(|rtt| at - now <= rtt / 8);
+            let unasked = match asker.reason {
+                Reason::Unasked(more) => Some(more),
+                Reason::Nack | Reason::Feedback => None,
+            };
+            if is_soon || asker.reason != Reason::Nack {
+                let next = Next { at, unasked };
+                copies.defer(name, next);
+            }
+            Err(Resend::Refused(NotResent::UnderWay))
+        }
+        None => Ok((asked, waited)),
     }
-    Ok((asked, waited))
 }
 
-/// How long ago a packet came here; and how long somebody may have waited for it: since then, or since the one after it
+/// When a packet came here; and how long somebody may have waited for it: since then, or since the one after it
 /// came, if that overtook it. `None` if it is not kept any more.
-fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> Option<(Duration, Duration)> {
+fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> Option<(Instant, Duration)> {
     let cache = &track.encoding(asked.encoding)?.cache;
     let own = cache.get(asked.seq)?.arrived;
     let next = cache.get(SeqNo(asked.seq.0 + 1)).map(|next| next.arrived);
     let first = next.map_or(own, |next| own.min(next));
-    let since = |then: Instant| now.saturating_duration_since(then);
-    Some((since(own), since(first)))
+    Some((own, now.saturating_duration_since(first)))
 }
 
-/// From then on (and from two round trips on) what is sent again goes out twice: with a tenth lost each way, one of 5 000
-/// would otherwise be lost more often than fits into a second. Nothing else is ever sent twice within a round trip.
-const URGENT: Duration = Duration::from_millis(500);
-/// When a keyframe is asked for beside, once. Later than where a gap of the publisher's is (`media::nack`): what went out
-/// twice may still have to come, and a keyframe costs everybody.
+/// From then on, and from five quarters of a round trip on, pictures are late: a request or a copy of them was lost. With a
+/// tenth lost each way and 200 ms, the fifth copy is the last that comes within a second: none of them may start late.
+const URGENT: Duration = Duration::from_millis(250);
+/// So many copies follow one that was asked for: the third comes when nobody has asked any more for three round trips.
+const UNASKED_MAX: u8 = 3;
+/// When a keyframe is asked for beside, once. Later than where a gap of the publisher's is (`media::nack`): what was sent
+/// again may still have to come, and a keyframe costs everybody.
 const STUCK: Duration = Duration::from_millis(800);

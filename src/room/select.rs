@@ -230,6 +230,17 @@ impl Subscription {
         }
     }
 
+    /// Whether it is to get fewer spatial layers than go out.
+    pub(in crate::room) fn leaves_layers(&self, track: &Track) -> bool {
+        let encoding = self.rewriter.encoding().and_then(|e| track.encoding(e));
+        let reader = encoding.and_then(|encoding| encoding.layers.as_deref());
+        let selector = self.layers.as_deref();
+        selector.zip(reader).is_some_and(|(selector, reader)| {
+            let current = selector.current().spatial.min(reader.top().spatial);
+            selector.wish().spatial < current
+        })
+    }
+
     /// Whether it waits for a keyframe of an encoding because of its layers.
     pub(in crate::room) fn awaits_layers(&self, track: &Track, index: EncodingIndex) -> bool {
         let reader = track.encoding(index).and_then(|e| e.layers.as_deref());

@@ -2,14 +2,15 @@
 //! their sending. `congestion` does with it what inputs and deadlines ask for.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::ids::{EncodingIndex, MediaKind, SeqNo, SeqNo16};
 use crate::base::time::earliest;
 use crate::control::SubscriptionConfig;
-use crate::media::congestion::pacer::{Budget, PacingQueue, STEP};
+use crate::media::congestion::pacer::{Budget, Pace, PacingQueue, STEP};
 use crate::media::congestion::send_side::SendSide;
 use crate::media::rewrite::Stay;
+use crate::room::copies::Copies;
 use crate::room::incoming::Incoming;
 use crate::room::sent_names::{SentName, SentNames};
 use crate::room::slots::SubscriptionSlot;
@@ -23,6 +24,8 @@ pub struct Congestion {
     pub sender: SendSide,
     /// What was sent under which number.
     pub sent: SentNames,
+    /// What of that was sent again of late.
+    pub copies: Copies,
     /// How much may go out at once.
     pub budget: Budget,
     /// What of that may be sent again.
@@ -217,13 +220,10 @@ impl Congestion {
         self.budget.charge(bytes + PATH_OVERHEAD);
     }
 
-    /// Whether a second copy of a packet of `bytes`, which `take` allows, goes out with the first.
-    pub fn admits_twin(&mut self, now: Instant, bytes: usize, take: impl FnOnce() -> bool) -> bool {
-        let admitted = self.waiting.is_empty() && self.admits_repair(now) && take();
-        if admitted {
-            self.charge_repair(now, bytes);
-        }
-        admitted
+    /// Whether a queue stands on the path: what is lost, it has lost, and more packets would make it longer.
+    pub fn is_congested(&self) -> bool {
+        let is_long = |delay| delay > QUEUE_MAX;
+        self.sender.pace() == Pace::Draining || self.sender.queue_delay().is_some_and(is_long)
     }
 
     /// A packet waits. False if there is no room for it.
@@ -262,7 +262,8 @@ impl Congestion {
 
     /// When something is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.sender.poll_timeout(), self.drain_at)
+        let sends = earliest(self.sender.poll_timeout(), self.drain_at);
+        earliest(sends, self.copies.poll_timeout())
     }
 
     /// The estimate may have changed.
@@ -273,5 +274,7 @@ impl Congestion {
     }
 }
 
+/// A queue longer than this is being driven down (`media::congestion`), and loses packets if that fails.
+const QUEUE_MAX: Duration = Duration::from_millis(50);
 /// What IPv4 and UDP add to a datagram: it passes the bottleneck, too.
 pub const PATH_OVERHEAD: usize = 28;

@@ -32,6 +32,15 @@ pub struct SentName {
     pub seq: SeqNo16,
 }
 
+/// A packet that did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Which.
+    pub name: SentName,
+    /// The transport-wide number that was lost.
+    pub number: SeqNo16,
+}
+
 impl SentNames {
     /// A packet goes out under the transport-wide number `number`.
     #[inline]
@@ -57,7 +66,7 @@ impl SentNames {
     }
 
     /// What the peer misses, by its feedback: never more than [`LOST_MAX`] for one message.
-    pub fn on_feedback(&mut self, feedback: &TransportFeedback) -> Vec<SentName> {
+    pub fn on_feedback(&mut self, feedback: &TransportFeedback) -> Vec<Lost> {
         let mut lost = Vec::new();
         let (base, arrivals) = (feedback.base.0, &feedback.arrivals);
         self.answered = base.wrapping_add(arrivals.len() as u16);
@@ -74,7 +83,7 @@ impl SentNames {
         undecided.retain(|number| {
             let is_decided = later == LATER_MIN;
             if is_decided && !has_come(*number) {
-                self.take_lost(*number, has_come, &mut lost);
+                self.take_lost(*number, &mut lost);
             }
             !is_decided && !has_come(*number)
         });
@@ -83,7 +92,7 @@ impl SentNames {
             let number = base.wrapping_add(ahead as u16);
             match arrival {
                 Some(_) => later += 1,
-                None if later >= LATER_MIN => self.take_lost(number, has_come, &mut lost),
+                None if later >= LATER_MIN => self.take_lost(number, &mut lost),
                 None if undecided.len() < UNDECIDED_MAX => undecided.push(number),
                 None => {}
             }
@@ -92,16 +101,14 @@ impl SentNames {
         lost
     }
 
-    /// The packet of a number that did not arrive; unless it is not known, or went out twice in a row and the other copy
-    /// arrived.
-    fn take_lost(&self, number: u16, has_come: impl Fn(u16) -> bool, lost: &mut Vec<SentName>) {
+    /// The packet of a number that did not arrive, if it is known.
+    fn take_lost(&self, number: u16, lost: &mut Vec<Lost>) {
         let Some(name) = self.name(number) else {
             return;
         };
-        let twins = [number.wrapping_sub(1), number.wrapping_add(1)];
-        let is_there = |twin: u16| self.name(twin) == Some(name) && has_come(twin);
-        if lost.len() < LOST_MAX && !twins.into_iter().any(is_there) {
-            lost.push(name);
+        if lost.len() < LOST_MAX {
+            let number = SeqNo16(number);
+            lost.push(Lost { name, number });
         }
     }
 
@@ -185,7 +192,7 @@ mod tests {
 
     fn lost(names: &mut SentNames, base: u16, arrived: &str) -> Vec<u16> {
         let lost = names.on_feedback(&feedback(base, arrived));
-        let mut seqs: Vec<u16> = lost.iter().map(|name| name.seq.0).collect();
+        let mut seqs: Vec<u16> = lost.iter().map(|lost| lost.name.seq.0).collect();
         seqs.sort_unstable();
         seqs
     }
@@ -202,10 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_came_makes_up_for_its_twin() {
-        let mut names = sent(5, &[7, 7, 8, 8, 9, 10, 11, 12]);
-        assert_eq!(lost(&mut names, 5, "-+--++++"), [8, 8]);
-        assert_eq!(lost(&mut names, 500, "-+++"), [0; 0], "unknown");
+    fn the_number_that_was_lost_tells_copies_apart() {
+        let mut names = sent(5, &[7, 8, 7, 9, 10, 11]);
+        let lost = names.on_feedback(&feedback(5, "-+-+++"));
+        let lost: Vec<_> = lost.iter().map(|l| (l.name.seq.0, l.number.0)).collect();
+        assert_eq!(lost, [(7, 7), (7, 5)]);
+        assert_eq!(names.on_feedback(&feedback(500, "-+++")), [], "unknown");
     }
 
     #[test]

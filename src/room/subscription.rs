@@ -415,6 +415,11 @@ impl Subscription {
         way.on_sent(&stamp, outbox.bytes_len() - before, Some(names.first_seq()));
     }
 
+    /// Whether its packets have transport-wide numbers.
+    pub fn is_numbered(&self) -> bool {
+        self.stamping.is_numbered()
+    }
+
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
     /// arrives.
     pub fn takes_padding(&self) -> bool {
@@ -563,9 +568,9 @@ impl Subscription {
         self.bytes += shape.payload.len() as u64;
     }
 
-    /// Whether a packet was sent again less than a round trip ago.
-    pub fn is_under_way(&self, now: Instant, rtt: Option<Duration>, seq: SeqNo) -> bool {
-        self.resends.is_under_way(now, rtt, seq)
+    /// When a packet that was sent again may be once more. `rtt`: as for [`Subscription::take_resend`].
+    pub fn may_resend_at(&self, rtt: Option<Duration>, seq: SeqNo) -> Option<Instant> {
+        self.resends.next_at(rtt, seq)
     }
 
     /// Takes a packet sent before for sent again. `rtt`: the shortest round trip to the subscriber.
@@ -581,12 +586,6 @@ impl Subscription {
     ) -> Result<(), NotResent> {
         let bytes = shape.payload.len();
         self.resends.take(now, rtt, seq, bytes, self.bytes)
-    }
-
-    /// Takes a second copy of a packet that was just taken, to go out with the first. False if it may not be.
-    pub fn take_twin(&mut self, rtt: Option<Duration>, seq: SeqNo, shape: &Shape<'_>) -> bool {
-        let bytes = shape.payload.len();
-        self.resends.take_twin(rtt, seq, bytes, self.bytes)
     }
 
     /// A packet was waited for too long. True if no keyframe was asked for because of that since it was first sent.

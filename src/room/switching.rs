@@ -106,9 +106,15 @@ impl Room {
 
     /// A peer's network carries not half of what it did: what it still gets of encodings that are too much, until a keyframe of
     /// a lesser one comes, would be lost for the most part, and would be in the way of that keyframe. So nothing goes out
-    /// of them any more, neither new nor again.
+    /// of them any more, neither new nor again. Where spatial layers of one encoding are too much, the lower ones could
+    /// go on; but the last pictures are lost but for those, and receivers show none of which not all has come.
     #[cold]
-    pub(in crate::room) fn silence_falling(&mut self, slot: PeerSlot, output: &mut Output) {
+    pub(in crate::room) fn silence_falling(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
         for at in 0.. {
             let subscriptions = self.peers.get(slot).map(|peer| &peer.subscriptions);
             let Some(&(_, slot)) = subscriptions.and_then(|all| all.get(at)) else {
@@ -117,6 +123,12 @@ impl Room {
             let Some(subscription) = self.subscriptions.get_mut(slot) else {
                 continue;
             };
+            let track = subscription.track.and_then(|track| self.tracks.get(track));
+            if track.is_some_and(|track| subscription.leaves_layers(track)) {
+                output.counters.subscription_silenced += 1;
+                self.interrupt(now, slot, output);
+                continue;
+            }
             let Reception::Switching { from, to } = subscription.reception else {
                 continue;
             };

@@ -1,5 +1,5 @@
-//! A publisher as a browser is one: Opus, and VP8 with temporal layers or H.264 in one or more encodings; it answers keyframe
-//! requests and NACKs. Each payload says which frame it is part of and on which frame that depends, so that a
+//! A publisher as a browser is one: Opus, and VP8 with temporal layers or H.264 in one or more encodings, or VP9 or AV1 with
+//! spatial layers in one; it answers keyframe requests and NACKs. Each payload says which frame it is part of and on which frame that depends, so that a
 //! receiver knows exactly what it could decode.
 
 use std::collections::VecDeque;
@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shardcast::base::ids::{PayloadType, Rid, Ssrc};
+use shardcast::base::ids::{PayloadType, Rid, RtpTime, SeqNo16, Ssrc};
 use shardcast::control::{EncodingConfig, TrackConfig};
 use shardcast::wire::codec::{Codec, CodecMapping};
 use shardcast::wire::extension::{Extension, ExtensionId, ExtensionMap};
 use shardcast::wire::rtcp::RtcpPacket;
+use shardcast::wire::rtp::{OutgoingHeader, write_header};
 
-use crate::support::{codec, extensions, track_of};
+use crate::layered_pictures::Source;
+use crate::support::{Rtp, codec, extensions, track_of};
 
 pub const OPUS: u8 = 111;
 pub const RED: u8 = 63;
@@ -26,6 +28,7 @@ pub const TRANSPORT_ID: u8 = 3;
 const SEND_TIME_ID: u8 = 2;
 const RID_ID: u8 = 10;
 const REPAIRED_RID_ID: u8 = 11;
+pub const DESCRIPTOR_ID: u8 = 12;
 
 const AUDIO_EVERY: Duration = Duration::from_millis(20);
 /// libwebrtc begins so, and goes down to that.
@@ -39,6 +42,8 @@ const PACKET_BYTES_MAX: usize = 1100;
 /// libwebrtc makes at most one keyframe in that time.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
 const SENT_MAX: usize = 2048;
+/// What each spatial layer takes by itself, of what the best one does: as [`SIMULCAST`].
+const LAYER_SHARES: [f64; 3] = [0.06, 0.2, 1.0];
 const MAGIC: [u8; 4] = *b"SCla";
 pub const STAMP_BYTES: usize = 32;
 
@@ -104,7 +109,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend(MAGIC);
         out.extend([self.encoding, self.temporal, u8::from(self.is_keyframe), 0]);
@@ -168,6 +173,8 @@ pub struct Publisher {
 struct Encoding {
     spec: EncodingSpec,
     coding: Codec,
+    /// What makes its pictures, if they have spatial layers.
+    layered: Option<Source>,
     stream: Stream,
     rtx_ssrc: u32,
     rtx_seq: u16,
@@ -250,6 +257,7 @@ impl Publisher {
             .map(|(index, spec)| Encoding {
                 spec: *spec,
                 coding,
+                layered: Source::new(coding, seed as u16),
                 stream: Stream::new(ssrc(index), 90_000, &mut rng),
                 rtx_ssrc: ssrc(index) + 100,
                 rtx_seq: rng.random(),
@@ -376,6 +384,9 @@ impl Publisher {
             1
         };
         let bytes = ((mean as f64 * noise) as usize * sizes).max(STAMP_BYTES);
+        if encoding.layered.is_some() {
+            return self.layered_picture(now, index, is_keyframe, bytes);
+        }
         let parts = bytes.div_ceil(PACKET_BYTES_MAX);
         let since_zero = now - self.zero;
         (0..parts)
@@ -409,6 +420,43 @@ impl Publisher {
                     .packet(since_zero, VP8, is_last, &values, &sending, &payload)
             })
             .collect()
+    }
+
+    /// The same with spatial layers; `bytes` is what the best one has.
+    fn layered_picture(
+        &mut self,
+        now: Instant,
+        index: usize,
+        is_keyframe: bool,
+        bytes: usize,
+    ) -> Vec<Vec<u8>> {
+        let since_zero = now - self.zero;
+        let sizes = LAYER_SHARES.map(|share| ((bytes as f64 * share) as usize).max(STAMP_BYTES));
+        let source = self.encodings[index].layered.as_mut();
+        let parts = source.expect("it has layers").picture(
+            is_keyframe,
+            sizes,
+            PACKET_BYTES_MAX,
+            since_zero.as_micros() as u64,
+        );
+        let packets = parts.into_iter().map(|part| {
+            let sending = self.stamp(now);
+            let mut payload = part.header;
+            part.stamp.write(&mut payload);
+            payload.resize(part.bytes.max(payload.len()), 0x33);
+            let mut values: Vec<(u8, &[u8])> = vec![(MID_ID, b"1")];
+            let descriptor = part.descriptor.as_deref();
+            values.extend(descriptor.map(|descriptor| (DESCRIPTOR_ID, descriptor)));
+            self.encodings[index].stream.packet(
+                since_zero,
+                VP8,
+                part.marker,
+                &values,
+                &sending,
+                &payload,
+            )
+        });
+        packets.collect()
     }
 
     /// What the server says: requests are answered.
@@ -556,15 +604,14 @@ impl Stream {
     ) -> Vec<u8> {
         let mut values = values.to_vec();
         values.extend(sending.values());
-        let packet = crate::support::Rtp {
+        let packet = write(&Rtp {
             ssrc: self.ssrc,
             seq: self.seq,
             timestamp: self.timestamp(since_zero),
             payload_type: payload_type | u8::from(marker) << 7,
             extensions: &values,
             payload,
-        }
-        .bytes();
+        });
         self.packets += 1;
         self.octets = self.octets.wrapping_add(payload.len() as u32);
         self.sent.push_back((self.seq, packet.clone()));
@@ -606,15 +653,42 @@ fn retransmission(
     if let Some(rid) = rid {
         values.push((REPAIRED_RID_ID, rid.as_bytes()));
     }
-    crate::support::Rtp {
+    let mut extensions = header.extensions(packet);
+    let descriptor = extensions.find(|(id, _)| id.value() == DESCRIPTOR_ID);
+    values.extend(descriptor.map(|(_, descriptor)| (DESCRIPTOR_ID, descriptor)));
+    write(&Rtp {
         ssrc,
         seq,
         timestamp: header.timestamp.0,
         payload_type: VP8_RTX | u8::from(header.marker) << 7,
         extensions: &values,
         payload: &payload,
+    })
+}
+
+/// With extensions in the two-byte form where one is longer than the other form allows.
+fn write(packet: &Rtp<'_>) -> Vec<u8> {
+    if packet.extensions.iter().all(|(_, value)| value.len() <= 16) {
+        return packet.bytes();
     }
-    .bytes()
+    let header = OutgoingHeader {
+        payload_type: PayloadType(packet.payload_type & 0x7f),
+        marker: packet.payload_type & 0x80 != 0,
+        seq: SeqNo16(packet.seq),
+        timestamp: RtpTime(packet.timestamp),
+        ssrc: Ssrc(packet.ssrc),
+        padding: false,
+    };
+    let id = |id: &u8| ExtensionId::new(*id).expect("an id");
+    let values = packet.extensions.iter();
+    let mut bytes = Vec::new();
+    write_header(
+        &mut bytes,
+        &header,
+        values.map(|(at, value)| (id(at), *value)),
+    );
+    bytes.extend(packet.payload);
+    bytes
 }
 
 /// Under the payload types of VP8, whatever it is.
@@ -642,6 +716,7 @@ fn publisher_extensions(is_video: bool, feedback: Feedback) -> ExtensionMap {
         &[
             (Extension::RtpStreamId, RID_ID),
             (Extension::RepairedRtpStreamId, REPAIRED_RID_ID),
+            (Extension::DependencyDescriptor, DESCRIPTOR_ID),
         ]
     } else {
         &[(Extension::AudioLevel, LEVEL_ID)]

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use shardcast::network::{Conditions, Jitter, QueueLimit};
-use shardcast::wire::codec::{Codec, H264Profile};
+use shardcast::wire::codec::Codec;
 
 use crate::graph::Check;
 use crate::publisher::{Camera, EncodingSpec, SIMULCAST};
-use crate::{Pair, check, ms, path, quantile, s};
+use crate::{H264, Pair, check, ms, path, quantile, s};
 
 /// What the browser tests' busy camera makes: many changes and small keyframes.
 const BUSY: [EncodingSpec; 3] = [
@@ -39,7 +39,7 @@ const BUSY_CAMERA: Camera = Camera {
 struct Squeeze {
     seed: u64,
     coding: Codec,
-    encodings: [EncodingSpec; 3],
+    encodings: &'static [EncodingSpec],
     camera: Camera,
     feedback_every: Duration,
     wide: Option<u64>,
@@ -72,7 +72,7 @@ impl Squeeze {
             ..line(Some(300_000))
         };
         let ways = [path(5, None), path(20, None), wide];
-        let mut pair = Pair::coded(self.seed, self.coding, &self.encodings, ways);
+        let mut pair = Pair::coded(self.seed, self.coding, self.encodings, ways);
         pair.lab.set_camera(pair.publisher, self.camera);
         pair.lab
             .set_feedback_every(pair.subscriber, self.feedback_every);
@@ -118,14 +118,10 @@ fn squeezed_and_released() {
 /// Without temporal layers: what is not sent of a picture is missing for all that follow.
 #[test]
 fn h264_squeezed_and_released() {
-    let coding = Codec::H264 {
-        profile: H264Profile::ConstrainedBaseline,
-        packetization_mode: 1,
-    };
     squeeze(
         "squeezed-h264",
         "H.264, 5 Mbit/s, 300 kbit/s for 12 s",
-        coding,
+        H264,
     );
 }
 
@@ -134,7 +130,7 @@ fn squeeze(name: &str, title: &str, coding: Codec) {
         let (pair, seen) = Squeeze {
             seed,
             coding,
-            encodings: SIMULCAST,
+            encodings: &SIMULCAST,
             camera: Camera::default(),
             feedback_every: ms(100),
             wide: Some(5_000_000),
@@ -158,20 +154,49 @@ fn squeeze(name: &str, title: &str, coding: Codec) {
 /// feedback as often as Chromium gives it.
 #[test]
 fn squeezed_at_any_moment() {
+    at_any_moment("squeezed-at-any-moment", 20, |run| Squeeze {
+        seed: 100 + run,
+        coding: Codec::Vp8,
+        encodings: &BUSY,
+        camera: BUSY_CAMERA,
+        feedback_every: ms(60),
+        wide: None,
+        at: s(9) + ms(run * 37 % 1000),
+        lasts: s(6),
+    });
+}
+
+/// Spatial layers in one stream, with feedback as often as Chromium gives it.
+fn layered(run: u64, coding: Codec) -> Squeeze {
+    Squeeze {
+        seed: 200 + run,
+        coding,
+        encodings: &SIMULCAST[2..],
+        camera: Camera::default(),
+        feedback_every: ms(60),
+        wide: Some(5_000_000),
+        at: s(9) + ms(run * 87 % 1000),
+        lasts: s(8),
+    }
+}
+
+#[test]
+fn vp9_layers_squeezed_at_any_moment() {
+    let coding = Codec::Vp9 { profile: 0 };
+    at_any_moment("squeezed-vp9-svc", 10, |run| layered(run, coding));
+}
+
+#[test]
+fn av1_layers_squeezed_at_any_moment() {
+    let coding = Codec::Av1 { profile: 0 };
+    at_any_moment("squeezed-av1-svc", 10, |run| layered(run, coding));
+}
+
+fn at_any_moment(name: &str, moments: u64, at: impl Fn(u64) -> Squeeze) {
     let mut all = Vec::new();
     let mut failed = Vec::new();
-    for run in 0..MOMENTS {
-        let (pair, seen) = Squeeze {
-            seed: 100 + run,
-            coding: Codec::Vp8,
-            encodings: BUSY,
-            camera: BUSY_CAMERA,
-            feedback_every: ms(60),
-            wide: None,
-            at: s(9) + ms(run * 37 % 1000),
-            lasts: s(6),
-        }
-        .run();
+    for run in 0..moments {
+        let (pair, seen) = at(run).run();
         let mut checks = seen.checks();
         checks.push(pair.continuity());
         failed.extend(checks.into_iter().filter(|c| !c.holds).map(|c| (run, c)));
@@ -181,7 +206,7 @@ fn squeezed_at_any_moment() {
         let mut values: Vec<f64> = all.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         let [median, most] = [0.5, 1.0].map(|share| quantile(&values, share));
-        println!("squeezed-at-any-moment: {what}: {median:.0} ms at the median, {most:.0} at most");
+        println!("{name}: {what}: {median:.0} ms at the median, {most:.0} at most");
     };
     spread("down after", |s| s.down);
     spread("freeze on the way down", |s| s.freeze_down);
@@ -189,5 +214,3 @@ fn squeezed_at_any_moment() {
     spread("freeze on the way up", |s| s.freeze_up);
     assert!(failed.is_empty(), "{failed:#?}");
 }
-
-const MOMENTS: u64 = 20;

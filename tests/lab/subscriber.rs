@@ -17,6 +17,7 @@ use shardcast::wire::codec::Codec;
 use shardcast::wire::rtcp::RtcpPacket;
 use shardcast::wire::rtp::RtpHeader;
 
+use crate::layered_pictures::{self, Pictures};
 use crate::publisher::{OPUS, RED, Stamp, VP8, VP8_RTX};
 use crate::twcc::Recorder;
 
@@ -64,6 +65,7 @@ pub struct Reception {
 #[derive(Default)]
 pub struct Video {
     frames: BTreeMap<(u64, u8, u32), Frame>,
+    layered: Pictures,
     decoded: BTreeSet<(u8, u32)>,
     /// The timestamp of the last picture decoded, extended.
     newest_decoded: Option<u64>,
@@ -178,11 +180,10 @@ impl Subscriber {
             assert_eq!(header.payload_type.0, VP8_RTX, "of a retransmission");
             let seq = u16::from_be_bytes(*number);
             reception.repaired += 1;
-            return reception.take(now, at_us, seq, VP8, header.timestamp.0, payload, true);
+            return reception.take(now, at_us, seq, VP8, &header, payload, true);
         }
         let (seq, payload_type) = (header.seq.0, header.payload_type.0);
-        let timestamp = header.timestamp.0;
-        reception.take(now, at_us, seq, payload_type, timestamp, payload, false)
+        reception.take(now, at_us, seq, payload_type, &header, payload, false)
     }
 
     pub fn handle_rtcp(&mut self, now: Instant, packet: &RtcpPacket) {
@@ -235,7 +236,7 @@ impl Reception {
         at_us: u64,
         seq: u16,
         payload_type: u8,
-        timestamp: u32,
+        header: &RtpHeader,
         payload: &[u8],
         is_repair: bool,
     ) -> Vec<Vec<u8>> {
@@ -258,7 +259,7 @@ impl Reception {
             self.video.is_keyframe_wanted = true;
         }
         if self.is_video {
-            self.take_picture(now, extended, timestamp, payload);
+            self.take_picture(now, extended, header, payload);
             // libwebrtc asks as soon as it sees a gap.
             return self.nack(now, Duration::MAX).into_iter().collect();
         }
@@ -289,18 +290,28 @@ impl Reception {
         }
     }
 
-    fn take_picture(&mut self, now: Instant, seq: u64, timestamp: u32, payload: &[u8]) {
+    fn take_picture(&mut self, now: Instant, seq: u64, header: &RtpHeader, payload: &[u8]) {
         if payload.is_empty() {
             return;
         }
+        let timestamp = header.timestamp.0;
+        let layered = self
+            .coding
+            .filter(|c| matches!(c, Codec::Vp9 { .. } | Codec::Av1 { .. }));
         let read = match self.coding {
             Some(Codec::Vp8) => read_picture(payload, timestamp),
+            _ if layered.is_some() => read_layered(layered, payload, timestamp),
             _ => read_fragment(payload).map(|stamp| (None, stamp)),
         };
         let Some((place, stamp)) = read else {
             return self.fault(format!("seq {seq}: a broken picture"));
         };
         self.video.places.extend(place.map(|place| (seq, place)));
+        if layered.is_some() {
+            self.video.take_layered(now, seq, header, stamp);
+            self.missing = self.missing.split_off(&self.video.decoded_seq);
+            return;
+        }
         let key = (
             self.video.extend_timestamp(timestamp),
             stamp.encoding,
@@ -409,6 +420,11 @@ impl Reception {
     /// that follow each other.
     pub fn discontinuities(&self) -> Vec<String> {
         let mut found = self.faults.clone();
+        // VP9 counts references by pictures: those of temporal layers that are left out keep their numbers.
+        let gap = match self.coding {
+            Some(Codec::Vp9 { .. }) => 4,
+            _ => 1,
+        };
         let places = &self.video.places;
         for ((seq_a, a), (seq_b, b)) in places.iter().zip(places.iter().skip(1)) {
             if *seq_b != seq_a + 1 {
@@ -421,7 +437,7 @@ impl Reception {
             let goes_on = if is_same_frame {
                 pictures == 0 && bases == 0 && ticks == 0
             } else {
-                pictures == 1
+                (1..=gap).contains(&pictures)
                     && bases == u8::from(b.temporal == 0)
                     && ticks > 0
                     && ticks < 90_000 * 60
@@ -463,15 +479,36 @@ impl Video {
             let stamp = frame.stamp;
             self.decoded.insert((stamp.encoding, stamp.frame));
             self.newest_decoded = Some(key.0);
-            self.decoded_seq = frame.first_seq;
-            self.has_begun = true;
-            self.is_keyframe_wanted = false;
-            self.shown.push((now, stamp.encoding, stamp.temporal));
+            self.show(now, frame.first_seq, stamp.encoding, stamp.temporal);
             // What is older is too late.
             self.frames = self.frames.split_off(&key);
         }
-        // It waits while something is there that it cannot decode.
-        self.waits_since = match (self.frames.is_empty(), self.waits_since) {
+        self.wait(now, !self.frames.is_empty());
+    }
+
+    /// The same for pictures with spatial layers.
+    fn take_layered(&mut self, now: Instant, seq: u64, header: &RtpHeader, stamp: Stamp) {
+        let timestamp = self.extend_timestamp(header.timestamp.0);
+        if self.newest_decoded.is_none_or(|newest| timestamp > newest) {
+            self.layered.take(timestamp, seq, header.marker, stamp);
+        }
+        while let Some(picture) = self.layered.decode() {
+            self.newest_decoded = Some(picture.timestamp);
+            self.show(now, picture.first_seq, picture.spatial, picture.temporal);
+        }
+        self.wait(now, !self.layered.is_empty());
+    }
+
+    fn show(&mut self, now: Instant, first_seq: u64, encoding: u8, temporal: u8) {
+        self.decoded_seq = first_seq;
+        self.has_begun = true;
+        self.is_keyframe_wanted = false;
+        self.shown.push((now, encoding, temporal));
+    }
+
+    /// It waits while something is there that it cannot decode.
+    fn wait(&mut self, now: Instant, is_stuck: bool) {
+        self.waits_since = match (!is_stuck, self.waits_since) {
             (true, _) => None,
             (false, None) => Some(now),
             (false, since) => match self.shown.last() {
@@ -508,6 +545,23 @@ fn read_picture(payload: &[u8], timestamp: u32) -> Option<(Option<Place>, Stamp)
         frame: (stamp.encoding, stamp.frame),
     };
     (place.temporal == stamp.temporal).then_some((Some(place), stamp))
+}
+
+/// As the encoder wrote it: VP9 with I, and T and S in front of the number of the last base layer (RFC 9628 §4.2).
+fn read_layered(
+    coding: Option<Codec>,
+    payload: &[u8],
+    timestamp: u32,
+) -> Option<(Option<Place>, Stamp)> {
+    let stamp = Stamp::read(payload.get(layered_pictures::header_len(coding?)..)?)?;
+    let place = matches!(coding?, Codec::Vp9 { .. }).then(|| Place {
+        picture: u16::from_be_bytes([payload[1] & 0x7f, payload[2]]),
+        tl0: payload[4],
+        temporal: payload[3] >> 5,
+        timestamp,
+        frame: (0, timestamp),
+    });
+    Some((place, stamp))
 }
 
 /// RFC 2198 §3.

@@ -13,7 +13,7 @@ use shardcast::wire::extension::Extension;
 use shardcast::wire::rtp::PacketKind;
 
 use crate::publisher::{
-    Camera, EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec,
+    Camera, DESCRIPTOR_ID, EncodingSpec, Feedback, OPUS, Outgoing, Publisher, RED, video_codec,
 };
 use crate::subscriber::Subscriber;
 use crate::support::{World, codec, extensions, subscription};
@@ -226,6 +226,7 @@ impl Lab {
             config.extensions = extensions(&[
                 (Extension::Mid, 9),
                 (Extension::TransportSequenceNumber, TRANSPORT_ID),
+                (Extension::DependencyDescriptor, DESCRIPTOR_ID),
             ]);
             let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
             config.rtx_ssrc = is_video.then_some(Ssrc(rtx_ssrc));

@@ -91,6 +91,8 @@ pub struct Encoder {
     pub is_terse: bool,
     /// The id of the first template.
     pub template_offset: u32,
+    /// How many packets the frames of each spatial layer have, if that is not to vary.
+    pub parts: Option<[usize; 3]>,
 }
 
 /// The temporal layers of eight pictures.
@@ -113,6 +115,7 @@ impl Encoder {
             is_lying: false,
             is_terse: false,
             template_offset: 60,
+            parts: None,
         }
     }
 
@@ -165,7 +168,10 @@ impl Encoder {
             temporal,
             references,
             is_key,
-            packets: 1 + (self.number as usize * 7 + s) % 3,
+            packets: match self.parts {
+                Some(parts) => parts[s],
+                None => 1 + (self.number as usize * 7 + s) % 3,
+            },
         };
         self.pictures.insert(self.number, self.picture);
         self.last[s][t] = Some(self.number);
