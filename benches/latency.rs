@@ -1,6 +1,6 @@
-//! One-way latency through the running server on loopback: from before a publisher's `send` of one video
-//! packet until the last of 1, 10 or 50 subscribers has it. Server and clients share the machine, so on
-//! few cores this is an upper bound.
+//! One-way latency through the running server on loopback, with one shard and with two: from before a publisher's `send`
+//! of one video packet until the last of 1 to 2000 subscribers has it. Server and clients share the machine, and one thread
+//! reads the sockets of all subscribers, so on few cores this is an upper bound.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/loopback/live.rs"]
@@ -27,6 +27,8 @@ use crate::support::media::Rate;
 
 /// Checks, reports and keyframe requests are seen to after so many packets.
 const PACKETS_BETWEEN_UPKEEP: u64 = 200;
+/// One thread speaks for all of them, and their first checks are not to wait for it too long.
+const JOIN_AT_ONCE: usize = 25;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Room {
@@ -38,32 +40,37 @@ struct Room {
 }
 
 impl Room {
+    /// Everybody is in, and media flows. Subscribers come some at a time: this thread speaks for all of them.
     fn start(server: &Server, subscribers: usize) -> Self {
         let zero = Instant::now();
-        let room = format!("room-{subscribers}");
+        let name_of_room = format!("room-{subscribers}");
         let http = server.http_addr();
-        let publisher = Live::join(http, &room, "publisher", Flavor::Chromium, zero);
-        let subscribers = (0..subscribers).map(|n| {
-            let mut live = Live::connect(http, &room, &format!("s{n}"), Flavor::Chromium, zero);
-            live.client.options.style = Style::Viewer;
-            live.client.join(Instant::now());
-            live
-        });
         let mut room = Self {
-            publisher,
-            subscribers: subscribers.collect(),
+            publisher: Live::join(http, &name_of_room, "publisher", Flavor::Chromium, zero),
+            subscribers: Vec::new(),
             packets: VecDeque::new(),
             media_time: zero,
             sent: 0,
         };
-        let mut all: Vec<&mut Live> = room.subscribers.iter_mut().collect();
-        all.push(&mut room.publisher);
-        drive(&mut all, PATIENCE, "media flows to everybody", |live| {
-            let (_publisher, subscribers) = live.split_last().expect("there is a publisher");
-            subscribers
-                .iter()
-                .all(|s| s.packets().len() == 2 && s.packets()[0] > 5)
-        });
+        while room.subscribers.len() < subscribers {
+            let next =
+                room.subscribers.len()..subscribers.min(room.subscribers.len() + JOIN_AT_ONCE);
+            room.subscribers.extend(next.map(|n| {
+                let name = format!("s{n}");
+                let mut live = Live::connect(http, &name_of_room, &name, Flavor::Chromium, zero);
+                live.client.options.style = Style::Viewer;
+                live.client.join(Instant::now());
+                live
+            }));
+            let mut all: Vec<&mut Live> = room.subscribers.iter_mut().collect();
+            all.push(&mut room.publisher);
+            drive(&mut all, PATIENCE, "media flows to everybody", |live| {
+                let (_publisher, subscribers) = live.split_last().expect("there is a publisher");
+                subscribers
+                    .iter()
+                    .all(|s| s.packets().len() == 2 && s.packets()[0] > 5)
+            });
+        }
         room
     }
 
@@ -135,28 +142,37 @@ fn receive(udp: &UdpSocket) -> Option<bool> {
 }
 
 fn latency(c: &mut Criterion) {
+    for shards in [1, 2] {
+        let mut group = c.benchmark_group(format!("latency/{shards}_shards"));
+        for subscribers in [1, 10, 50, 500, 2000] {
+            // Others who are still there would want checks and reports.
+            let server = start_server(shards);
+            let mut room = Room::start(&server, subscribers);
+            group.throughput(Throughput::Elements(subscribers as u64));
+            group.bench_function(BenchmarkId::from_parameter(subscribers), |b| {
+                b.iter_custom(|packets| (0..packets).map(|_| room.measure()).sum());
+            });
+            server.shutdown();
+        }
+        group.finish();
+    }
+}
+
+fn start_server(shards: usize) -> Server {
+    let shards = format!("--shards={shards}");
     let arguments = [
         "shardcast",
         "--http=127.0.0.1:0",
         "--udp-bind=127.0.0.1",
         "--udp-port=0",
         "--announce=127.0.0.1",
-        "--shards=1",
+        "--max-peers-per-room=3000",
+        &shards,
     ];
     let unreadable = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
     let config = Config::load(arguments.map(Into::into), |_| None, unreadable, 1)
         .expect("the options are valid");
-    let server = Server::start(&config).expect("loopback ports are free");
-    let mut group = c.benchmark_group("latency");
-    for subscribers in [1, 10, 50] {
-        let mut room = Room::start(&server, subscribers);
-        group.throughput(Throughput::Elements(subscribers as u64));
-        group.bench_function(BenchmarkId::from_parameter(subscribers), |b| {
-            b.iter_custom(|packets| (0..packets).map(|_| room.measure()).sum());
-        });
-    }
-    group.finish();
-    server.shutdown();
+    Server::start(&config).expect("loopback ports are free")
 }
 
 criterion_group!(benches, latency);
