@@ -81,6 +81,15 @@ impl Rewriter {
         self.running.map(|piece| piece.encoding)
     }
 
+    /// Reads what the next packet needs, so that the cache has it then. What comes back is of no use.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self) -> u64 {
+        let running = self.running.map_or(0, |piece| piece.from.0);
+        let next = self.sent.next;
+        running ^ next.0 ^ self.sent.bits[word(next)]
+    }
+
     /// One above the highest number that went out.
     #[must_use]
     pub fn next(&self) -> SeqNo {

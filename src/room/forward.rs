@@ -11,6 +11,7 @@ use crate::base::counters::Counters;
 use crate::base::ids::MediaKind;
 use crate::media::cache::CachedPacket;
 use crate::media::nack::Arrival;
+use crate::media::sender_report::TrackClock;
 use crate::media::stream::{Normalised, Refused, Stream};
 use crate::room::batch::{Batch, Forwarded, Run};
 use crate::room::incoming::Incoming;
@@ -209,6 +210,7 @@ impl Room {
             if output.outbox.bytes_len() >= bytes_max {
                 return false;
             }
+            self.read_ahead(runs);
             let mut peer = self.peers.get_mut(subscriber);
             if let Some(peer) = &mut peer {
                 peer.congestion.begin(now);
@@ -240,10 +242,7 @@ impl Room {
                         && subscription.rewriter.encoding() == Some(run.encoding.index)
                         && let Some(clock) = &encoding.clock
                     {
-                        let transport = &mut peer.transport;
-                        let outbox = &mut output.outbox;
-                        let sent = subscription.send_report(now, clock, transport, outbox);
-                        output.counters.sender_reports_sent += u64::from(sent);
+                        report(now, subscription, clock, peer, output);
                     }
                 }
             }
@@ -258,6 +257,30 @@ impl Room {
         }
         batch.clear();
         true
+    }
+
+    /// Reads a little of what the next targets of each run need, when those of before are served. Between two batches most of
+    /// it falls out of the cache: read for many subscribers at once, it is fetched at the same time, where serving one after
+    /// another would wait for each line.
+    #[inline]
+    fn read_ahead(&self, runs: &[Run]) {
+        let is_due = |run: &&Run| run.next_target.is_multiple_of(AHEAD);
+        for run in runs.iter().filter(is_due) {
+            let Some(encoding) = self.encoding(run.encoding) else {
+                continue;
+            };
+            let mut all = 0;
+            for target in encoding.targets.from(run.next_target, AHEAD) {
+                all ^= target.sealer.touch();
+                if let Some(subscription) = self.subscriptions.get(target.subscription) {
+                    all ^= subscription.touch();
+                }
+                if let Some(peer) = self.peers.get(target.subscriber) {
+                    all ^= peer.congestion.touch();
+                }
+            }
+            std::hint::black_box(all);
+        }
     }
 
     /// What is done once for each packet: its padding is decided, and it is kept for retransmission.
@@ -414,6 +437,19 @@ fn forward(
     forwarded
 }
 
+/// A sender report goes out behind the first packets.
+#[cold]
+fn report(
+    now: Instant,
+    subscription: &mut Subscription,
+    clock: &TrackClock,
+    peer: &mut Peer,
+    output: &mut Output,
+) {
+    let sent = subscription.send_report(now, clock, &mut peer.transport, &mut output.outbox);
+    output.counters.sender_reports_sent += u64::from(sent);
+}
+
 /// A packet waits for the pacer. False if it cannot, and nothing else of its subscription does any more.
 #[cold]
 fn delay(
@@ -446,3 +482,6 @@ pub(in crate::room) fn count_forwarded(packet: &Incoming, counters: &mut Counter
     counters.rtp_padded += u64::from(packet.padding > 0);
     counters.rtp_padding_bytes += u64::from(packet.padding);
 }
+
+/// How many subscribers' state is read together: as much as the nearest cache holds beside the packets.
+const AHEAD: usize = 16;

@@ -173,6 +173,14 @@ impl Stamp {
 }
 
 impl Congestion {
+    /// Reads what the next packet needs, so that the cache has it then. What comes back is of no use.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self) -> u64 {
+        let waiting = u64::from(self.waiting.is_empty()) ^ u64::from(self.budget.is_spent());
+        waiting ^ self.sender.touch() ^ self.sent.touch(self.sender.next_number())
+    }
+
     /// What keeps account of what is sent.
     #[inline]
     pub fn account(&mut self) -> (&mut SendSide, &mut SentNames) {

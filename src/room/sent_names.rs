@@ -57,6 +57,14 @@ impl SentNames {
         self.ring[at] = Entry { name, number };
     }
 
+    /// Reads where the packet of a number is noted, so that the cache has it then. What comes back is of no use.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self, number: SeqNo16) -> u64 {
+        let entry = self.ring.get(self.place(number.0));
+        entry.map_or(0, |entry| u64::from(entry.number))
+    }
+
     /// What the peer misses, by its feedback: never more than [`LOST_MAX`] for one message.
     pub fn on_feedback(&mut self, feedback: &TransportFeedback) -> Vec<Lost> {
         let mut lost = Vec::new();

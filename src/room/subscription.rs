@@ -178,6 +178,18 @@ impl Subscription {
         }
     }
 
+    /// Reads what the next packet needs, so that the cache has it then. What comes back is of no use.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self) -> u64 {
+        let last = self.last_sent.map_or(0, |(_, seq)| seq.0);
+        let names = self.config.ssrc.0 ^ self.packets;
+        last ^ self.bytes
+            ^ u64::from(names)
+            ^ u64::from(self.layers.is_some())
+            ^ self.rewriter.touch()
+    }
+
     /// Whether anything is to be sent at all.
     pub fn is_open(&self) -> bool {
         self.config.active && !self.is_outside_last_n

@@ -32,6 +32,12 @@ impl Targets {
         self.0.get(at)
     }
 
+    /// Those from a place on, at most `count`.
+    pub fn from(&self, at: usize, count: usize) -> &[Target] {
+        let rest = self.0.get(at..).unwrap_or_default();
+        &rest[..rest.len().min(count)]
+    }
+
     /// Whether nobody is sent this encoding.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -72,6 +72,15 @@ impl Cipher {
         }
     }
 
+    /// Reads a little of what sealing needs: see [`RtpSealer::touch`](crate::transport::RtpSealer::touch).
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        match self {
+            Self::Gcm(gcm) => u64::from(gcm.salt[0]),
+            Self::CmSha1(cm) => u64::from(cm.salt[0]),
+        }
+    }
+
     /// How many bytes longer a packet gets, without SRTCP's index.
     pub(crate) fn tag_len(&self) -> usize {
         match self {

@@ -54,6 +54,14 @@ impl SendSide {
         SeqNo16(self.history.next() as u16)
     }
 
+    /// Reads what the next packet needs, so that the cache has it then. What comes back is of no use.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self) -> u64 {
+        let latest = self.latest.map_or(0, |(_, us)| us);
+        self.history.touch() ^ latest as u64 ^ self.sending.bytes ^ u64::from(self.wakes)
+    }
+
     /// A datagram goes out now, with the number that [`SendSide::next_number`] gave: `bytes` on the path, all
     /// headers included.
     #[inline]
