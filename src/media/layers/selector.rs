@@ -70,6 +70,8 @@ struct Change {
 #[derive(Debug, Clone, Copy)]
 struct Told {
     from: u64,
+    /// The publisher's number of that frame.
+    number: u16,
     /// The last of them, once that is known.
     until: Option<u64>,
     /// Under which number the first packet of them went out.
@@ -195,7 +197,11 @@ impl Selector {
         }
         if edit.tells_targets() {
             self.sent.note_told(seq);
-            if let Some(told) = self.present.changes.told_last() {
+            // One that waited may tell of the change before.
+            if let Some(told) = self.present.changes.told_last()
+                && (edit.source_number())
+                    .is_some_and(|number| number.wrapping_sub(told.number) as i16 >= 0)
+            {
                 told.first.get_or_insert(seq);
             }
         }
@@ -259,8 +265,11 @@ impl Selector {
         }
         self.present.history.record(info.frame, Fate::Forwarded);
         self.picture_top = self.picture_top.max(Some(info.spatial));
-        if structure_of(info, reader).is_some() {
-            self.present.changes.announce(info.frame);
+        if structure_of(info, reader).is_some()
+            && let Some(dependency) = info.dependency
+        {
+            let number = dependency.number as u16;
+            self.present.changes.announce(info.frame, number);
         }
         let edit = self.present.edit(info, reader)?;
         self.present.munger.on_sent(&edit);
@@ -410,6 +419,7 @@ impl Changes {
             limit,
             told: Some(Told {
                 from: u64::MAX,
+                number: 0,
                 until: None,
                 first: None,
             }),
@@ -434,10 +444,11 @@ impl Changes {
     }
 
     /// The highest frame goes out: if nobody has told of the last change yet, it does, and those after it.
-    fn announce(&mut self, frame: u64) {
+    fn announce(&mut self, frame: u64, number: u16) {
         if let Some(last) = self.0.last_mut() {
             last.told.get_or_insert(Told {
                 from: frame,
+                number,
                 until: None,
                 first: None,
             });
