@@ -64,7 +64,10 @@ impl Queueing {
         self.batch_len += 1;
         let least = self.least_us.iter().flatten().min().copied();
         let waited_us = delay.saturating_sub(least.unwrap_or(delay));
-        self.run = (waited_us >= RUN_US_MIN).then(|| match self.run {
+        // What a queue that never empties carried long ago says little of now.
+        let is_recent =
+            |run: &Run| arrived_us.saturating_sub(run.first_arrived_us) <= RUN_TOOK_US_MAX;
+        self.run = (waited_us >= RUN_US_MIN).then(|| match self.run.filter(is_recent) {
             Some(run) => Run {
                 last_sent_us: sent_us.max(run.last_sent_us),
                 last_arrived_us: arrived_us.max(run.last_arrived_us),
@@ -164,6 +167,7 @@ const RUN_US_MIN: i64 = 20_000;
 /// As long as that and so much: what one gap, sound, or one burst of somebody else makes says nothing.
 const RUN_TOOK_US_MIN: i64 = 50_000;
 const RUN_BYTES_MIN: u64 = 2_000;
+const RUN_TOOK_US_MAX: i64 = 500_000;
 /// Longer than pictures are apart, and packets at 100 kbit/s. What came within so short a time after says nothing either. A stall
 /// sooner after another one is no stall, but a slow path.
 const STALL_US_MIN: i64 = 100_000;
@@ -237,9 +241,26 @@ mod tests {
         queueing.on_packet(300_000, 350_000 - 9_000_000, 1000);
         queueing.on_missing(1000);
         assert_eq!(queueing.backlog(), None);
+        // A queue that never empties tells of its last half second only.
+        let mut packet = |sent_ms: i64, arrived_ms: i64| {
+            queueing.on_packet(sent_ms * 1000, arrived_ms * 1000 - 9_000_000, 1000);
+            queueing.backlog().map(|backlog| backlog.carried)
+        };
+        // 8 Mbit/s for three seconds, then 80 kbit/s.
+        let fast = (0..3000).filter_map(|n| packet(400 + n, 550 + n)).last();
+        assert_eq!(fast, Some(8e6));
+        let slow = (1..10)
+            .filter_map(|n| packet(3400 + n, 3550 + 100 * n))
+            .last();
+        assert_eq!(slow, Some(80_000.0));
+        queueing.on_packet(5_000_000, 5_050_000 - 9_000_000, 1000);
         // Sound in a queue of others says nothing.
         for n in 0..20 {
-            queueing.on_packet(400_000 + n * 20_000, 500_000 + n * 24_000 - 9_000_000, 90);
+            queueing.on_packet(
+                5_100_000 + n * 20_000,
+                5_200_000 + n * 24_000 - 9_000_000,
+                90,
+            );
             assert_eq!(queueing.backlog(), None);
         }
     }
