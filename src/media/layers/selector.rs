@@ -72,10 +72,10 @@ struct Told {
     from: u64,
     /// The publisher's number of that frame.
     number: u16,
-    /// The last of them, once that is known.
-    until: Option<u64>,
-    /// Under which number the first packet of them went out.
-    first: Option<SeqNo>,
+    /// How many more frames there are of them: all, until that is known.
+    more: u32,
+    /// Under which number the first packet of them went out, 32 bits of it.
+    first: Option<u32>,
 }
 
 impl Selector {
@@ -202,7 +202,7 @@ impl Selector {
                 && (edit.source_number())
                     .is_some_and(|number| number.wrapping_sub(told.number) as i16 >= 0)
             {
-                told.first.get_or_insert(seq);
+                told.first.get_or_insert(seq.0 as u32);
             }
         }
     }
@@ -212,9 +212,10 @@ impl Selector {
         let highest = self.present.history.next().saturating_sub(1);
         if self.sent.has_told(seq)
             && let Some(told) = self.present.changes.told_last()
-            && told.first.is_some_and(|first| seq >= first)
+            && (told.first).is_some_and(|first| (seq.0 as u32).wrapping_sub(first) as i32 >= 0)
         {
-            told.until.get_or_insert(highest);
+            let more = highest.saturating_sub(told.from);
+            told.more = told.more.min(u32::try_from(more).unwrap_or(u32::MAX));
         }
     }
 
@@ -420,7 +421,7 @@ impl Changes {
             told: Some(Told {
                 from: u64::MAX,
                 number: 0,
-                until: None,
+                more: u32::MAX,
                 first: None,
             }),
         }])
@@ -449,7 +450,7 @@ impl Changes {
             last.told.get_or_insert(Told {
                 from: frame,
                 number,
-                until: None,
+                more: u32::MAX,
                 first: None,
             });
         }
@@ -471,7 +472,9 @@ fn mask(change: &Change, info: &LayerInfo, reader: &LayerReader) -> Option<u32> 
     let made = own.unwrap_or_else(|| reader.active_targets(dependency.number));
     let mask = structure.active(change.limit) & made;
     let repeats = change.told.is_some_and(|told| {
-        told.from <= info.frame && told.until.is_none_or(|until| info.frame <= until)
+        info.frame
+            .checked_sub(told.from)
+            .is_some_and(|after| after <= u64::from(told.more))
     });
     // No target at all would stop a decoder: then it is better not to tell. And a structure tells by itself that
     // all are active.
