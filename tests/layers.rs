@@ -381,6 +381,39 @@ fn the_active_decode_targets_are_repeated_until_they_are_known() {
     }
 }
 
+/// What waits to be sent while layers change again tells of the change before: that it came says nothing of the last one.
+#[test]
+fn a_late_packet_does_not_end_what_the_next_change_repeats() {
+    let mode = Mode::Av1L3T3;
+    let mut world = World::new(mode, Limit::ALL);
+    world.pictures(10);
+    let decide = |world: &mut World, (spatial, temporal)| -> Vec<Edit> {
+        world.selector.set_wish(limit(spatial, temporal));
+        let packets = world.encoders[0].picture(false).into_iter();
+        let edits = packets.filter_map(|packet| {
+            let info = world.readers[0].read(&view(mode, &packet));
+            world.selector.handle(&info, &world.readers[0])
+        });
+        edits.collect()
+    };
+    let send = |world: &mut World, edits: &[Edit]| {
+        for edit in edits {
+            world.selector.on_sent(world.next, edit, true);
+            world.next = SeqNo(world.next.0 + 1);
+        }
+        SeqNo(world.next.0 - 1)
+    };
+    let waiting = decide(&mut world, (1, 2));
+    let later = decide(&mut world, (0, 2));
+    assert!(waiting.iter().chain(&later).all(Edit::tells_targets));
+    let first = send(&mut world, &waiting);
+    let second = send(&mut world, &later);
+    world.selector.on_received(first);
+    assert!(decide(&mut world, (0, 2)).iter().all(Edit::tells_targets));
+    world.selector.on_received(second);
+    assert!(!decide(&mut world, (0, 2)).iter().any(Edit::tells_targets));
+}
+
 /// Chromium sends dependency descriptors with VP8 and VP9, too, and believes them rather than the payload.
 #[test]
 fn descriptors_beside_a_payload_that_tells_stay_true() {

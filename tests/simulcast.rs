@@ -555,6 +555,36 @@ impl Stage {
     }
 }
 
+/// What is under way of an encoding that is far too much would be in the way of the lesser one's keyframe.
+#[test]
+fn nothing_goes_out_of_what_is_too_much_once_the_network_falls() {
+    let mut stage = Stage::new(1, 3, Naming::Rid);
+    stage.remb(0, 10_000);
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(2)]);
+    let silenced = |stage: &Stage| stage.worlds[0].count("subscription_silenced");
+    let flows = |stage: &mut Stage| {
+        let before = stage.viewers[0].checker.packets;
+        for _ in 0..5 {
+            // Its keyframe does not come yet.
+            let layers = &mut stage.publisher.layers;
+            layers
+                .iter_mut()
+                .for_each(|layer| layer.keyframe_due = false);
+            stage.picture();
+        }
+        stage.viewers[0].checker.packets > before
+    };
+    // Not half of it is gone.
+    stage.remb(0, 6_000);
+    assert!(flows(&mut stage) && silenced(&stage) == 0);
+    stage.remb(0, 45);
+    assert!(!flows(&mut stage) && silenced(&stage) == 1);
+    assert_eq!(stage.worlds[0].count("paced_dropped"), 0);
+    stage.pictures(40);
+    assert_eq!(stage.present(), [Some(0)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -18,6 +18,8 @@ pub struct Rewriter {
     segment: SeqNo,
     /// The pieces before, as far as their packets may be sent again. None while nothing is switched or skipped.
     pieces: Option<Box<Pieces>>,
+    /// When it was stopped, the first number of its encoding that had not gone out; 0 if there is none.
+    left: SeqNo,
     /// Packets below were shaped by rules that no longer hold: they are not sent again.
     resend_min: SeqNo,
     sent: SentWindow,
@@ -65,6 +67,7 @@ impl Rewriter {
         Self {
             running: None,
             segment: first,
+            left: SeqNo(0),
             pieces: None,
             resend_min: first,
             sent: SentWindow::new(first),
@@ -141,6 +144,17 @@ impl Rewriter {
             end = piece.out;
         }
         false
+    }
+
+    /// Whether a packet is from before the last stop: others of its encoding that follow it went out then.
+    #[must_use]
+    pub fn is_before_stop(&self, encoding: EncodingIndex, seq: SeqNo) -> bool {
+        self.sent.left == encoding && seq < self.left
+    }
+
+    /// The encodings are another track's from now on, with other numbers.
+    pub fn forget_left(&mut self) {
+        self.left = SeqNo(0);
     }
 
     /// The number a packet of the present encoding goes out with, which is recorded as sent: the caller sends it now, so
@@ -220,7 +234,14 @@ impl Rewriter {
         self.sent.stay = self.sent.stay.wrapping_add(1);
         self.reshape();
         self.pieces = None;
-        self.running = None;
+        if let Some(piece) = self
+            .running
+            .take()
+            .filter(|piece| piece.out < self.sent.next)
+        {
+            self.left = SeqNo(piece.from.0 + (self.sent.next.0 - piece.out.0));
+            self.sent.left = piece.encoding;
+        }
     }
 
     /// What packets look like changes (payload types, header extensions): nothing from before is
@@ -277,6 +298,8 @@ struct SentWindow {
     first: u16,
     /// Which [`Stay`] is the present one: here it takes no room.
     stay: u32,
+    /// Which encoding [`Rewriter::left`] is of: it takes no room here, either.
+    left: EncodingIndex,
     bits: [u64; WORDS],
 }
 
@@ -286,6 +309,7 @@ impl SentWindow {
             next: first,
             first: first.on_wire().0,
             stay: 0,
+            left: EncodingIndex(0),
             bits: [0; WORDS],
         }
     }
@@ -363,6 +387,14 @@ mod tests {
         assert!(rewriter.has_passed(HIGH, at(500)) && !rewriter.has_passed(HIGH, at(501)));
         rewriter.stop();
         assert!(!rewriter.has_passed(LOW, at(9)), "it is not sent again");
+        let is_before = |rewriter: &Rewriter, n| rewriter.is_before_stop(HIGH, at(n));
+        assert!(is_before(&rewriter, 500) && !is_before(&rewriter, 501));
+        assert!(!rewriter.is_before_stop(LOW, at(9)));
+        rewriter.begin(LOW, at(12), 0);
+        rewriter.stop();
+        assert!(is_before(&rewriter, 500), "nothing has gone out since");
+        rewriter.forget_left();
+        assert!(!is_before(&rewriter, 500));
     }
 
     fn running(first: u16) -> Rewriter {

@@ -527,7 +527,8 @@ impl Subscription {
             return Entry::NoKeyframe;
         }
         // Late, from before that encoding was left: its other packets went out under other numbers.
-        if self.rewriter.has_passed(to, packet.seq) {
+        if self.rewriter.has_passed(to, packet.seq) || self.rewriter.is_before_stop(to, packet.seq)
+        {
             return Entry::NoKeyframe;
         }
         self.comes_back = false;
@@ -551,6 +552,7 @@ impl Subscription {
         let end = self.end(track);
         self.keep_numbers(track, self.timeline.encoding());
         self.timeline.leave(end.as_ref());
+        self.rewriter.forget_left();
         (self.track, self.reception) = (None, Reception::Off);
         self.last_sent = None;
     }

@@ -10,6 +10,7 @@ mod layered;
 mod layered_pictures;
 mod publisher;
 mod squeeze;
+mod stalls;
 mod subscriber;
 #[path = "../support/shard_world.rs"]
 mod support;

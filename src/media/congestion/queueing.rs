@@ -15,6 +15,11 @@ pub struct Queueing {
     standing_us: Option<i64>,
     /// Packets that waited one after the other, up to the last one.
     run: Option<Run>,
+    /// When the last packet was sent and came.
+    last: Option<(i64, i64)>,
+    /// When something came again after the path had stood still.
+    stalled_until_us: Option<i64>,
+    has_stalled: bool,
 }
 
 /// Packets that followed each other out of a queue that never was empty between them.
@@ -50,6 +55,7 @@ impl Queueing {
             self.period_from_us = sent_us;
             self.least_us = [None, self.least_us[0]];
         }
+        self.watch_stall(sent_us, arrived_us);
         let delay = arrived_us.saturating_sub(sent_us);
         let least = self.least_us[0].get_or_insert(delay);
         *least = delay.min(*least);
@@ -58,7 +64,10 @@ impl Queueing {
         self.batch_len += 1;
         let least = self.least_us.iter().flatten().min().copied();
         let waited_us = delay.saturating_sub(least.unwrap_or(delay));
-        self.run = (waited_us >= RUN_US_MIN).then(|| match self.run {
+        // What a queue that never empties carried long ago says little of now.
+        let is_recent =
+            |run: &Run| arrived_us.saturating_sub(run.first_arrived_us) <= RUN_TOOK_US_MAX;
+        self.run = (waited_us >= RUN_US_MIN).then(|| match self.run.filter(is_recent) {
             Some(run) => Run {
                 last_sent_us: sent_us.max(run.last_sent_us),
                 last_arrived_us: arrived_us.max(run.last_arrived_us),
@@ -76,6 +85,32 @@ impl Queueing {
                 waited_us,
             },
         });
+    }
+
+    /// Sees whether the path stood still before this packet: nothing came for long, though more was sent. On a path that has
+    /// become slow packets come like that too, but soon another one.
+    fn watch_stall(&mut self, sent_us: i64, arrived_us: i64) {
+        if let Some((sent_before_us, came_before_us)) = self.last {
+            let gap_us = arrived_us.saturating_sub(came_before_us);
+            let sent_gap_us = sent_us.saturating_sub(sent_before_us);
+            if gap_us >= STALL_US_MIN && sent_gap_us < gap_us / 2 {
+                let before_us = self.stalled_until_us.replace(arrived_us);
+                self.has_stalled = before_us
+                    .is_none_or(|before| arrived_us.saturating_sub(before) > STALLS_APART_US);
+            } else if let Some(until_us) = self.stalled_until_us
+                && arrived_us.saturating_sub(until_us) > STALL_ECHO_US
+            {
+                self.has_stalled = false;
+            }
+        }
+        let (sent, came) = self.last.unwrap_or((sent_us, arrived_us));
+        self.last = Some((sent.max(sent_us), came.max(arrived_us)));
+    }
+
+    /// Whether the last packets are the first ones after the path stood still, as a Wi-Fi does while it scans: how late they
+    /// are, and how few, says nothing of what it carries.
+    pub fn has_just_stalled(&self) -> bool {
+        self.has_stalled
     }
 
     /// A packet of `bytes` did not arrive with those about it.
@@ -132,6 +167,12 @@ const RUN_US_MIN: i64 = 20_000;
 /// As long as that and so much: what one gap, sound, or one burst of somebody else makes says nothing.
 const RUN_TOOK_US_MIN: i64 = 50_000;
 const RUN_BYTES_MIN: u64 = 2_000;
+const RUN_TOOK_US_MAX: i64 = 500_000;
+/// Longer than pictures are apart, and packets at 100 kbit/s. What came within so short a time after says nothing either. A stall
+/// sooner after another one is no stall, but a slow path.
+const STALL_US_MIN: i64 = 100_000;
+const STALL_ECHO_US: i64 = 60_000;
+const STALLS_APART_US: i64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -162,6 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_stood_still_is_told_from_a_slow_one() {
+        let mut queueing = Queueing::default();
+        let mut packet = |sent_ms: i64, arrived_ms: i64| {
+            queueing.on_packet(sent_ms * 1000, arrived_ms * 1000 - 9_000_000, 1000);
+            queueing.has_just_stalled()
+        };
+        assert!(!packet(0, 20) && !packet(10, 30));
+        // Nothing was sent for long.
+        assert!(!packet(500, 520) && !packet(510, 530));
+        assert!(packet(520, 730) && packet(530, 731) && packet(560, 790));
+        assert!(!packet(780, 800), "some time after");
+        // Again, and then the packets come so slowly.
+        assert!(packet(2000, 2020) || packet(2010, 2230));
+        assert!(!packet(2020, 2430) && !packet(2030, 2630));
+    }
+
+    #[test]
     fn a_burst_shows_what_the_path_carries() {
         let mut queueing = Queueing::default();
         let mut packet = |sent_ms: i64, arrived_ms: i64, bytes| {
@@ -183,9 +241,26 @@ mod tests {
         queueing.on_packet(300_000, 350_000 - 9_000_000, 1000);
         queueing.on_missing(1000);
         assert_eq!(queueing.backlog(), None);
+        // A queue that never empties tells of its last half second only.
+        let mut packet = |sent_ms: i64, arrived_ms: i64| {
+            queueing.on_packet(sent_ms * 1000, arrived_ms * 1000 - 9_000_000, 1000);
+            queueing.backlog().map(|backlog| backlog.carried)
+        };
+        // 8 Mbit/s for three seconds, then 80 kbit/s.
+        let fast = (0..3000).filter_map(|n| packet(400 + n, 550 + n)).last();
+        assert_eq!(fast, Some(8e6));
+        let slow = (1..10)
+            .filter_map(|n| packet(3400 + n, 3550 + 100 * n))
+            .last();
+        assert_eq!(slow, Some(80_000.0));
+        queueing.on_packet(5_000_000, 5_050_000 - 9_000_000, 1000);
         // Sound in a queue of others says nothing.
         for n in 0..20 {
-            queueing.on_packet(400_000 + n * 20_000, 500_000 + n * 24_000 - 9_000_000, 90);
+            queueing.on_packet(
+                5_100_000 + n * 20_000,
+                5_200_000 + n * 24_000 - 9_000_000,
+                90,
+            );
             assert_eq!(queueing.backlog(), None);
         }
     }

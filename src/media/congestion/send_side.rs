@@ -300,6 +300,9 @@ impl SendSide {
 
     fn update(&mut self, now_us: i64, probed: Option<ProbeResult>) {
         let is_app_limited = self.sending.update(now_us, self.rate() * APP_LIMITED);
+        if self.queueing.has_just_stalled() {
+            return;
+        }
         let queue_us = self.queueing.standing_us().unwrap_or(0);
         let usage = self.trend.usage();
         self.delay.on_feedback(&Observation {

@@ -178,6 +178,12 @@ impl Edit {
         self.print().tells_targets()
     }
 
+    /// The publisher's number of the frame, where a dependency descriptor tells it.
+    #[must_use]
+    pub fn source_number(&self) -> Option<u16> {
+        self.dependency.map(|dependency| dependency.source)
+    }
+
     /// Whether the copy it was made for is as the publisher's packet.
     #[must_use]
     pub fn changes_nothing(&self) -> bool {

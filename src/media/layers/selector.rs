@@ -70,10 +70,12 @@ struct Change {
 #[derive(Debug, Clone, Copy)]
 struct Told {
     from: u64,
-    /// The last of them, once that is known.
-    until: Option<u64>,
-    /// Under which number the first packet of them went out.
-    first: Option<SeqNo>,
+    /// The publisher's number of that frame.
+    number: u16,
+    /// How many more frames there are of them: all, until that is known.
+    more: u32,
+    /// Under which number the first packet of them went out, 32 bits of it.
+    first: Option<u32>,
 }
 
 impl Selector {
@@ -195,8 +197,12 @@ impl Selector {
         }
         if edit.tells_targets() {
             self.sent.note_told(seq);
-            if let Some(told) = self.present.changes.told_last() {
-                told.first.get_or_insert(seq);
+            // One that waited may tell of the change before.
+            if let Some(told) = self.present.changes.told_last()
+                && (edit.source_number())
+                    .is_some_and(|number| number.wrapping_sub(told.number) as i16 >= 0)
+            {
+                told.first.get_or_insert(seq.0 as u32);
             }
         }
     }
@@ -206,9 +212,10 @@ impl Selector {
         let highest = self.present.history.next().saturating_sub(1);
         if self.sent.has_told(seq)
             && let Some(told) = self.present.changes.told_last()
-            && told.first.is_some_and(|first| seq >= first)
+            && (told.first).is_some_and(|first| (seq.0 as u32).wrapping_sub(first) as i32 >= 0)
         {
-            told.until.get_or_insert(highest);
+            let more = highest.saturating_sub(told.from);
+            told.more = told.more.min(u32::try_from(more).unwrap_or(u32::MAX));
         }
     }
 
@@ -259,8 +266,11 @@ impl Selector {
         }
         self.present.history.record(info.frame, Fate::Forwarded);
         self.picture_top = self.picture_top.max(Some(info.spatial));
-        if structure_of(info, reader).is_some() {
-            self.present.changes.announce(info.frame);
+        if structure_of(info, reader).is_some()
+            && let Some(dependency) = info.dependency
+        {
+            let number = dependency.number as u16;
+            self.present.changes.announce(info.frame, number);
         }
         let edit = self.present.edit(info, reader)?;
         self.present.munger.on_sent(&edit);
@@ -410,7 +420,8 @@ impl Changes {
             limit,
             told: Some(Told {
                 from: u64::MAX,
-                until: None,
+                number: 0,
+                more: u32::MAX,
                 first: None,
             }),
         }])
@@ -434,11 +445,12 @@ impl Changes {
     }
 
     /// The highest frame goes out: if nobody has told of the last change yet, it does, and those after it.
-    fn announce(&mut self, frame: u64) {
+    fn announce(&mut self, frame: u64, number: u16) {
         if let Some(last) = self.0.last_mut() {
             last.told.get_or_insert(Told {
                 from: frame,
-                until: None,
+                number,
+                more: u32::MAX,
                 first: None,
             });
         }
@@ -460,7 +472,9 @@ fn mask(change: &Change, info: &LayerInfo, reader: &LayerReader) -> Option<u32> 
     let made = own.unwrap_or_else(|| reader.active_targets(dependency.number));
     let mask = structure.active(change.limit) & made;
     let repeats = change.told.is_some_and(|told| {
-        told.from <= info.frame && told.until.is_none_or(|until| info.frame <= until)
+        info.frame
+            .checked_sub(told.from)
+            .is_some_and(|after| after <= u64::from(told.more))
     });
     // No target at all would stop a decoder: then it is better not to tell. And a structure tells by itself that
     // all are active.
