@@ -44,8 +44,8 @@ pub struct Backlog {
 }
 
 impl Queueing {
-    /// A packet of `bytes` that was sent at `sent_us` arrived at `arrived_us`.
-    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64, bytes: u16) {
+    /// A packet of `bytes` that was sent at `sent_us` arrived at `arrived_us`. Returns how long it waited.
+    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64, bytes: u16) -> i64 {
         if sent_us.saturating_sub(self.period_from_us) > PERIOD_US {
             self.period_from_us = sent_us;
             self.least_us = [None, self.least_us[0]];
@@ -76,6 +76,7 @@ impl Queueing {
                 waited_us,
             },
         });
+        waited_us
     }
 
     /// A packet of `bytes` did not arrive with those about it.
