@@ -51,6 +51,8 @@ counters! {
     remb_received,
     /// Padding packets sent to probe for bandwidth.
     padding_packets_sent,
+    /// Bursts of padding sent to see who shares a bottleneck.
+    bursts_sent,
     /// Copies that waited to be sent, because the estimate did not allow them at once.
     paced,
     /// Of these, copies that were dropped: too many waited, or one waited too long, or something else took their place.

@@ -14,7 +14,9 @@
 //! 4. Nobody gets more than the wanted size and frame rate: what is above is not among the steps.
 //! 5. Before a video that has its lowest layer is given up, that must not fit for a while: estimates undershoot when they
 //!    fall, and a black picture is worse than a short queue.
-//! 6. A step up needs room to spare, and time since the last step (see [`crate::media::pace`]); what no longer fits is given up at
+//! 6. Where others share the way to this subscriber, it gets no further than to a fair part of that ([`crate::media::sharing`]), and
+//!    what exceeds this is given up when another one has been behind for a while.
+//! 7. A step up needs room to spare, and time since the last step (see [`crate::media::pace`]); what no longer fits is given up at
 //!    once. Where two want what is enough for one, who has it keeps it.
 //!
 //! LiveKit's allocator and Jitsi's are the models for rules 2 and 3; the numbers are ours.
@@ -25,6 +27,7 @@ use std::collections::BinaryHeap;
 use crate::base::ids::{Bitrate, LayerId};
 use crate::base::layer_reason::LayerReason;
 use crate::media::ladder::Step;
+use crate::media::sharing::FairShare;
 
 /// One video of a subscriber.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +57,21 @@ pub struct Budget {
     pub estimate: Option<Bitrate>,
     /// What sound takes of it.
     pub audio: Bitrate,
+    /// What is fair, where others share the way to it.
+    pub fair: Option<Fair>,
     /// The server cannot take on more work: nobody gets more than a beginning, or what it has.
     pub is_busy: bool,
+}
+
+/// What may be used where others share the bottleneck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fair {
+    /// Of that, as it is now.
+    pub share: FairShare,
+    /// Another one was behind for long enough: nobody keeps more than that one gets.
+    pub yields: bool,
+    /// This one is behind, and may follow without room to spare.
+    pub follows: bool,
 }
 
 /// What one video gets.
@@ -86,6 +102,11 @@ pub fn allocate(budget: &Budget, demands: &[VideoDemand<'_>]) -> Vec<Share> {
         .collect();
     let mut purse = budget.estimate.map(|estimate| Purse {
         room: estimate.0.saturating_sub(budget.audio.0),
+        fair: budget.fair.map(|fair| {
+            let least = plans.iter().filter(|plan| plan.limit.is_some());
+            let least = least.map(|plan| plan.bitrate(0)).sum();
+            FairPurse::new(&fair, budget.audio, least)
+        }),
         used: 0,
     });
     match &mut purse {
@@ -98,7 +119,7 @@ pub fn allocate(budget: &Budget, demands: &[VideoDemand<'_>]) -> Vec<Share> {
         }
     }
     let used = plans.iter().map(Plan::cost).sum();
-    let room = purse.map(|purse| purse.room);
+    let room = purse.map(|purse| purse.available(used));
     plans
         .iter()
         .map(|plan| plan.share(room, used, budget.is_busy))
@@ -132,7 +153,42 @@ struct Plan<'s> {
 #[derive(Debug, Clone, Copy)]
 struct Purse {
     room: u64,
+    fair: Option<FairPurse>,
     used: u64,
+}
+
+/// What others leave of a purse.
+#[derive(Debug, Clone, Copy)]
+struct FairPurse {
+    /// A fair part.
+    room: u64,
+    /// What nobody is to go without.
+    least: u64,
+    /// Who has more than that gives it up.
+    held_max: u64,
+    /// Nobody gets to more than that.
+    new_max: u64,
+    /// No room to spare is needed.
+    follows: bool,
+}
+
+impl FairPurse {
+    /// `least` is what nobody is to go without.
+    fn new(fair: &Fair, audio: Bitrate, least: u64) -> Self {
+        let share = &fair.share;
+        let room = |bitrate: Bitrate| bitrate.0.saturating_sub(audio.0).max(least);
+        Self {
+            room: room(share.bitrate),
+            least,
+            held_max: share.level.filter(|_| fair.yields).map_or(u64::MAX, room),
+            new_max: if share.would_leave_behind {
+                least
+            } else {
+                u64::MAX
+            },
+            follows: fair.follows,
+        }
+    }
 }
 
 impl<'s> Plan<'s> {
@@ -253,10 +309,24 @@ impl<'s> Plan<'s> {
 impl Purse {
     /// How much may be used in all by who takes a step; the tolerance keeps what one has through noise.
     fn limit(&self, is_held: bool) -> u64 {
-        match is_held {
-            true => self.room + self.room / 100 * TOLERANCE_PERCENT,
-            false => self.room / (100 + MARGIN_PERCENT) * 100,
+        if is_held {
+            let most = self.room + self.room / 100 * TOLERANCE_PERCENT;
+            return self.fair.map_or(most, |fair| most.min(fair.held_max));
         }
+        let spare = |room: u64, percent: u64| room / (100 + percent) * 100;
+        match self.fair {
+            None => spare(self.room, MARGIN_PERCENT),
+            Some(fair) if fair.follows => self.room.min(fair.room).min(fair.new_max),
+            Some(fair) => spare(self.room, MARGIN_PERCENT)
+                .min(spare(fair.room, FAIR_MARGIN_PERCENT).max(fair.least))
+                .min(fair.new_max),
+        }
+    }
+
+    /// What there is to use, in all.
+    fn available(&self, used: u64) -> u64 {
+        let fair = self.fair.map_or(u64::MAX, |fair| fair.room.max(used));
+        self.room.min(fair)
     }
 }
 
@@ -329,6 +399,9 @@ pub const THIN_MAX: Bitrate = Bitrate(300_000);
 /// Room to spare for a step up, in percent: together with [`TOLERANCE_PERCENT`] more than the noise of an estimate that
 /// has settled (libwebrtc's moves by about 5 % either way).
 const MARGIN_PERCENT: u64 = 15;
+/// The same of a fair part: it moves as all the estimates do that it is made of, and all rise at once (lab, 2026-11-23: with 15, a
+/// step up every 20 s that was too much, where a part was 12 % more than that took).
+const FAIR_MARGIN_PERCENT: u64 = 25;
 /// How far what one has may exceed the room, in percent: an encoder's rate over a second moves by as much.
 const TOLERANCE_PERCENT: u64 = 5;
 /// What one has counts as cheaper, in percent, so that noise does not make two change places.

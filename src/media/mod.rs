@@ -22,6 +22,7 @@ pub mod rtt;
 pub mod rtx;
 pub mod sender_report;
 pub mod sequence;
+pub mod sharing;
 pub mod speakers;
 pub mod stream;
 pub mod timeline;

@@ -46,6 +46,15 @@ impl Pace {
         self.rise_at.is_none_or(|at| now >= at)
     }
 
+    /// Whether it may be given more, where another one shows that there is room for it: others have caused the fall, and its pause
+    /// would be their gain.
+    #[must_use]
+    pub fn may_follow(&self, now: Instant) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let has_waited = self.failed.is_some_and(|(_, at)| since(at) >= FOLLOW_AFTER);
+        has_waited && self.rose_at.is_none_or(|at| since(at) >= RISE_INTERVAL)
+    }
+
     /// Below which layer it may be given more although it has to wait for that one: what a step too far has cost besides.
     #[must_use]
     pub fn rises_below(&self, now: Instant) -> Option<LayerId> {
@@ -139,5 +148,7 @@ const RESUME_AFTER: Duration = Duration::from_millis(400);
 const CLING_FOR: Duration = Duration::from_secs(1);
 /// What a step too far has cost besides itself is given back after so long: a second or two is what draining takes.
 const REGAIN_AFTER: Duration = Duration::from_secs(2);
+/// As soon as that: an estimate has recovered by then.
+const FOLLOW_AFTER: Duration = Duration::from_secs(4);
 /// However often a step up was too much, it is tried again after this long.
 const BACKOFF_MAX: Duration = Duration::from_secs(16);

@@ -15,9 +15,11 @@ use crate::media::allocation::{Budget, Share, VideoDemand, allocate, full_demand
 use crate::media::ladder::{Step, Wanted};
 use crate::media::layers::selector::Selector;
 use crate::media::layers::structures::Limit;
+use crate::media::sharing::Taken;
 use crate::room::allotment::Allotment;
 use crate::room::output::Output;
 use crate::room::reception::Wish;
+use crate::room::sending::OwnShare;
 use crate::room::slots::{PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::state::Room;
 use crate::room::subscription::Subscription;
@@ -102,17 +104,19 @@ impl Room {
 
     /// Divides a peer's bandwidth among the videos it receives.
     pub fn allocate(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        let fair = self.fair(now, slot);
         let Some(peer) = self.peers.get(slot) else {
             return;
         };
         // Who cannot be sent to is looked at when it can.
         let (videos, audio) = match peer.routed {
-            Some(_) => self.demands(now, slot),
+            Some(_) => self.demands(now, slot, fair.is_some_and(|fair| fair.share.is_behind)),
             None => (Vec::new(), Bitrate(0)),
         };
         let budget = Budget {
-            estimate: self.estimate(slot),
+            estimate: peer.congestion.sender.estimate(),
             audio,
+            fair,
             is_busy: output.is_busy,
         };
         let demands: Vec<VideoDemand<'_>> = videos.iter().map(Video::demand).collect();
@@ -120,6 +124,11 @@ impl Room {
         // What was never measured may be as much as it likes: until it was, nothing bounds what is probed for.
         let is_measured = videos.iter().all(|video| video.is_measured);
         let demand = is_measured.then(|| Bitrate(full_demand(&demands).0 + audio.0));
+        let taken = Taken {
+            bitrate: Bitrate(audio.0 + shares.iter().map(|share| share.bitrate.0).sum::<u64>()),
+            is_limited: shares.iter().any(|s| s.reason == LayerReason::Bandwidth),
+            is_waiting: videos.iter().all(|video| video.is_waiting),
+        };
         let decisions: Vec<_> = videos
             .iter()
             .zip(shares)
@@ -134,13 +143,19 @@ impl Room {
         self.review_wants(output);
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.congestion.sender.set_demand(demand);
+            peer.congestion.share = fair.map(|fair| OwnShare {
+                fair: fair.share.bitrate,
+                taken: taken.bitrate,
+            });
+            peer.congestion.refresh();
             peer.division.on_done(now, next);
             output.rescheduled.push(peer.key);
         }
+        self.compare(now, slot, taken, output);
     }
 
     /// The videos that a peer receives, in the order of their keys, and what its sound takes.
-    fn demands(&self, now: Instant, slot: PeerSlot) -> (Vec<Video<'_>>, Bitrate) {
+    fn demands(&self, now: Instant, slot: PeerSlot, is_behind: bool) -> (Vec<Video<'_>>, Bitrate) {
         let (mut videos, mut audio) = (Vec::new(), 0);
         let Some(peer) = self.peers.get(slot) else {
             return (videos, Bitrate(0));
@@ -163,7 +178,9 @@ impl Room {
                 }
                 MediaKind::Video => {
                     let preference = peer.preferences.of(track.config.key);
-                    videos.push(Video::new(now, *slot, subscription, track, preference));
+                    let video = Video::new(now, *slot, subscription, track, preference);
+                    let allotment = subscription.allotment.as_deref();
+                    videos.push(video.following(now, allotment, is_behind));
                 }
             }
         }
@@ -274,6 +291,8 @@ struct Video<'s> {
     demand: VideoDemand<'static>,
     /// What it takes is known, if it is wanted at all.
     is_measured: bool,
+    /// It has to wait before it gets more.
+    is_waiting: bool,
 }
 
 impl<'s> Video<'s> {
@@ -322,8 +341,16 @@ impl<'s> Video<'s> {
             best,
             is_measured: supply.is_known() || preference.is_paused,
             steps,
+            is_waiting: !demand.may_rise,
             demand,
         }
+    }
+
+    /// Who is behind others that share its bottleneck waits less for what was too much.
+    fn following(mut self, now: Instant, allotment: Option<&Allotment>, is_behind: bool) -> Self {
+        let may_follow = allotment.is_some_and(|allotment| allotment.pace.may_follow(now));
+        self.demand.may_rise |= is_behind && may_follow;
+        self
     }
 
     fn demand(&self) -> VideoDemand<'_> {

@@ -6,6 +6,7 @@ use crate::base::ids::{EncodingSet, LayerId};
 use crate::base::layer_reason::LayerReason;
 use crate::media::allocation::Share;
 use crate::media::pace::Pace;
+use crate::media::sharing::Taken;
 
 /// What one subscription was given of a video. Only videos have one, from their first allocation on.
 #[derive(Debug, Default)]
@@ -49,6 +50,10 @@ pub struct Division {
     done_at: Option<Instant>,
     /// When it is done next; `None` while there is nothing to divide.
     pub due: Option<Instant>,
+    /// What it came to.
+    pub taken: Taken,
+    /// Since when it gets more than another one that wants more and shares its bottleneck.
+    pub ahead_since: Option<Instant>,
 }
 
 impl Division {

@@ -14,16 +14,20 @@ use crate::media::congestion::send_side::Change;
 use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
-use crate::room::sending::{PATH_OVERHEAD, Waiting, Way};
+use crate::room::sending::{OwnShare, PATH_OVERHEAD, Waiting, Way};
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
 use crate::wire::bandwidth::{Remb, TransportFeedback};
 
 impl Room {
-    /// What may be sent to a peer in all. `None`: nothing is known, and nothing is limited.
+    /// What may be sent to a peer in all: where others share the way to it, no more than is fair. `None`: nothing is known,
+    /// and nothing is limited.
     #[must_use]
     pub fn estimate(&self, slot: PeerSlot) -> Option<Bitrate> {
-        self.peers.get(slot)?.congestion.sender.estimate()
+        let congestion = &self.peers.get(slot)?.congestion;
+        let estimate = congestion.sender.estimate()?;
+        let share = congestion.share.map(OwnShare::limit);
+        Some(share.map_or(estimate, |share| estimate.min(share)))
     }
 
     /// A peer tells when packets arrived.
@@ -242,7 +246,12 @@ impl Room {
     }
 
     /// Sends the padding of a probe: on a retransmission stream, where it disturbs no numbers.
-    fn send_due_padding(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+    pub(in crate::room) fn send_due_padding(
+        &mut self,
+        now: Instant,
+        slot: PeerSlot,
+        output: &mut Output,
+    ) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };

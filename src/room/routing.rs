@@ -64,9 +64,11 @@ impl Room {
             return;
         };
         let path = peer.transport.remote();
-        if std::mem::replace(&mut peer.routed, path) == path && !has_new_keys {
+        let former = std::mem::replace(&mut peer.routed, path);
+        if former == path && !has_new_keys {
             return;
         }
+        self.households.on_moved(slot, former, path);
         for at in 0.. {
             let subscriptions = self.peers.get(slot).map(|peer| &peer.subscriptions);
             let Some(&(_, subscription)) = subscriptions.and_then(|all| all.get(at)) else {

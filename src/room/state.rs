@@ -12,6 +12,7 @@ use crate::base::time::{Beat, earliest};
 use crate::control::TransportEvent;
 use crate::room::encoding::Encoding;
 use crate::room::floor::Floor;
+use crate::room::households::Households;
 use crate::room::origin::{Remote, Served};
 use crate::room::output::Output;
 use crate::room::payload::RouteTables;
@@ -49,6 +50,8 @@ pub struct Room {
     pub(in crate::room) floor: Floor,
     /// The routes of its subscriptions, each that is different once.
     pub(in crate::room) routes: RouteTables,
+    /// Who may share a bottleneck.
+    pub(in crate::room) households: Households,
     /// When what need not be exact is done for its peers.
     pub(in crate::room) beat: Beat,
 }
@@ -72,6 +75,7 @@ impl Room {
             unreviewed: Vec::new(),
             floor: Floor::default(),
             routes: RouteTables::default(),
+            households: Households::default(),
             beat: Beat::default(),
         }
     }
@@ -96,6 +100,7 @@ impl Room {
         };
         let subscriptions = std::mem::take(&mut peer.subscriptions);
         let tracks = std::mem::take(&mut peer.tracks);
+        self.households.on_moved(slot, peer.routed.take(), None);
         peer.transport.close(now, &mut output.outbox);
         for (_, subscription) in subscriptions {
             self.end_subscription(subscription);

@@ -6,6 +6,7 @@ use super::*;
 use crate::base::ids::EncodingIndex;
 use crate::media::ladder::{Wanted, ladder_within};
 use crate::media::pace::Pace;
+use crate::media::sharing::FairShare;
 
 fn layer(encoding: u8, temporal: u8) -> LayerId {
     LayerId {
@@ -50,6 +51,7 @@ fn budget(kbits: u64) -> Budget {
     Budget {
         estimate: Some(Bitrate(kbits * 1000)),
         audio: Bitrate(0),
+        fair: None,
         is_busy: false,
     }
 }
@@ -249,6 +251,89 @@ impl<'s> Subscriber<'s> {
     }
 }
 
+/// What is fair, for one that has 3 Mbit/s for itself.
+fn fair_budget(fair: u64, change: impl FnOnce(&mut Fair)) -> Budget {
+    let mut fair = Fair {
+        share: FairShare {
+            bitrate: Bitrate(fair * 1000),
+            level: None,
+            is_behind: false,
+            would_leave_behind: false,
+        },
+        yields: false,
+        follows: false,
+    };
+    change(&mut fair);
+    Budget {
+        fair: Some(fair),
+        ..budget(3000)
+    }
+}
+
+#[test]
+fn who_shares_gets_no_further_than_to_a_fair_part() {
+    let steps = simulcast();
+    let given = |budget: &Budget, present: Option<u8>| {
+        let mut demand = demand(&steps);
+        demand.present = present.map(|encoding| layer(encoding, 0));
+        let share = allocate(budget, &[demand])[0];
+        (share.layer.map(|layer| layer.encoding.0), share.reason)
+    };
+    let is = |encoding| (Some(encoding), LayerReason::Bandwidth);
+    let best = (Some(2), LayerReason::Best);
+    let usual = |fair| fair_budget(fair, |_| {});
+    // A quarter to spare.
+    assert_eq!(given(&usual(1860), None), is(1));
+    assert_eq!(given(&usual(1900), None), best);
+    assert_eq!(given(&usual(1000), Some(2)), best, "what one has stays");
+    let available = allocate(&usual(1000), &[demand(&steps)])[0].available;
+    assert_eq!(available, Some(Bitrate(1_000_000)));
+    // Another one is behind; then it has been for long.
+    let level = Some(Bitrate(700_000));
+    let ahead = fair_budget(1000, |fair| fair.share.level = level);
+    assert_eq!(given(&ahead, Some(2)), best);
+    let yields = fair_budget(1000, |fair| (fair.share.level, fair.yields) = (level, true));
+    assert_eq!(given(&yields, Some(2)), is(1));
+    assert_eq!(given(&yields, Some(1)), is(1));
+    // Who is behind needs nothing to spare, but when others are to come along.
+    let follows = |fair| fair_budget(fair, |fair| fair.follows = true);
+    assert_eq!(given(&follows(1490), Some(1)), is(1));
+    assert_eq!(given(&follows(1510), Some(1)), best);
+    let alone = fair_budget(2900, |fair| fair.share.would_leave_behind = true);
+    assert_eq!(given(&alone, Some(1)), is(1));
+    // Nobody goes without for that.
+    let nothing = fair_budget(10, |fair| {
+        (fair.share.level, fair.yields) = (Some(Bitrate(10_000)), true);
+        fair.share.would_leave_behind = true;
+    });
+    assert_eq!(given(&nothing, Some(2)), is(0));
+    assert_eq!(given(&nothing, None), is(0));
+}
+
+#[test]
+fn a_fall_that_others_caused_is_waited_for_less() {
+    let t0 = Instant::now();
+    let after = |ms| t0 + Duration::from_millis(ms);
+    let steps = simulcast();
+    let mut subscriber = Subscriber::new(vec![demand(&steps)]);
+    assert!(!subscriber.paces[0].may_follow(t0), "nothing has failed");
+    for at in (0..60_000).step_by(200) {
+        let is_high = subscriber.demands[0].present == Some(layer(2, 0));
+        subscriber.allocate(after(at), &budget(if is_high { 600 } else { 3000 }));
+    }
+    let fell = (60_000..90_000).step_by(100).find(|at| {
+        let before = subscriber.demands[0].present;
+        let is_high = before == Some(layer(2, 0));
+        subscriber.allocate(after(*at), &budget(if is_high { 600 } else { 3000 }));
+        is_high
+    });
+    let fell = fell.expect("it is tried now and then");
+    let pace = subscriber.paces[0];
+    assert!(!pace.may_rise(after(fell + 15_000)));
+    assert!(!pace.may_follow(after(fell + 3_900)));
+    assert!(pace.may_follow(after(fell + 4_000)));
+}
+
 #[test]
 fn a_squeeze_steps_down_at_once_and_its_end_steps_up_soon() {
     let t0 = Instant::now();
@@ -412,6 +497,7 @@ proptest! {
         let budget = Budget {
             estimate: Some(Bitrate(estimate)),
             audio: Bitrate(audio),
+            fair: None,
             is_busy: false,
         };
         let demands = demands(&videos);

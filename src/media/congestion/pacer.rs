@@ -26,6 +26,7 @@ impl Budget {
         let (factor, depth, haste) = match pace {
             Pace::Loose => LOOSE,
             Pace::Tight => TIGHT,
+            Pace::Shared => SHARED,
             Pace::Draining => DRAINING,
         };
         self.haste = haste;
@@ -109,6 +110,8 @@ pub enum Pace {
     Loose,
     /// About as much is sent as can be.
     Tight,
+    /// The rate is a part of what several may send together.
+    Shared,
     /// Less is to be sent than goes through, so that a queue drains.
     Draining,
 }
@@ -212,6 +215,8 @@ const TIGHT: (f64, f64, f64) = (1.1, 0.010, 1.3);
 /// Deep enough for a usual frame, so that it goes out as one message (measured: with 15 ms an eighth of all packets went out
 /// alone, at half as much CPU again for each).
 const LOOSE: (f64, f64, f64) = (1.1, 0.040, 1.3);
+/// Its user knows what several may send: there is no haste beyond that.
+const SHARED: (f64, f64, f64) = (1.0, 0.010, 1.0);
 const DRAINING: (f64, f64, f64) = (1.0, 0.005, 1.0);
 const DEPTH_BYTES_MIN: f64 = 1_500.0;
 /// The same for what is sent again. When a queue overflows, everything is asked for again that could not pass, and would

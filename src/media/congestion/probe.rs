@@ -197,6 +197,21 @@ impl Prober {
         }
     }
 
+    /// A burst of [`BURST_US`] is sent next, so that others' packets are seen to wait for it. False if something else is being
+    /// tried.
+    pub fn try_burst(&mut self, rate: f64) -> bool {
+        let is_busy = self.sending.is_some()
+            || self.waiting.iter().any(Option::is_some)
+            || self.awaited.iter().any(Option::is_some);
+        if is_busy || !self.started {
+            return false;
+        }
+        // What it shows counts as a probe's result, but nothing was hoped for.
+        self.is_confirming = true;
+        self.waiting[0] = Some(rate.min(RATE_MAX));
+        true
+    }
+
     /// A packet of a probe arrived.
     pub fn on_arrival(&mut self, id: ClusterId, sent_us: i64, arrived_us: i64, bytes: u16) {
         let mut awaited = self.awaited.iter_mut().flatten();
@@ -465,7 +480,9 @@ const START_FACTORS: [f64; WAITING_MAX] = [3.0, 6.0];
 const CLUSTER_US: i64 = 20_000;
 const PACKETS_MIN: u32 = 5;
 /// One that confirms another lasts longer than a frame of 30 a second, so that none of another sender is overlooked.
-const CONFIRMING_US: i64 = 40_000;
+const CONFIRMING_US: i64 = BURST_US;
+/// How long a burst lasts that others are to be seen in: each has at least one packet of sound in its second half.
+pub const BURST_US: i64 = 40_000;
 /// Each is as fast as the one before arrived: so it comes nearer to what is free.
 const CONFIRMS_MAX: u8 = 2;
 const CLUSTER_US_MAX: i64 = 200_000;

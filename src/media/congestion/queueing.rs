@@ -49,8 +49,8 @@ pub struct Backlog {
 }
 
 impl Queueing {
-    /// A packet of `bytes` that was sent at `sent_us` arrived at `arrived_us`.
-    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64, bytes: u16) {
+    /// A packet of `bytes` that was sent at `sent_us` arrived at `arrived_us`. Returns how long it waited.
+    pub fn on_packet(&mut self, sent_us: i64, arrived_us: i64, bytes: u16) -> i64 {
         if sent_us.saturating_sub(self.period_from_us) > PERIOD_US {
             self.period_from_us = sent_us;
             self.least_us = [None, self.least_us[0]];
@@ -85,6 +85,7 @@ impl Queueing {
                 waited_us,
             },
         });
+        waited_us
     }
 
     /// Sees whether the path stood still before this packet: nothing came for long, though more was sent. On a path that has

@@ -334,6 +334,13 @@ impl DelayControl {
                 self.capacity.on_collapse(seen.now_us, carried);
                 carried * factor
             }
+            // A queue is there, and yet all that is sent gets through, which is far less than could be: others fill it. If it
+            // stays, that will be seen at the rate that is sent.
+            (None, Some(arriving))
+                if self.is_full(seen, arriving) && others_fill(seen, arriving) =>
+            {
+                arriving.max(seen.sending) * HEADROOM
+            }
             // What arrives is what the path carries: a queue was there all the time.
             (None, Some(arriving)) if self.is_full(seen, arriving) => {
                 if !seen.is_app_limited {
@@ -381,6 +388,11 @@ impl DelayControl {
         };
         self.rate += step;
     }
+}
+
+/// Whether all that is sent gets through, and it is far less than could be sent.
+fn others_fill(seen: &Observation, arriving: f64) -> bool {
+    seen.is_app_limited && arriving >= seen.sending * PASSES
 }
 
 /// The estimate to begin with, in bits per second: libwebrtc's. The first probes go to six times that.
@@ -433,6 +445,8 @@ const DECREASE_WAIT_US: i64 = 100_000;
 const LEAP_US: i64 = 500_000;
 /// Less than this share of the rate does not fill the path.
 const USED: f64 = 0.85;
+/// Of what is sent, while what arrives is measured over a shorter time.
+const PASSES: f64 = 0.9;
 const APP_LIMITED_FACTOR: f64 = 0.85;
 /// What arrived in the last moments is known less exactly.
 const LATEST_SHARE: f64 = 0.95;

@@ -9,7 +9,7 @@ use crate::base::ids::{Bitrate, SeqNo16};
 use crate::media::congestion::history::{Fate, SentHistory, SentPacket};
 use crate::media::congestion::loss::LossControl;
 use crate::media::congestion::pacer::Pace;
-use crate::media::congestion::probe::{ProbeResult, Prober, Situation, ceiling};
+use crate::media::congestion::probe::{BURST_US, ProbeResult, Prober, Situation, ceiling};
 use crate::media::congestion::queueing::Queueing;
 use crate::media::congestion::rate::{DelayControl, Observation, START};
 use crate::media::congestion::throughput::Throughput;
@@ -44,6 +44,8 @@ pub struct SendSide {
     remb: Option<Told>,
     /// The estimate that its user last asked for.
     told: Option<Bitrate>,
+    /// A moment whose packets are looked at.
+    watch: Option<Watch>,
 }
 
 impl SendSide {
@@ -112,8 +114,12 @@ impl SendSide {
             latest_sent_us = latest_sent_us.max(Some(packet.at_us));
             self.loss.on_packet(true, former == Fate::Missing);
             self.trend.on_packet(packet.at_us, arrived_us);
-            self.queueing
+            let waited_us = self
+                .queueing
                 .on_packet(packet.at_us, arrived_us, packet.bytes);
+            if let Some(watch) = &mut self.watch {
+                watch.on_packet(packet.at_us, waited_us);
+            }
             self.throughput.on_arrival(arrived_us, packet.bytes);
             if let Some(id) = packet.cluster {
                 self.prober
@@ -232,6 +238,40 @@ impl SendSide {
     pub fn on_padding_refused(&mut self, now: Instant) {
         let now_us = self.micros(now);
         self.prober.give_up(now_us);
+    }
+
+    /// Sends a burst of padding now, at `rate` with all else, and watches what waits with it. False if that
+    /// cannot be: there is a queue already, or something else is being tried.
+    pub fn begin_burst(&mut self, now: Instant, rate: Bitrate) -> bool {
+        let is_begun = self.is_quiet() && self.prober.try_burst(rate.0 as f64);
+        if is_begun {
+            self.watch_burst(now);
+            self.wakes = true;
+        }
+        is_begun
+    }
+
+    /// Watches what waits of packets that are sent during a burst, which begins now.
+    pub fn watch_burst(&mut self, now: Instant) {
+        let now_us = self.micros(now);
+        self.watch = Some(Watch {
+            from_us: now_us + BURST_US / 2,
+            to_us: now_us + BURST_US * 3 / 2,
+            least_us: None,
+        });
+    }
+
+    /// How long the luckiest packet waited of those that were sent during the last burst; once.
+    pub fn take_watched(&mut self) -> Option<Duration> {
+        let least_us = self.watch.take()?.least_us?;
+        Some(Duration::from_micros(least_us.max(0).unsigned_abs()))
+    }
+
+    /// Whether there is neither a queue nor reason to think that there is: what waits then is seen.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let queue_us = self.queueing.standing_us();
+        !self.delay.is_draining() && queue_us.is_some_and(|queue_us| queue_us < QUIET_US_MAX)
     }
 
     /// When padding may be due.
@@ -385,6 +425,25 @@ impl SendSide {
     }
 }
 
+/// A moment of which it is asked how long its packets waited.
+#[derive(Debug, Clone, Copy)]
+struct Watch {
+    from_us: i64,
+    to_us: i64,
+    least_us: Option<i64>,
+}
+
+impl Watch {
+    fn on_packet(&mut self, sent_us: i64, waited_us: i64) {
+        if (self.from_us..self.to_us).contains(&sent_us) {
+            self.least_us = Some(
+                self.least_us
+                    .map_or(waited_us, |least| least.min(waited_us)),
+            );
+        }
+    }
+}
+
 /// A receiver's own estimate.
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -456,6 +515,8 @@ const APP_LIMITED: f64 = 0.65;
 /// a system call for each part instead of one for the frame (measured: up to a third of the server's CPU at 1→50).
 const HEADROOM_BELOW: f64 = 0.85;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
+/// Half of what a burst has to make to be seen.
+const QUIET_US_MAX: i64 = 5_000;
 /// libwebrtc's receivers repeat an estimate every second at least; who says nothing for so long does not any more.
 const REMB_AGE_US: i64 = 5_000_000;
 /// From then on it grows as an estimate does that nothing speaks against: by 8 % a second (draft-ietf-rmcat-gcc-02 §5.5).
@@ -469,6 +530,8 @@ const SENDING_US_MIN: i64 = 50_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::Ssrc;
+    use crate::media::congestion::recorder::ArrivalRecorder;
 
     #[test]
     fn what_a_receiver_said_once_does_not_limit_for_ever() {
@@ -495,6 +558,42 @@ mod tests {
         assert_eq!(side.silence_timeout(), None);
         side.on_remb(t0 + s(61), Bitrate(300_000));
         assert_eq!(run(&mut side, t0 + s(62)), Some(300_000));
+    }
+
+    /// Two that share a queue: packets of the one wait while the other sends a burst.
+    #[test]
+    fn a_burst_is_seen_in_the_packets_of_others() {
+        let t0 = Instant::now();
+        let at = |ms: u64| t0 + Duration::from_millis(ms);
+        let mut side = SendSide::default();
+        assert!(!side.begin_burst(t0, Bitrate(2_000_000)), "not yet");
+        let mut recorder = ArrivalRecorder::default();
+        let mut send = |side: &mut SendSide, ms: u64, waits: u64| {
+            let number = side.next_number();
+            side.on_sent(at(ms), 100);
+            recorder.on_packet(at(ms + 20 + waits), number, Ssrc(1));
+            let mut out = Vec::new();
+            if recorder.write_due(at(ms + 100), Ssrc(2), &mut out) {
+                let feedback = TransportFeedback::parse(&out).unwrap();
+                side.on_feedback(at(ms + 100), &feedback);
+            }
+        };
+        (0..100).for_each(|n| send(&mut side, n * 20, 0));
+        side.on_padding_refused(at(2000));
+        assert!(side.is_quiet() && side.take_watched().is_none());
+        assert!(side.begin_burst(at(2000), Bitrate(2_000_000)));
+        assert!(
+            !side.begin_burst(at(2000), Bitrate(2_000_000)),
+            "one at a time"
+        );
+        assert!(side.padding_due(at(2000)) > 0);
+        // Only the second half of the burst, and what is sent soon after, counts.
+        for (n, waits) in [5, 12, 18, 15, 2, 0, 0, 0].into_iter().enumerate() {
+            send(&mut side, 2000 + n as u64 * 19, waits);
+        }
+        (8..20).for_each(|n| send(&mut side, 2000 + n * 19, 0));
+        assert_eq!(side.take_watched(), Some(Duration::from_millis(15)));
+        assert_eq!(side.take_watched(), None);
     }
 
     #[test]

@@ -1,0 +1,332 @@
+//! Which peers of a room may share a bottleneck, because their addresses are near each other, and which were seen to.
+//!
+//! Knows of peers only where they are in the room.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::base::ids::Bitrate;
+use crate::media::sharing::{Evidence, Strength};
+use crate::room::slots::PeerSlot;
+
+/// The peers of a room by the networks they are in.
+#[derive(Debug, Default)]
+pub struct Households(HashMap<Network, Household>);
+
+/// Addresses that differ no more than those in one house or office do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Network {
+    V4([u8; 3]),
+    V6([u8; 7]),
+}
+
+/// Peers whose addresses are near each other.
+#[derive(Debug, Default)]
+pub struct Household {
+    /// At most [`MEMBERS_MAX`]; who comes later is taken for alone.
+    members: Vec<PeerSlot>,
+    pairs: Vec<Pair>,
+    /// The burst whose effect is awaited.
+    pub burst: Option<Burst>,
+}
+
+#[derive(Debug)]
+struct Pair {
+    /// In order.
+    of: [PeerSlot; 2],
+    evidence: Evidence,
+    strength: Strength,
+    /// When a burst of one was last looked for in the other's packets.
+    burst_at: Instant,
+    /// How often, while that is not known.
+    tries: u32,
+}
+
+/// A burst that one sent, and others are to be seen in.
+#[derive(Debug)]
+pub struct Burst {
+    /// When.
+    pub at: Instant,
+    /// Who.
+    pub by: PeerSlot,
+    /// How fast.
+    pub rate: Bitrate,
+    /// Whose packets are watched.
+    pub watched: Vec<PeerSlot>,
+}
+
+impl Network {
+    fn of(address: SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                Self::V4([a, b, c])
+            }
+            // A site has a /56 at most, commonly (RFC 6177).
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, g, ..] = ip.octets();
+                Self::V6([a, b, c, d, e, f, g])
+            }
+        }
+    }
+}
+
+impl Households {
+    /// A peer is reached at another address, or not any more.
+    pub fn on_moved(&mut self, peer: PeerSlot, from: Option<SocketAddr>, to: Option<SocketAddr>) {
+        let (from, to) = (from.map(Network::of), to.map(Network::of));
+        if from == to {
+            return;
+        }
+        if let Some(network) = from
+            && let Some(household) = self.0.get_mut(&network)
+        {
+            household.remove(peer);
+            if household.members.is_empty() {
+                self.0.remove(&network);
+            }
+        }
+        if let Some(network) = to {
+            let household = self.0.entry(network).or_default();
+            if household.members.len() < MEMBERS_MAX {
+                household.members.push(peer);
+            }
+        }
+    }
+
+    /// That of a peer at an address, if there are others in it.
+    pub fn get(&self, address: SocketAddr) -> Option<&Household> {
+        let household = self.0.get(&Network::of(address))?;
+        (household.members.len() > 1).then_some(household)
+    }
+
+    /// As [`Households::get`].
+    pub fn get_mut(&mut self, address: SocketAddr) -> Option<&mut Household> {
+        let household = self.0.get_mut(&Network::of(address))?;
+        (household.members.len() > 1).then_some(household)
+    }
+}
+
+impl Household {
+    /// Who else is in it.
+    pub fn others(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
+        let is_member = self.members.contains(&peer);
+        let members = self.members.iter().copied();
+        members.filter(move |other| is_member && *other != peer)
+    }
+
+    /// Those that share a peer's bottleneck.
+    pub fn sharers(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
+        let pairs = self.pairs.iter();
+        pairs
+            .filter(|pair| pair.evidence.is_shared())
+            .filter_map(move |pair| match pair.of {
+                [one, other] if one == peer => Some(other),
+                [other, one] if one == peer => Some(other),
+                _ => None,
+            })
+    }
+
+    /// Whether it is to be looked (again) whether two share. `matters`: something follows from it;
+    /// `decides`: somebody is to yield for that.
+    pub fn is_due(&self, now: Instant, peers: [PeerSlot; 2], matters: bool, decides: bool) -> bool {
+        let Some(pair) = self.pairs.iter().find(|pair| pair.of == ordered(peers)) else {
+            return matters;
+        };
+        let since = now.saturating_duration_since(pair.burst_at);
+        let interval = match pair.evidence.is_settled() {
+            // What cannot be found out is asked less and less often.
+            false => (BURSTS_EVERY * (1 << (pair.tries / TRIES).min(8))).min(CONFIRMED_EVERY),
+            true if decides && pair.evidence.is_shared() => DECIDED_EVERY,
+            true => CONFIRMED_EVERY,
+        };
+        (matters || pair.evidence.is_shared()) && since >= interval
+    }
+
+    /// How strong a burst of one is to be so that it is seen in the other's packets.
+    pub fn strength(&self, peers: [PeerSlot; 2]) -> Strength {
+        let known = self.pairs.iter().find(|pair| pair.of == ordered(peers));
+        known.map(|pair| pair.strength).unwrap_or_default()
+    }
+
+    /// While one sent a burst, its packets and those of `other` waited so long, as far as that is known.
+    pub fn on_burst(&mut self, burst: &Burst, other: PeerSlot, waited: Option<[Duration; 2]>) {
+        let (at, peers) = (burst.at, ordered([burst.by, other]));
+        let known = self.pairs.iter().position(|pair| pair.of == peers);
+        let index = known.unwrap_or_else(|| {
+            self.pairs.push(Pair {
+                of: peers,
+                evidence: Evidence::default(),
+                strength: Strength::default(),
+                burst_at: at,
+                tries: 0,
+            });
+            self.pairs.len() - 1
+        });
+        let pair = &mut self.pairs[index];
+        pair.burst_at = at;
+        if let Some([own, other]) = waited {
+            pair.strength.on_burst(burst.rate, own);
+            pair.evidence.on_burst(own, other);
+        }
+        pair.tries = match pair.evidence.is_settled() {
+            true => 0,
+            false => pair.tries.saturating_add(1),
+        };
+    }
+
+    fn remove(&mut self, peer: PeerSlot) {
+        self.members.retain(|member| *member != peer);
+        self.pairs.retain(|pair| !pair.of.contains(&peer));
+        if let Some(burst) = &mut self.burst {
+            burst.watched.retain(|watched| *watched != peer);
+            if burst.by == peer {
+                self.burst = None;
+            }
+        }
+    }
+}
+
+fn ordered(mut peers: [PeerSlot; 2]) -> [PeerSlot; 2] {
+    peers.sort_unstable();
+    peers
+}
+
+/// More than share a line at home. Bounds what is kept for pairs of them.
+const MEMBERS_MAX: usize = 16;
+/// Bursts follow each other in this time at least: what one of a usual probe's length adds is some 20 kbit/s.
+const BURSTS_EVERY: Duration = Duration::from_secs(2);
+/// So many at that pace, half as many in twice the time, and so on.
+const TRIES: u32 = 6;
+/// What is known is looked at again; sooner while somebody gets less for it.
+const DECIDED_EVERY: Duration = Duration::from_secs(8);
+const CONFIRMED_EVERY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::slab::Slab;
+    use crate::room::slots::OfPeers;
+
+    fn address(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 5000)
+    }
+
+    fn peers<const N: usize>() -> [PeerSlot; N] {
+        let mut slab = Slab::<(), OfPeers>::new();
+        std::array::from_fn(|_| slab.insert(()))
+    }
+
+    #[test]
+    fn who_is_near_is_in_one_household() {
+        let table = [
+            ("192.0.2.1", "192.0.2.200", true),
+            ("192.0.2.1", "::ffff:192.0.2.9", true),
+            ("192.0.2.1", "192.0.3.1", false),
+            ("2001:db8:0:11::1", "2001:db8:0:1f::2", true),
+            ("2001:db8:0:11::1", "2001:db8:0:111::2", false),
+        ];
+        for (one, other, is_near) in table {
+            let [a, b] = peers();
+            let mut households = Households::default();
+            households.on_moved(a, None, Some(address(one)));
+            assert!(households.get(address(one)).is_none(), "alone");
+            households.on_moved(b, None, Some(address(other)));
+            let others = households.get(address(one)).map(|h| h.others(a).collect());
+            let expected = is_near.then(|| vec![b]);
+            assert_eq!(others, expected, "{one} {other}");
+            households.on_moved(a, Some(address(one)), None);
+            households.on_moved(b, Some(address(other)), None);
+            assert!(households.0.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_peer_goes_with_it() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let at = address("192.0.2.1");
+        let [a, b, c] = peers();
+        let mut households = Households::default();
+        for peer in [a, b, c] {
+            households.on_moved(peer, None, Some(at));
+        }
+        let household = households.get_mut(at).unwrap();
+        let rate = Bitrate(1_000_000);
+        let burst = |at, by| Burst {
+            at,
+            by,
+            rate,
+            watched: vec![a, c],
+        };
+        for n in 0..3 {
+            let then = now + BURSTS_EVERY * n;
+            assert!(household.is_due(then, [b, a], true, true));
+            assert!(!household.is_due(then, [b, a], false, false));
+            household.on_burst(&burst(then, b), a, Some([ms(20), ms(20)]));
+            household.on_burst(&burst(then, b), c, Some([ms(20), ms(0)]));
+            household.on_burst(&burst(then, c), a, Some([ms(5), ms(0)]));
+        }
+        let sharers = |household: &Household, of| household.sharers(of).collect::<Vec<_>>();
+        assert_eq!(sharers(household, a), [b]);
+        assert_eq!(sharers(household, b), [a]);
+        assert_eq!(sharers(household, c), []);
+        let strength = |household: &Household, peers| household.strength(peers).rate(rate);
+        assert!(strength(household, [a, c]) > strength(household, [a, b]));
+        let last = now + BURSTS_EVERY * 2;
+        assert!(!household.is_due(last + BURSTS_EVERY, [a, b], true, true));
+        assert!(household.is_due(last + DECIDED_EVERY, [a, b], true, true));
+        assert!(!household.is_due(last + DECIDED_EVERY, [b, c], true, true));
+        assert!(household.is_due(last + CONFIRMED_EVERY, [a, b], false, false));
+        assert!(household.is_due(last + CONFIRMED_EVERY, [b, c], true, false));
+        household.burst = Some(Burst {
+            watched: vec![b, c],
+            ..burst(last, a)
+        });
+        households.on_moved(b, Some(at), Some(address("198.51.100.1")));
+        let household = households.get_mut(at).unwrap();
+        assert_eq!(sharers(household, a), []);
+        assert_eq!(household.burst.as_ref().unwrap().watched, [c]);
+        households.on_moved(c, Some(at), None);
+        assert!(households.get(at).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_found_out_is_asked_less_and_less_often() {
+        let at = address("192.0.2.1");
+        let [a, b] = peers();
+        let mut households = Households::default();
+        households.on_moved(a, None, Some(at));
+        households.on_moved(b, None, Some(at));
+        let household = households.get_mut(at).unwrap();
+        let now = Instant::now();
+        let mut bursts = 0;
+        for second in 0..600 {
+            let now = now + Duration::from_secs(second);
+            if household.is_due(now, [a, b], true, true) {
+                bursts += 1;
+                let burst = Burst {
+                    at: now,
+                    by: a,
+                    rate: Bitrate(1_000_000),
+                    watched: vec![b],
+                };
+                household.on_burst(&burst, b, None);
+            }
+        }
+        assert!((35..45).contains(&bursts), "{bursts}");
+    }
+
+    #[test]
+    fn a_household_is_bounded() {
+        let at = address("192.0.2.1");
+        let all: [PeerSlot; MEMBERS_MAX + 1] = peers();
+        let mut households = Households::default();
+        for peer in all {
+            households.on_moved(peer, None, Some(at));
+        }
+        let household = households.get(at).unwrap();
+        assert_eq!(household.others(all[0]).count(), MEMBERS_MAX - 1);
+        assert_eq!(household.others(all[MEMBERS_MAX]).count(), 0);
+    }
+}
