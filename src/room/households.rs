@@ -170,6 +170,10 @@ impl Household {
             pair.strength.on_burst(burst.rate, own);
             pair.evidence.on_burst(own, other);
         }
+        if pair.evidence.is_settled() && !pair.evidence.is_shared() {
+            // The path of the one says nothing of what the other's takes.
+            pair.strength = Strength::default();
+        }
         pair.tries = match pair.evidence.is_settled() {
             true => 0,
             false => pair.tries.saturating_add(1),
