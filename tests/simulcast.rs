@@ -294,6 +294,25 @@ fn when_the_description_has_only_one_left_that_is_begun_with_a_keyframe() {
 }
 
 #[test]
+fn who_left_an_encoding_that_ended_gets_what_comes_under_its_name() {
+    let mut stage = Stage::new(1, 3, Naming::Rid);
+    stage.pictures(200);
+    assert_eq!(stage.present(), [Some(2)]);
+    stage.want(0, Some(0));
+    stage.pictures(20);
+    stage.want(0, Some(320));
+    stage.pictures(40);
+    assert_eq!(stage.present(), [Some(0)]);
+    stage.apply(&Op::Describe(1));
+    stage.pictures(10);
+    stage.apply(&Op::Describe(3));
+    stage.want(0, None);
+    // Its packets have lower numbers than those of before.
+    stage.pictures(60);
+    assert_eq!(stage.present(), [Some(2)]);
+}
+
+#[test]
 fn only_encodings_that_are_needed_cross_between_shards() {
     let mut stage = Stage::new(2, 3, Naming::Rid);
     stage.pictures(20);

@@ -152,7 +152,7 @@ impl Rewriter {
         self.sent.left == encoding && seq < self.left
     }
 
-    /// The encodings are another track's from now on, with other numbers.
+    /// The encodings are others from now on, with other numbers.
     pub fn forget_left(&mut self) {
         self.left = SeqNo(0);
     }

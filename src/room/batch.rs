@@ -40,6 +40,8 @@ pub(in crate::room) struct Run {
     pub packets: Range<usize>,
     /// Which of the encoding's targets is next.
     pub next_target: usize,
+    /// Of which of them was read what they need: those below.
+    pub read_to: usize,
 }
 
 impl Batch {
@@ -77,6 +79,7 @@ impl Batch {
                     encoding: packet.encoding,
                     packets: at..at + 1,
                     next_target: 0,
+                    read_to: 0,
                 }),
             }
         }

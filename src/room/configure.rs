@@ -86,6 +86,9 @@ impl Room {
         if let Some(subscription) = self.subscriptions.get(slot) {
             let config = &subscription.config;
             let (source, shard) = (config.source, config.source_shard);
+            if let Some(peer) = self.peers.get_mut(subscription.subscriber) {
+                peer.congestion.copies.forget(slot);
+            }
             self.note_source(source, shard);
         }
         self.detach(slot);
@@ -176,7 +179,8 @@ impl Room {
                 subscription.track = Some(track_slot);
             }
         }
-        reshapes |= track.describe(config);
+        let has_others = track.describe(config);
+        reshapes |= has_others;
         if !reshapes {
             return;
         }
@@ -185,6 +189,10 @@ impl Room {
         let subscriptions = track.subscriptions.clone();
         for &slot in &subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                if has_others {
+                    // An encoding that ended and comes back counts anew.
+                    subscription.rewriter.forget_left();
+                }
                 reroute(subscription, track, &mut self.routes);
             }
         }

@@ -17,6 +17,7 @@ use crate::room::peer::Peer;
 use crate::room::sending::{OwnShare, PATH_OVERHEAD, Waiting, Way};
 use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot};
 use crate::room::state::Room;
+use crate::room::subscription::Subscription;
 use crate::wire::bandwidth::{Remb, TransportFeedback};
 
 impl Room {
@@ -44,7 +45,7 @@ impl Room {
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
         let mut lost = peer.congestion.sent.on_feedback(feedback);
-        peer.congestion.copies.on_feedback(feedback, &mut lost);
+        peer.congestion.copies.on_feedback(now, feedback, &mut lost);
         // Where a queue stands, it is the queue that loses, and more packets make it longer: NACKs and the estimate will do.
         let is_congested = peer.congestion.is_congested();
         let level = peer.path.on_feedback(now, feedback, is_congested);
@@ -245,6 +246,19 @@ impl Room {
         }
     }
 
+    /// The subscription of a peer whose retransmission stream can carry padding, if there is one.
+    pub(in crate::room) fn padding_carrier(&self, slot: PeerSlot) -> Option<SubscriptionSlot> {
+        let subscriptions = &self.peers.get(slot)?.subscriptions;
+        let takes_padding = |slot: &SubscriptionSlot| {
+            let subscription = self.subscriptions.get(*slot);
+            subscription.is_some_and(Subscription::takes_padding)
+        };
+        subscriptions
+            .iter()
+            .map(|(_, slot)| *slot)
+            .find(takes_padding)
+    }
+
     /// Sends the padding of a probe: on a retransmission stream, where it disturbs no numbers.
     pub(in crate::room) fn send_due_padding(
         &mut self,
@@ -259,17 +273,12 @@ impl Room {
         if due == 0 {
             return;
         }
-        let Some(path) = peer.transport.rtp_path() else {
-            peer.congestion.sender.on_padding_refused(now);
+        let carrier = self.padding_carrier(slot);
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        let carrier = peer.subscriptions.iter().find(|(_, slot)| {
-            let subscription = self.subscriptions.get(*slot);
-            subscription.is_some_and(|subscription| subscription.takes_padding())
-        });
-        let carrier =
-            carrier.and_then(|(_, slot)| Some((*slot, self.subscriptions.get_mut(*slot)?)));
-        let Some((of, subscription)) = carrier else {
+        let carrier = carrier.and_then(|of| Some((of, self.subscriptions.get_mut(of)?)));
+        let Some(((of, subscription), path)) = carrier.zip(peer.transport.rtp_path()) else {
             peer.congestion.sender.on_padding_refused(now);
             return;
         };

@@ -13,8 +13,8 @@ use crate::wire::bandwidth::TransportFeedback;
 /// What is known of copies that went out to a peer.
 #[derive(Debug, Default)]
 pub struct Copies {
-    /// The last that were sent again, oldest first: at most [`COPIES_MAX`]. What falls out is sent again when it is asked
-    /// for.
+    /// The last that were sent again, oldest first: at most [`COPIES_MAX`], and none older than [`COPY_AGE_MAX`], so that no
+    /// name or number is taken for a later one. What falls out is sent again when it is asked for.
     again: Vec<Copy>,
     /// When packets that waited went out, oldest first: at most [`PACED_MAX`]. What falls out is taken for sent when it
     /// came.
@@ -26,6 +26,7 @@ pub type Original = (SubscriptionSlot, EncodingIndex, SeqNo);
 
 #[derive(Debug)]
 struct Copy {
+    at: Instant,
     name: SentName,
     /// Its transport-wide number, if it has one.
     number: Option<SeqNo16>,
@@ -45,12 +46,19 @@ pub struct Next {
 }
 
 impl Copies {
-    /// A packet was sent again, under a transport-wide number, if it has one.
-    pub fn note(&mut self, name: SentName, number: Option<SeqNo16>, then: Option<Next>) {
+    /// A packet is sent again now, under a transport-wide number, if it has one.
+    pub fn note(
+        &mut self,
+        now: Instant,
+        name: SentName,
+        number: Option<SeqNo16>,
+        then: Option<Next>,
+    ) {
         for former in self.again.iter_mut().filter(|copy| copy.name == name) {
             former.then = None;
         }
         self.push(Copy {
+            at: now,
             name,
             number,
             has_arrived: false,
@@ -59,10 +67,11 @@ impl Copies {
     }
 
     /// It is too early for one more copy of a packet.
-    pub fn defer(&mut self, name: SentName, next: Next) {
+    pub fn defer(&mut self, now: Instant, name: SentName, next: Next) {
         match self.again.iter_mut().rfind(|copy| copy.name == name) {
             Some(copy) => copy.then = Some(next).filter(|_| !copy.has_arrived),
             None => self.push(Copy {
+                at: now,
                 name,
                 number: None,
                 has_arrived: false,
@@ -73,10 +82,19 @@ impl Copies {
 
     /// The peer's feedback: what arrived needs no more copies, and of `lost`, only that stays of which no later copy is
     /// under way or there.
-    pub fn on_feedback(&mut self, feedback: &TransportFeedback, lost: &mut Vec<Lost>) {
+    pub fn on_feedback(
+        &mut self,
+        now: Instant,
+        feedback: &TransportFeedback,
+        lost: &mut Vec<Lost>,
+    ) {
+        self.forget_old(now);
         let arrivals = &feedback.arrivals;
         for at in 0..self.again.len() {
             let Copy { name, number, .. } = self.again[at];
+            if self.again[at].has_arrived {
+                continue;
+            }
             let ahead = number.map(|number| number.0.wrapping_sub(feedback.base.0));
             let arrival = ahead.and_then(|ahead| arrivals.get(usize::from(ahead)));
             if arrival.is_some_and(Option::is_some) {
@@ -123,7 +141,20 @@ impl Copies {
         copies.find_map(|copy| Some((copy.name, copy.then.take_if(|then| then.at <= now)?)))
     }
 
+    /// A subscription has ended: its place may become another's.
+    pub fn forget(&mut self, of: SubscriptionSlot) {
+        self.again.retain(|copy| copy.name.subscription != of);
+        self.paced.retain(|(_, (other, ..))| *other != of);
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        let is_young = |copy: &Copy| now.saturating_duration_since(copy.at) <= COPY_AGE_MAX;
+        let old = self.again.iter().position(is_young);
+        self.again.drain(..old.unwrap_or(self.again.len()));
+    }
+
     fn push(&mut self, copy: Copy) {
+        self.forget_old(copy.at);
         if self.again.len() >= COPIES_MAX {
             self.again.remove(0);
         }
@@ -133,6 +164,8 @@ impl Copies {
 
 /// Two of each packet of a burst as long as feedback tells of at once.
 const COPIES_MAX: usize = 128;
+/// Longer than packets are cached, and far less than the time in which 16-bit numbers come round.
+const COPY_AGE_MAX: Duration = Duration::from_secs(3);
 /// A round trip of 300 ms at 4 Mbit/s.
 const PACED_MAX: usize = 128;
 /// A longer round trip is no conversation.
@@ -180,7 +213,7 @@ mod tests {
                 number: SeqNo16(*number),
             })
             .collect();
-        copies.on_feedback(feedback, &mut lost);
+        copies.on_feedback(Instant::now(), feedback, &mut lost);
         lost.iter().map(|lost| lost.name.seq.0).collect()
     }
 
@@ -190,7 +223,7 @@ mod tests {
         let mut copies = Copies::default();
         let nothing = feedback(0, "");
         assert_eq!(news(&mut copies, &nothing, &[(5, 100)]), [5], "the first");
-        copies.note(name(5), Some(SeqNo16(65_535)), None);
+        copies.note(t0, name(5), Some(SeqNo16(65_535)), None);
         assert_eq!(news(&mut copies, &nothing, &[(5, 100)]), [0; 0]);
         assert_eq!(news(&mut copies, &nothing, &[(5, 65_535)]), [5]);
         // A message tells of both: the first was lost, the second came.
@@ -200,7 +233,7 @@ mod tests {
         );
         assert_eq!(news(&mut copies, &nothing, &[(5, 65_535)]), [0; 0]);
         // One that was asked for too early has no copy yet.
-        copies.defer(name(6), after(t0, 0, None));
+        copies.defer(t0, name(6), after(t0, 0, None));
         assert_eq!(news(&mut copies, &nothing, &[(6, 101)]), [6]);
     }
 
@@ -209,17 +242,27 @@ mod tests {
         let t0 = Instant::now();
         let mut copies = Copies::default();
         assert_eq!(copies.poll_timeout(), None);
-        copies.note(name(5), Some(SeqNo16(10)), Some(after(t0, 200, Some(1))));
-        copies.note(name(6), Some(SeqNo16(11)), Some(after(t0, 100, Some(0))));
-        copies.note(name(7), None, Some(after(t0, 150, Some(0))));
+        copies.note(
+            t0,
+            name(5),
+            Some(SeqNo16(10)),
+            Some(after(t0, 200, Some(1))),
+        );
+        copies.note(
+            t0,
+            name(6),
+            Some(SeqNo16(11)),
+            Some(after(t0, 100, Some(0))),
+        );
+        copies.note(t0, name(7), None, Some(after(t0, 150, Some(0))));
         assert_eq!(copies.poll_timeout(), Some(after(t0, 100, None).at));
-        copies.on_feedback(&feedback(10, "-+"), &mut Vec::new());
-        copies.defer(name(6), after(t0, 0, None));
+        copies.on_feedback(t0, &feedback(10, "-+"), &mut Vec::new());
+        copies.defer(t0, name(6), after(t0, 0, None));
         assert_eq!(copies.poll_timeout(), Some(after(t0, 150, None).at));
         let at = |ms| t0 + Duration::from_millis(ms);
         assert_eq!(copies.poll_due(at(149)), None);
         // It was asked for meanwhile.
-        copies.defer(name(5), after(t0, 160, None));
+        copies.defer(t0, name(5), after(t0, 160, None));
         let due = |copies: &mut Copies| copies.poll_due(at(160)).map(|(n, next)| (n.seq.0, next));
         assert_eq!(due(&mut copies), Some((5, after(t0, 160, None))));
         assert_eq!(due(&mut copies), Some((7, after(t0, 150, Some(0)))));
@@ -248,9 +291,17 @@ mod tests {
         let mut copies = Copies::default();
         for seq in 0..1000 {
             let next = after(t0, u64::from(seq), None);
-            copies.note(name(seq), None, Some(next));
+            copies.note(t0, name(seq), None, Some(next));
         }
         assert_eq!(copies.again.len(), COPIES_MAX);
         assert_eq!(copies.poll_timeout(), Some(after(t0, 872, None).at));
+        copies.forget(name(0).subscription);
+        assert_eq!(copies.poll_timeout(), None);
+        copies.note(t0, name(5), Some(SeqNo16(10)), None);
+        copies.on_feedback(t0 + COPY_AGE_MAX, &feedback(0, ""), &mut Vec::new());
+        assert_eq!(copies.again.len(), 1);
+        let later = t0 + COPY_AGE_MAX + Duration::from_millis(1);
+        copies.on_feedback(later, &feedback(0, ""), &mut Vec::new());
+        assert_eq!(copies.again.len(), 0, "the number comes round");
     }
 }

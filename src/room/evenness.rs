@@ -1,14 +1,14 @@
 //! Subscribers that share a bottleneck get about the same: who has more yields to who wants more.
 //!
 //! `media::sharing` says what is fair and what a burst shows; here it is found out who it is for. Where there is nobody near
-//! a peer, or nobody lacks anything, nothing happens here.
+//! a peer, nothing happens here, and where nobody lacks anything, no bursts are sent.
 
 use std::time::{Duration, Instant};
 
 use crate::base::ids::Bitrate;
 use crate::media::allocation::Fair;
 use crate::media::sharing::{FairShare, Sharer, Taken, fair_share};
-use crate::room::households::Burst;
+use crate::room::households::{Burst, Look};
 use crate::room::output::Output;
 use crate::room::slots::PeerSlot;
 use crate::room::state::Room;
@@ -84,6 +84,9 @@ impl Room {
     }
 
     fn send_burst_if_due(&mut self, now: Instant, slot: PeerSlot, output: &mut Output) {
+        if self.padding_carrier(slot).is_none() {
+            return;
+        }
         let Some(peer) = self.peers.get(slot) else {
             return;
         };
@@ -102,8 +105,13 @@ impl Room {
                 continue;
             }
             let matters = has.is_limited || taken.is_behind(&has);
-            let decides = taken.is_behind(&has) || has.is_behind(&taken);
-            if household.is_due(now, [slot, other], matters, decides) {
+            let look = Look {
+                at: other,
+                matters,
+                decides: taken.is_behind(&has) || has.is_behind(&taken),
+                takes_turns: has.is_limited,
+            };
+            if household.is_due(now, slot, look) {
                 is_due = true;
                 let strength = household.strength([slot, other]);
                 rate = strength.rate(estimate).max(rate);

@@ -263,9 +263,10 @@ impl Room {
     /// it falls out of the cache: read for many subscribers at once, it is fetched at the same time, where serving one after
     /// another would wait for each line.
     #[inline]
-    fn read_ahead(&self, runs: &[Run]) {
-        let is_due = |run: &&Run| run.next_target.is_multiple_of(AHEAD);
-        for run in runs.iter().filter(is_due) {
+    fn read_ahead(&self, runs: &mut [Run]) {
+        let is_due = |run: &&mut Run| run.next_target >= run.read_to;
+        for run in runs.iter_mut().filter(is_due) {
+            run.read_to = run.next_target + AHEAD;
             let Some(encoding) = self.encoding(run.encoding) else {
                 continue;
             };

@@ -39,8 +39,23 @@ struct Pair {
     strength: Strength,
     /// When a burst of one was last looked for in the other's packets.
     burst_at: Instant,
+    /// Whose that was.
+    burst_by: PeerSlot,
     /// How often, while that is not known.
     tries: u32,
+}
+
+/// Why it would be looked whether one shares with another one.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// That.
+    pub at: PeerSlot,
+    /// Something follows from it.
+    pub matters: bool,
+    /// Somebody is to yield for that.
+    pub decides: bool,
+    /// The other one can look as well.
+    pub takes_turns: bool,
 }
 
 /// A burst that one sent, and others are to be seen in.
@@ -128,10 +143,16 @@ impl Household {
             })
     }
 
-    /// Whether it is to be looked (again) whether two share. `matters`: something follows from it;
-    /// `decides`: somebody is to yield for that.
-    pub fn is_due(&self, now: Instant, peers: [PeerSlot; 2], matters: bool, decides: bool) -> bool {
-        let Some(pair) = self.pairs.iter().find(|pair| pair.of == ordered(peers)) else {
+    /// Whether `by` is to look (again) whether it shares with another one.
+    pub fn is_due(&self, now: Instant, by: PeerSlot, look: Look) -> bool {
+        let Look {
+            at: other,
+            matters,
+            decides,
+            takes_turns,
+        } = look;
+        let of = ordered([by, other]);
+        let Some(pair) = self.pairs.iter().find(|pair| pair.of == of) else {
             return matters;
         };
         let since = now.saturating_duration_since(pair.burst_at);
@@ -141,6 +162,10 @@ impl Household {
             true if decides && pair.evidence.is_shared() => DECIDED_EVERY,
             true => CONFIRMED_EVERY,
         };
+        // One that has a narrower place of its own behind the shared one is seen to wait, and is not seen when it sends: so
+        // both have their say.
+        let is_others_turn = takes_turns && pair.burst_by == by;
+        let interval = interval + TURN * u32::from(is_others_turn);
         (matters || pair.evidence.is_shared()) && since >= interval
     }
 
@@ -160,12 +185,13 @@ impl Household {
                 evidence: Evidence::default(),
                 strength: Strength::default(),
                 burst_at: at,
+                burst_by: burst.by,
                 tries: 0,
             });
             self.pairs.len() - 1
         });
         let pair = &mut self.pairs[index];
-        pair.burst_at = at;
+        (pair.burst_at, pair.burst_by) = (at, burst.by);
         if let Some([own, other]) = waited {
             pair.strength.on_burst(burst.rate, own);
             pair.evidence.on_burst(own, other);
@@ -201,6 +227,8 @@ fn ordered(mut peers: [PeerSlot; 2]) -> [PeerSlot; 2] {
 const MEMBERS_MAX: usize = 16;
 /// Bursts follow each other in this time at least: what one of a usual probe's length adds is some 20 kbit/s.
 const BURSTS_EVERY: Duration = Duration::from_secs(2);
+/// So much later than the other one, so that who can look does so first: bandwidth is divided twice a second.
+const TURN: Duration = Duration::from_millis(400);
 /// So many at that pace, half as many in twice the time, and so on.
 const TRIES: u32 = 6;
 /// What is known is looked at again; sooner while somebody gets less for it.
@@ -220,6 +248,15 @@ mod tests {
     fn peers<const N: usize>() -> [PeerSlot; N] {
         let mut slab = Slab::<(), OfPeers>::new();
         std::array::from_fn(|_| slab.insert(()))
+    }
+
+    fn look(at: PeerSlot, matters: bool, decides: bool) -> Look {
+        Look {
+            at,
+            matters,
+            decides,
+            takes_turns: false,
+        }
     }
 
     #[test]
@@ -265,8 +302,8 @@ mod tests {
         };
         for n in 0..3 {
             let then = now + BURSTS_EVERY * n;
-            assert!(household.is_due(then, [b, a], true, true));
-            assert!(!household.is_due(then, [b, a], false, false));
+            assert!(household.is_due(then, b, look(a, true, true)));
+            assert!(!household.is_due(then, b, look(a, false, false)));
             household.on_burst(&burst(then, b), a, Some([ms(20), ms(20)]));
             household.on_burst(&burst(then, b), c, Some([ms(20), ms(0)]));
             household.on_burst(&burst(then, c), a, Some([ms(5), ms(0)]));
@@ -278,11 +315,11 @@ mod tests {
         let strength = |household: &Household, peers| household.strength(peers).rate(rate);
         assert!(strength(household, [a, c]) > strength(household, [a, b]));
         let last = now + BURSTS_EVERY * 2;
-        assert!(!household.is_due(last + BURSTS_EVERY, [a, b], true, true));
-        assert!(household.is_due(last + DECIDED_EVERY, [a, b], true, true));
-        assert!(!household.is_due(last + DECIDED_EVERY, [b, c], true, true));
-        assert!(household.is_due(last + CONFIRMED_EVERY, [a, b], false, false));
-        assert!(household.is_due(last + CONFIRMED_EVERY, [b, c], true, false));
+        assert!(!household.is_due(last + BURSTS_EVERY, a, look(b, true, true)));
+        assert!(household.is_due(last + DECIDED_EVERY, a, look(b, true, true)));
+        assert!(!household.is_due(last + DECIDED_EVERY, b, look(c, true, true)));
+        assert!(household.is_due(last + CONFIRMED_EVERY, a, look(b, false, false)));
+        assert!(household.is_due(last + CONFIRMED_EVERY, b, look(c, true, false)));
         household.burst = Some(Burst {
             watched: vec![b, c],
             ..burst(last, a)
@@ -307,7 +344,7 @@ mod tests {
         let mut bursts = 0;
         for second in 0..600 {
             let now = now + Duration::from_secs(second);
-            if household.is_due(now, [a, b], true, true) {
+            if household.is_due(now, a, look(b, true, true)) {
                 bursts += 1;
                 let burst = Burst {
                     at: now,
@@ -319,6 +356,45 @@ mod tests {
             }
         }
         assert!((35..45).contains(&bursts), "{bursts}");
+    }
+
+    #[test]
+    fn both_have_their_say() {
+        let at = address("192.0.2.1");
+        let [a, b] = peers();
+        let mut households = Households::default();
+        households.on_moved(a, None, Some(at));
+        households.on_moved(b, None, Some(at));
+        let household = households.get_mut(at).unwrap();
+        let (rate, ms) = (Bitrate(1_000_000), Duration::from_millis);
+        let mut now = Instant::now();
+        let mut by_whom = Vec::new();
+        // What one sends fills the place that both share; what the other one sends, a narrower one of its own.
+        for _ in 0..80 {
+            now += Duration::from_millis(500);
+            for (by, other, waits) in [(a, b, 20), (b, a, 0)] {
+                let look = Look {
+                    takes_turns: true,
+                    ..look(other, true, true)
+                };
+                if household.is_due(now, by, look) {
+                    let burst = Burst {
+                        at: now,
+                        by,
+                        rate,
+                        watched: vec![other],
+                    };
+                    household.on_burst(&burst, other, Some([ms(20), ms(waits)]));
+                    by_whom.push(by == a);
+                }
+            }
+            assert_eq!(household.sharers(a).count(), 0);
+        }
+        assert!(by_whom.len() >= 3, "{by_whom:?}");
+        assert!(
+            by_whom.windows(2).all(|two| two[0] != two[1]),
+            "{by_whom:?}"
+        );
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn resend(
         .map(|at| Next { at, unasked });
     let number = peer.congestion.sender.next_number();
     let number = subscription.is_numbered().then_some(number);
-    peer.congestion.copies.note(name, number, then);
+    peer.congestion.copies.note(now, name, number, then);
     let mut way = Way::new(now, path, peer.congestion.account(), name.subscription);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
@@ -276,7 +276,7 @@ fn find_asked(
             };
             if is_soon || asker.reason != Reason::Nack {
                 let next = Next { at, unasked };
-                copies.defer(name, next);
+                copies.defer(now, name, next);
             }
             Err(Resend::Refused(NotResent::UnderWay))
         }

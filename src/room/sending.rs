@@ -296,10 +296,13 @@ impl Congestion {
         let rate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
         self.repairs.set_repair_rate(rate);
         let pace = self.sender.pace();
-        let share = self.share.map(|share| share.paced().0 as f64);
-        match share.filter(|share| rate.is_some_and(|rate| *share < rate)) {
-            Some(share) if pace != Pace::Draining => {
-                self.budget.set_rate(Some(share), Pace::Shared);
+        let share = self.share.map(|share| (share.taken, share.paced()));
+        match share.filter(|(_, paced)| rate.is_some_and(|rate| (paced.0 as f64) < rate)) {
+            Some((taken, paced)) if pace != Pace::Draining => {
+                // With room to spare, usual frames need not be spread.
+                let is_roomy = taken.0 * 100 < paced.0 * ROOMY_PERCENT;
+                let pace = if is_roomy { Pace::Loose } else { Pace::Shared };
+                self.budget.set_rate(Some(paced.0 as f64), pace);
             }
             _ => self.budget.set_rate(rate, pace),
         }
@@ -311,5 +314,7 @@ const QUEUE_MAX: Duration = Duration::from_millis(50);
 /// What IPv4 and UDP add to a datagram: it passes the bottleneck, too.
 pub const PATH_OVERHEAD: usize = 28;
 const SHARE_PERCENT: u64 = 85;
+/// Below that part of what may go out (`media::congestion::send_side` has the same for who is alone).
+const ROOMY_PERCENT: u64 = 85;
 /// As the pacer gives who is alone.
 const TAKEN_PERCENT: u64 = 110;

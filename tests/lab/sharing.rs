@@ -70,7 +70,8 @@ impl Company {
             queue_checks(&queued, &format!(" from {} s on", self.from_s)).into();
         checks.push(even("sent", &self.sent()));
         let estimates = self.each(|samples| mean_estimate(samples, self.from_s, TO_S));
-        checks.push(even("estimate", &estimates));
+        // What congestion control allows each, and no more than an equal part: their own estimates differ by more.
+        checks.push(even("allowed", &estimates));
         let freezes = self.subscribers.iter();
         let freeze = freezes
             .map(|one| freeze_ms(&self.lab, *one, self.from_s, TO_S - 1.0))

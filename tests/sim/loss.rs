@@ -87,24 +87,28 @@ struct Outcome {
     retransmitted: u64,
 }
 
-/// Five copies of a packet fit into a second, a round trip apart. One packet in 100 000 has them all lost: here that is one of
-/// the pictures of every tenth run, which then freeze for a round trip more (seed 4 does). These seeds have none.
+/// Five copies of a packet fit into a second, a round trip apart. One packet in 100 000 has them all lost, with both the
+/// publisher's way and the subscriber's: in one of these runs (seed 4) the pictures then freeze for a round trip more.
 #[test]
 fn a_tenth_of_loss_at_200_ms_is_repaired() {
     let up = Conditions {
         loss_down: 0.0,
         ..BAD
     };
-    for (seed, conditions) in (100..).zip([up, up, BAD, BAD, BAD, BAD]) {
+    let ways = [up, up, BAD, BAD, BAD, BAD];
+    let mut long = Vec::new();
+    for (seed, conditions) in (0..).zip(ways).chain((100..).zip(ways)) {
         let mut world = pair(seed, [Flavor::Repairing; 2]);
         for outcome in run(&mut world, conditions, Duration::from_secs(20)) {
             assert!(outcome.lost < 0.01, "seed {seed}: {outcome:?}");
-            assert!(
-                outcome.freeze < Duration::from_secs(1),
-                "seed {seed}: {outcome:?}"
-            );
+            if outcome.freeze >= Duration::from_secs(1) {
+                long.push((seed, outcome.freeze));
+            }
         }
     }
+    assert!(long.len() <= 1, "{long:?}");
+    let longest = Duration::from_secs(1) + RTT;
+    assert!(long.iter().all(|(_, freeze)| *freeze < longest), "{long:?}");
 }
 
 /// Nobody tells what arrived, so that a packet is repaired only where one of the client's requests gets through: one in 10 000

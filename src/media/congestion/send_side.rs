@@ -144,7 +144,7 @@ impl SendSide {
         let now_us = self.micros(now);
         let young_us = now_us + REMB_AGE_US;
         self.remb = Some(Told {
-            rate: bitrate.0 as f64,
+            rate: (bitrate.0 as f64).min(REMB_MAX),
             young_us,
         });
         self.check_us.get_or_insert(young_us);
@@ -517,6 +517,8 @@ const HEADROOM_BELOW: f64 = 0.85;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
 /// Half of what a burst has to make to be seen.
 const QUIET_US_MAX: i64 = 5_000;
+/// What a receiver says beyond that means that nothing limits it.
+const REMB_MAX: f64 = 1e9;
 /// libwebrtc's receivers repeat an estimate every second at least; who says nothing for so long does not any more.
 const REMB_AGE_US: i64 = 5_000_000;
 /// From then on it grows as an estimate does that nothing speaks against: by 8 % a second (draft-ietf-rmcat-gcc-02 §5.5).
