@@ -603,6 +603,24 @@ fn a_track_that_comes_back_is_relayed_again() {
     cluster.check_end();
 }
 
+/// Packets of a track that has ended may wait longer than the news of its end: they are no packets of the one that comes back.
+#[test]
+fn what_was_sent_before_an_end_is_not_taken_for_what_comes_back() {
+    let (mut cluster, _) = stage(2, &[1]);
+    cluster.check_flow();
+    cluster.peers[0].tracks.get_mut(&0).expect("published").seq = 5000;
+    for _ in 0..20 {
+        cluster.send_media();
+    }
+    cluster.unpublish(0, 0);
+    let former = cluster.peers[0].unpublished.last_mut().expect("it was");
+    former.config.encodings[0].ssrc = Some(Ssrc(77));
+    former.seq = 300;
+    cluster.republish(0);
+    cluster.check_flow();
+    cluster.check_end();
+}
+
 #[test]
 fn what_nobody_watches_is_not_relayed() {
     let (mut cluster, _) = stage(2, &[1]);

@@ -149,7 +149,7 @@ pub struct RelayedTrack {
     pub codecs: Vec<CodecMapping>,
     /// Its header extension ids.
     pub extensions: ExtensionMap,
-    /// Counts the changes of this description.
+    /// What this description is called: none of this track, or of one that had its key before, was called so.
     pub version: u32,
     /// Its encodings, from the lowest quality to the highest.
     pub encodings: Vec<RelayedEncoding>,
