@@ -621,6 +621,29 @@ fn what_was_sent_before_an_end_is_not_taken_for_what_comes_back() {
     cluster.check_end();
 }
 
+/// A shard that cannot keep up skips what is old, and sound last: it does not fall behind further and further.
+#[test]
+fn what_waited_too_long_between_shards_is_dropped() {
+    let (mut cluster, _) = stage(2, &[1]);
+    cluster.publish(0, false);
+    let sound = cluster.peers[0].tracks[&1].config.clone();
+    cluster.subscribe(1, &sound, 0);
+    cluster.check_flow();
+    // (how late, of sound and pictures arrive)
+    for (ms, expected) in [(900, 2), (1900, 1), (2100, 0), (0, 2)] {
+        let counts = ["rtp_forwarded", "relay_late"];
+        let before = counts.map(|name| cluster.count(1, name));
+        cluster.send_media();
+        cluster.now += ms * MS;
+        cluster.run_for(10 * MS);
+        let after = counts.map(|name| cluster.count(1, name));
+        let grown = [after[0] - before[0], after[1] - before[1]];
+        assert_eq!(grown, [expected, 2 - expected], "after {ms} ms");
+    }
+    cluster.check_flow();
+    cluster.check_end();
+}
+
 #[test]
 fn what_nobody_watches_is_not_relayed() {
     let (mut cluster, _) = stage(2, &[1]);

@@ -248,6 +248,7 @@ pub fn push_layers(track: &Track, sink: Sink, relay: &mut RelayOutput) {
 /// A packet of a local track goes to the shards that have selected its encoding: once each, and without a copy.
 #[cold]
 pub fn relay_packet(
+    now: Instant,
     track: &Track,
     index: EncodingIndex,
     header: &RtpHeader,
@@ -268,6 +269,7 @@ pub fn relay_packet(
             run: encoding.run,
             seq,
             timestamp,
+            arrived: now,
             header: *header,
             packet: packet.clone(),
         };
