@@ -15,6 +15,7 @@ use crate::room::slots::{EncodingSlot, PeerSlot, SubscriptionSlot, TrackSlot};
 use crate::room::source::Source;
 use crate::room::state::Room;
 use crate::wire::rtcp::{self, RtcpPacket, SenderReport, write_pli, write_receiver_report};
+use crate::wire::sdes::SourceDescription;
 
 impl Room {
     /// Takes a protected RTCP datagram of a peer.
@@ -67,11 +68,22 @@ impl Room {
                     self.on_transport_feedback(now, from, feedback, output);
                 }
                 RtcpPacket::Remb(remb) => self.on_remb(now, from, remb, output),
-                // A publisher's name is the session's to choose.
-                RtcpPacket::Cname { .. } | RtcpPacket::Other => {}
+                RtcpPacket::Description(description) => self.on_description(from, description),
+                RtcpPacket::Other => {}
             }
         }
         self.answer_reference_times(now, from, &times, output);
+    }
+
+    /// A source says where it belongs. What it is called does not matter: a publisher's canonical name is the session's to
+    /// choose.
+    fn on_description(&mut self, from: PeerSlot, description: &SourceDescription) {
+        if let Some(peer) = self.peers.get_mut(from) {
+            let SourceDescription {
+                source, mid, rid, ..
+            } = description;
+            peer.sources.describe(*source, *mid, *rid);
+        }
     }
 
     /// A subscription (re)starts: the publisher is asked for a keyframe, if pictures can flow.

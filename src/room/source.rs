@@ -48,7 +48,7 @@ pub struct SourceTable {
     names: VecDeque<(Ssrc, SourceName)>,
 }
 
-/// What packets say of themselves by header extensions.
+/// What packets say of themselves by header extensions, or source descriptions of their streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceName {
     /// `mid`.
@@ -90,6 +90,18 @@ impl SourceTable {
             self.names.pop_front();
         }
         self.names.push_back((ssrc, name));
+    }
+
+    /// The same from a source description in RTCP (RFC 9143 §9.2). What it does not say stays as it was said before.
+    pub fn describe(&mut self, ssrc: Ssrc, mid: Option<Mid>, rid: Option<Rid>) {
+        let former = self.name_of(ssrc);
+        if let Some(mid) = mid.or(former.map(|name| name.mid)) {
+            let rid = rid.or(former.and_then(|name| name.rid));
+            let name = SourceName { mid, rid };
+            if former != Some(name) {
+                self.name(ssrc, name);
+            }
+        }
     }
 
     /// The name that an SSRC once had.
@@ -246,6 +258,19 @@ mod tests {
         }
         assert_eq!(table.name_of(Ssrc(7)), None);
         assert!(table.name_of(Ssrc(100)).is_some());
+    }
+
+    #[test]
+    fn a_description_adds_to_what_packets_said() {
+        let (mid, rid) = (Mid::new("1"), Rid::new("q"));
+        let mut table = SourceTable::default();
+        table.describe(Ssrc(7), None, rid);
+        assert_eq!(table.name_of(Ssrc(7)), None, "no section, no name");
+        table.describe(Ssrc(7), mid, None);
+        table.describe(Ssrc(7), None, rid);
+        table.describe(Ssrc(7), None, None);
+        let mid = mid.unwrap();
+        assert_eq!(table.name_of(Ssrc(7)), Some(SourceName { mid, rid }));
     }
 
     #[test]

@@ -733,3 +733,45 @@ fn check_answer(name: &str, offer: &str, answer: &str) {
         assert_eq!(answered.simulcast.recv, offered.simulcast.send, "{name}");
     }
 }
+
+/// RFC 5506 §5: reduced-size RTCP is agreed on for each section, and only where the client offers it.
+#[test]
+fn reduced_size_rtcp_is_answered_where_it_is_offered() {
+    let (_, chromium, ..) = CLIENTS[0];
+    let line = "a=rtcp-rsize\r\n";
+    assert!(chromium.contains(line), "the offer has it");
+    let without = chromium.replace(line, "");
+    let first_only = chromium.replacen(line, "", 1);
+    for offer in [chromium, &without, &first_only] {
+        let mut room = Room::new();
+        room.connects = false;
+        let a = room.connect("a");
+        room.members[a].auto = false;
+        room.say(a, "joinRoom", json!({"self_id": "a", "room_id": "room"}));
+        let now = room.now;
+        let frame = json!({"event": "offer", "data": {"offer": {"type": "offer", "sdp": offer}}});
+        let session = &mut room.members[a].session;
+        session.handle_text(now, &frame.to_string());
+        let mut answers = std::iter::from_fn(|| session.poll_output()).filter_map(answer_of);
+        let answer = Description::parse(&answers.next().expect("an answer")).unwrap();
+        let offer = Description::parse(offer).unwrap();
+        let agreed = |description: &Description| -> Vec<bool> {
+            let sections = description.sections.iter();
+            sections.map(|section| section.rtcp_rsize).collect()
+        };
+        assert_eq!(agreed(&answer), agreed(&offer));
+    }
+}
+
+/// The SDP of an `answer` event.
+fn answer_of(output: Output) -> Option<String> {
+    let Output::Send(text) = output else {
+        return None;
+    };
+    let event: Value = serde_json::from_str(&text).unwrap();
+    if event["event"] != "answer" {
+        return None;
+    }
+    let answer: Value = serde_json::from_str(event["data"].as_str()?).unwrap();
+    answer["sdp"].as_str().map(str::to_owned)
+}

@@ -11,6 +11,7 @@ pub mod ntp;
 pub mod payload;
 pub mod rtcp;
 pub mod rtp;
+pub mod sdes;
 pub mod sdp;
 pub mod stun;
 pub mod xr;

@@ -14,9 +14,6 @@ use rtc_rtcp::payload_feedbacks::full_intra_request::{FirEntry, FullIntraRequest
 use rtc_rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc_rtcp::receiver_report::ReceiverReport;
 use rtc_rtcp::reception_report::ReceptionReport;
-use rtc_rtcp::source_description::{
-    SdesType, SourceDescription, SourceDescriptionChunk, SourceDescriptionItem,
-};
 use rtc_rtcp::transport_feedbacks::transport_layer_nack::{
     TransportLayerNack, nack_pairs_from_sequence_numbers,
 };
@@ -25,6 +22,7 @@ use rtc_shared::marshal::{Marshal, MarshalSize, Unmarshal};
 use crate::base::ids::{RtpTime, SeqNo16, Ssrc};
 use crate::wire::bandwidth::{FORMAT_APPLICATION, FORMAT_TRANSPORT_CC, Remb, TransportFeedback};
 pub use crate::wire::ntp::NtpTime;
+use crate::wire::sdes::{self, SourceDescription, write_cname};
 use crate::wire::xr::{self, ReferenceReply};
 
 /// One message of a datagram.
@@ -40,13 +38,8 @@ pub enum RtcpPacket {
         /// On what.
         blocks: Vec<ReportBlock>,
     },
-    /// A source's canonical name (RFC 3550 §6.5.1); one for each source that gives one.
-    Cname {
-        /// The source.
-        source: Ssrc,
-        /// Its name, at most 255 bytes, not validated.
-        cname: Bytes,
-    },
+    /// What a source says of itself; one for each source that says something of use.
+    Description(SourceDescription),
     /// Sources that end (RFC 3550 §6.6), at most 31.
     Bye {
         /// Which.
@@ -314,16 +307,8 @@ fn parse_message(message: &[u8], packets: &mut Vec<RtcpPacket>) -> Option<()> {
             push_blocks(packets, report.ssrc, &report.reports);
         }
         PacketType::SourceDescription => {
-            let description = read::<SourceDescription>(message)?;
-            let names = description.chunks.into_iter().filter_map(|chunk| {
-                let mut items = chunk.items.into_iter();
-                let item = items.find(|item| item.sdes_type == SdesType::SdesCname)?;
-                Some(RtcpPacket::Cname {
-                    source: Ssrc(chunk.source),
-                    cname: item.text,
-                })
-            });
-            packets.extend(names.take(REPORT_BLOCKS_MAX));
+            let descriptions = sdes::parse(message)?.into_iter();
+            packets.extend(descriptions.map(RtcpPacket::Description));
         }
         PacketType::Goodbye => {
             let goodbye = read::<Goodbye>(message)?;
@@ -403,22 +388,6 @@ fn write<T: Marshal + MarshalSize>(out: &mut Vec<u8>, message: &T) {
     }
 }
 
-fn write_cname(out: &mut Vec<u8>, source: Ssrc, cname: &str) {
-    let name = &cname[..cname.floor_char_boundary(CNAME_BYTES_MAX)];
-    write(
-        out,
-        &SourceDescription {
-            chunks: vec![SourceDescriptionChunk {
-                source: source.0,
-                items: vec![SourceDescriptionItem {
-                    sdes_type: SdesType::SdesCname,
-                    text: Bytes::copy_from_slice(name.as_bytes()),
-                }],
-            }],
-        },
-    );
-}
-
 fn push_blocks(packets: &mut Vec<RtcpPacket>, sender: u32, reports: &[ReceptionReport]) {
     if !reports.is_empty() {
         packets.push(RtcpPacket::Reports {
@@ -453,9 +422,6 @@ fn to_reception_report(block: &ReportBlock) -> ReceptionReport {
         delay: block.delay_since_last_sr,
     }
 }
-
-/// An SDES item's length is one byte (RFC 3550 §6.5).
-const CNAME_BYTES_MAX: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -518,9 +484,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let cname = |source| RtcpPacket::Cname {
-            source,
-            cname: Bytes::from_static(b"room cname"),
+        let cname = |source| {
+            RtcpPacket::Description(SourceDescription {
+                source,
+                cname: Some(Bytes::from_static(b"room cname")),
+                mid: None,
+                rid: None,
+            })
         };
         let cases: Vec<(Vec<u8>, Vec<RtcpPacket>)> = vec![
             (
@@ -607,6 +577,46 @@ mod tests {
     }
 
     #[test]
+    fn a_bye_names_several_sources_and_may_say_why() {
+        // RFC 3550 §6.6: two sources, and a reason padded to a word.
+        let mut bytes = vec![0x82, 203, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2];
+        bytes.extend(*b"\x07leaving");
+        let bye = RtcpPacket::Bye {
+            sources: vec![Ssrc(1), Ssrc(2)],
+        };
+        assert_eq!(parse(&bytes).packets, [bye]);
+        // A count of zero is valid, but useless.
+        let none = RtcpPacket::Bye { sources: vec![] };
+        assert_eq!(parse(&[0x80, 203, 0, 0]).packets, [none]);
+        // More sources than there are.
+        let cut = [0x83, 203, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!((parse(&cut).packets.len(), parse(&cut).dropped), (0, 1));
+    }
+
+    #[test]
+    fn reduced_size_datagrams_are_read() {
+        // RFC 5506 §4.2: neither a report nor a name comes first.
+        let pli = || RtcpPacket::Pli { media: MEDIA };
+        let lone = written(|out| write_pli(out, SENDER, MEDIA));
+        assert_eq!(parse(&lone).packets, [pli()]);
+        let several = written(|out| {
+            write_nack(out, SENDER, MEDIA, &[SeqNo16(7)]);
+            write_pli(out, SENDER, MEDIA);
+            write_bye(out, SENDER);
+        });
+        let nack = RtcpPacket::Nack {
+            sender: SENDER,
+            media: MEDIA,
+            seqs: vec![SeqNo16(7)],
+        };
+        let bye = RtcpPacket::Bye {
+            sources: vec![SENDER],
+        };
+        assert_eq!(parse(&several).packets, [nack, pli(), bye]);
+        assert_eq!(parse(&several).dropped, 0);
+    }
+
+    #[test]
     fn every_bound_holds() {
         let many = written(|out| (0..100).for_each(|_| write_pli(out, SENDER, MEDIA)));
         let compound = parse(&many);
@@ -632,7 +642,11 @@ mod tests {
         let cname = "é".repeat(200);
         let bytes = written(|out| write_receiver_report(out, SENDER, &[], &cname));
         match &parse(&bytes).packets[..] {
-            [RtcpPacket::Cname { cname, .. }] => assert_eq!(cname.len(), 254),
+            [
+                RtcpPacket::Description(SourceDescription {
+                    cname: Some(cname), ..
+                }),
+            ] => assert_eq!(cname.len(), 254),
             other => panic!("{other:?}"),
         }
     }

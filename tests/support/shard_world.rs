@@ -36,6 +36,7 @@ use shardcast::wire::codec::{Codec, CodecMapping};
 use shardcast::wire::extension::{Extension, ExtensionId, ExtensionMap};
 use shardcast::wire::rtcp::{self, RtcpPacket};
 use shardcast::wire::rtp::{PacketKind, RtpHeader};
+use shardcast::wire::sdes::{self, SourceDescription};
 
 static PROVIDER: RingProvider = RingProvider::new();
 
@@ -338,6 +339,7 @@ impl Client {
             PacketKind::Rtcp => {
                 let srtp = self.srtp.as_mut().expect("media only after the handshake");
                 let compound = srtp.incoming.decrypt_rtcp(datagram).expect("opens");
+                assert_whole(&compound);
                 let compound = rtcp::parse(&compound);
                 assert_eq!(compound.dropped, 0, "the server writes what it reads");
                 self.rtcp.extend(compound.packets);
@@ -391,6 +393,33 @@ impl Client {
             incoming: context(&keys.remote_master_key, &keys.remote_master_salt),
         });
     }
+}
+
+/// Whatever was negotiated, the server sends whole compounds, not reduced-size ones (RFC 5506): a report first, then its
+/// sender's canonical name, a BYE last, and nothing padded in between (RFC 3550 §6.1).
+fn assert_whole(compound: &[u8]) {
+    let mut messages = Vec::new();
+    let mut rest = compound;
+    while !rest.is_empty() {
+        let words = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        let (message, after) = rest.split_at(4 + 4 * words);
+        assert!(message[0] & 0x20 == 0 || after.is_empty(), "{compound:x?}");
+        messages.push(message);
+        rest = after;
+    }
+    let kinds: Vec<u8> = messages.iter().map(|message| message[1]).collect();
+    let is_report = |kind: &u8| [200, 201].contains(kind);
+    let reports = kinds.iter().take_while(|kind| is_report(kind)).count();
+    assert!(reports > 0 && kinds[reports] == 202, "{kinds:?}");
+    let byes = kinds.iter().rev().take_while(|kind| **kind == 203).count();
+    assert!(!kinds[..kinds.len() - byes].contains(&203), "{kinds:?}");
+    let names = sdes::parse(messages[reports]).expect("a source description");
+    let source = |message: &[u8]| Ssrc(u32::from_be_bytes(message[4..8].try_into().unwrap()));
+    let named = |report: &&[u8]| {
+        let of = |name: &SourceDescription| name.source == source(report) && name.cname.is_some();
+        names.iter().any(of)
+    };
+    assert!(messages[..reports].iter().all(named));
 }
 
 fn server() -> SocketAddr {
