@@ -23,6 +23,7 @@ use shardcast::control::{
     TrackConfig,
 };
 use shardcast::io::relay::RelayLinks;
+use shardcast::io::scheduling::Scheduling;
 use shardcast::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
 use shardcast::io::udp::UdpSocket;
 use shardcast::shard::Shard;
@@ -910,7 +911,7 @@ fn a_shards_thread_wakes_the_shard_it_has_something_for() {
         waker,
         links,
         crossing: None,
-        is_pinned: false,
+        scheduling: Scheduling::default(),
         batch_window: Duration::ZERO,
         rooms: RoomOptions::default(),
     };
