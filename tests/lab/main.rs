@@ -12,6 +12,7 @@ mod publisher;
 mod sharing;
 mod squeeze;
 mod stalls;
+mod start;
 mod subscriber;
 #[path = "../support/shard_world.rs"]
 mod support;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
-use shardcast::control::SubscriptionConfig;
+use shardcast::control::{SubscriptionConfig, TrackConfig};
 use shardcast::network::{Conditions, HEADERS_LEN, Link};
 use shardcast::shard::Shard;
 use shardcast::wire::codec::Codec;
@@ -36,6 +36,8 @@ pub struct Lab {
     chunk: BytesMut,
     /// What pictures are coded in. To be set before anybody publishes.
     pub coding: Codec,
+    /// Whether subscribers take retransmissions on streams of their own. To be set before anybody subscribes.
+    pub has_rtx: bool,
     /// What the shard allocates, where that is counted.
     pub meter: Option<Meter>,
 }
@@ -140,6 +142,7 @@ impl Lab {
             next_check: zero + CHECK_EVERY,
             chunk: BytesMut::new(),
             coding: Codec::Vp8,
+            has_rtx: true,
             meter: None,
         }
     }
@@ -205,35 +208,48 @@ impl Lab {
 
     /// Everything of a publisher. `rtt` is what the receiver takes for the round trip.
     pub fn subscribe(&mut self, party: usize, to: usize, rtt: Duration) {
-        let publisher = self.parties[to].publisher.as_ref().expect("it publishes");
-        let tracks = [publisher.audio.clone(), publisher.video.clone()];
+        self.subscribe_sound(party, to, rtt);
+        self.subscribe_pictures(party, to, rtt);
+    }
+
+    pub fn subscribe_sound(&mut self, party: usize, to: usize, rtt: Duration) {
+        let track = self.publisher(to).audio.clone();
+        self.subscribe_track(party, track, rtt);
+    }
+
+    pub fn subscribe_pictures(&mut self, party: usize, to: usize, rtt: Duration) {
+        let track = self.publisher(to).video.clone();
+        self.subscribe_track(party, track, rtt);
+    }
+
+    fn subscribe_track(&mut self, party: usize, track: TrackConfig, rtt: Duration) {
         let zero = self.zero;
         let at = &mut self.parties[party];
         let receiver = at
             .subscriber
             .get_or_insert_with(|| Subscriber::new(zero, rtt));
-        for track in tracks {
-            let number = at.subscriptions.len() as u32;
-            let is_video = !track.codecs.iter().any(|c| c.codec == Codec::Opus);
-            let codecs = if is_video {
-                vec![video_codec(self.coding)]
-            } else {
-                let mut codecs = vec![codec(RED, Codec::Red), codec(OPUS, Codec::Opus)];
-                codecs.iter_mut().for_each(|c| c.transport_cc = true);
-                codecs
-            };
-            let mut config = subscription(number, &track, &codecs);
-            config.extensions = extensions(&[
-                (Extension::Mid, 9),
-                (Extension::TransportSequenceNumber, TRANSPORT_ID),
-                (Extension::DependencyDescriptor, DESCRIPTOR_ID),
-            ]);
-            let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
-            config.rtx_ssrc = is_video.then_some(Ssrc(rtx_ssrc));
-            let coding = is_video.then_some(self.coding);
-            receiver.add(config.ssrc.0, rtx_ssrc, coding, TRANSPORT_ID);
-            at.subscriptions.push(config);
-        }
+        let number = at.subscriptions.len() as u32;
+        let is_video = !track.codecs.iter().any(|c| c.codec == Codec::Opus);
+        let codecs = if is_video {
+            let mut codec = video_codec(self.coding);
+            codec.rtx = codec.rtx.filter(|_| self.has_rtx);
+            vec![codec]
+        } else {
+            let mut codecs = vec![codec(RED, Codec::Red), codec(OPUS, Codec::Opus)];
+            codecs.iter_mut().for_each(|c| c.transport_cc = true);
+            codecs
+        };
+        let mut config = subscription(number, &track, &codecs);
+        config.extensions = extensions(&[
+            (Extension::Mid, 9),
+            (Extension::TransportSequenceNumber, TRANSPORT_ID),
+            (Extension::DependencyDescriptor, DESCRIPTOR_ID),
+        ]);
+        let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
+        config.rtx_ssrc = (is_video && self.has_rtx).then_some(Ssrc(rtx_ssrc));
+        let coding = is_video.then_some(self.coding);
+        receiver.add(config.ssrc.0, rtx_ssrc, coding, TRANSPORT_ID);
+        at.subscriptions.push(config);
         self.configure(party);
     }
 

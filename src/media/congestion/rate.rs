@@ -195,7 +195,7 @@ impl DelayControl {
             .filter(|rate| *rate > self.rate)
     }
 
-    /// The path was seen to carry this: for who cannot probe. Not while a queue drains.
+    /// The path was seen to carry this, or nothing else can be found out: for who cannot probe. Not while a queue drains.
     pub fn raise(&mut self, rate: f64) {
         if !self.is_draining() {
             self.rate = self.rate.max(rate);

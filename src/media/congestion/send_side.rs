@@ -234,10 +234,15 @@ impl SendSide {
     }
 
     /// What [`SendSide::padding_due`] asked for cannot be sent: there is nothing to send it on. Without this its deadline
-    /// would stay due.
+    /// would stay due. If more is wanted than the estimate, that is raised without a probe, less and less often if it
+    /// falls again: a peer without retransmission streams would not see pictures above the start rate otherwise.
     pub fn on_padding_refused(&mut self, now: Instant) {
         let now_us = self.micros(now);
-        self.prober.give_up(now_us);
+        let is_awaited = self.demand.is_some_and(|demand| demand > self.rate());
+        if let Some(rate) = self.prober.give_up(now_us, is_awaited) {
+            self.delay.raise(rate);
+            self.loss.on_probe(rate);
+        }
     }
 
     /// Sends a burst of padding now, at `rate` with all else, and watches what waits with it. False if that
@@ -612,5 +617,44 @@ mod tests {
         side.on_padding_refused(now);
         assert!(side.poll_timeout().is_none_or(|at| at > now));
         assert_eq!(side.padding_due(now), 0);
+    }
+    #[test]
+    fn who_cannot_be_probed_is_believed_less_and_less() {
+        let t0 = Instant::now();
+        let at = |ms: u64| t0 + Duration::from_millis(ms);
+        let mut side = SendSide::default();
+        side.set_demand(Some(Bitrate(1_600_000)));
+        let mut recorder = ArrivalRecorder::default();
+        let mut raised_at: Vec<u64> = Vec::new();
+        // Packets wait from when the estimate is above 1 Mbit/s on, longer and longer.
+        let mut waits = 0;
+        for ms in (0..60_000).step_by(10) {
+            let before = side.present_rate().unwrap_or(Bitrate(0)).0;
+            waits = match before > 1_000_000 {
+                true => waits + 5,
+                false => waits - waits.min(20),
+            };
+            let number = side.next_number();
+            side.on_sent(at(ms), (before / 800) as usize);
+            recorder.on_packet(at(ms + 20 + waits), number, Ssrc(1));
+            let mut out = Vec::new();
+            if recorder.write_due(at(ms + 100), Ssrc(2), &mut out) {
+                let feedback = TransportFeedback::parse(&out).unwrap();
+                side.on_feedback(at(ms + 100), &feedback);
+            }
+            if side.padding_due(at(ms + 100)) > 0 {
+                let before = side.rate();
+                side.on_padding_refused(at(ms + 100));
+                if side.rate() > before * 1.2 {
+                    raised_at.push(ms);
+                }
+            }
+        }
+        assert!(raised_at.len() > 3, "{raised_at:?}");
+        let apart: Vec<u64> = raised_at.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(
+            apart.last() > apart.first().map(|first| first * 4).as_ref(),
+            "{apart:?}"
+        );
     }
 }
