@@ -1,7 +1,7 @@
 //! The load tester against the real server, both in this process, on loopback; and the bad network in between.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use shardcast::config::Config;
 use shardcast::load::{LoadError, Options, Report, run};
 use shardcast::server::Server;
+use socket2::{Domain, Socket, Type};
 
 /// A server on free ports of 127.0.0.1.
 fn server() -> Server {
@@ -144,11 +145,19 @@ fn the_server_takes_simulcast() {
     assert_eq!(report.packets.silent_tracks, 0, "{report}");
 }
 
+/// A port that nobody listens at, nor gets as long as its socket is held.
+fn nobody() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a port is free");
+    let address = socket.local_addr().expect("it has an address");
+    let address = address.as_socket().expect("of IPv4");
+    (socket, format!("ws://{address}"))
+}
+
 #[test]
 fn a_missing_server_is_told() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let target = format!("ws://{}", free.local_addr().expect("it has an address"));
-    drop(free);
+    let (_held, target) = nobody();
     let options = Options::try_parse_from(["load", &target]).expect("valid options");
     let result = run(&options, &AtomicBool::new(false), &mut Vec::new());
     assert!(matches!(result, Err(LoadError::Connect(..))), "{result:?}");
@@ -159,9 +168,7 @@ fn a_missing_server_is_told() {
 fn the_verdict_is_the_exit_code() {
     let server = server();
     let target = format!("ws://{}", server.http_addr());
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let nobody = format!("ws://{}", free.local_addr().expect("it has an address"));
-    drop(free);
+    let (_held, nobody) = nobody();
     let path = std::env::temp_dir().join(format!("shardcast-load-{}.json", std::process::id()));
     let path = path.to_str().expect("UTF-8");
     let short = "--subscribers 2 --audio --video-bitrate 0 --duration 300ms --ramp 0s";

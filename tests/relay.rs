@@ -8,10 +8,11 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mio::Events;
+use mio::{Events, Poll};
 use proptest::prelude::*;
 use shardcast::base::ids::{
     EncodingIndex, MediaKind, PeerKey, RoomId, RtpTime, ShardId, Ssrc, TrackKey, WantKey,
@@ -25,6 +26,7 @@ use shardcast::control::{
 use shardcast::io::relay::RelayLinks;
 use shardcast::io::scheduling::Scheduling;
 use shardcast::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
+use shardcast::io::shard_waker::ShardWaker;
 use shardcast::io::udp::UdpSocket;
 use shardcast::shard::Shard;
 use shardcast::transport::DtlsIdentity;
@@ -896,53 +898,138 @@ fn a_broken_shard_starts_over_with_the_others() {
     cluster.check_end();
 }
 
-/// The threads themselves: what a shard leaves for another one wakes that one, which has nothing else to wake for.
+/// A shard's thread with one peer, and the other end of its relays.
+struct Threaded {
+    handle: ShardHandle,
+    thread: JoinHandle<()>,
+    other: RelayLinks,
+    poll: Poll,
+    waker: ShardWaker,
+    peer: PeerKey,
+}
+
+impl Threaded {
+    fn start() -> Self {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let socket = UdpSocket::bind(loopback, 0).expect("a port is free");
+        let [links, other] = RelayLinks::mesh(2).try_into().expect("two of them");
+        let (poll, waker) = shard_poll().expect("a descriptor");
+        let seat = ShardSeat {
+            id: ShardId(0),
+            addresses: vec![socket.local_addr()],
+            socket,
+            poll,
+            waker,
+            links,
+            crossing: None,
+            scheduling: Scheduling::default(),
+            batch_window: Duration::ZERO,
+            rooms: RoomOptions::default(),
+        };
+        let (poll, waker) = shard_poll().expect("a descriptor");
+        other.connect(waker.clone());
+        let (handle, thread) = ShardHandle::start(seat, identity()).expect("a thread");
+        let client = Client::new(0);
+        let (peer, ice) = (client.key, client.ice.clone());
+        let room = RoomId::new("red").expect("a name");
+        handle.send(Command::AddPeer { peer, room, ice });
+        Self {
+            handle,
+            thread,
+            other,
+            poll,
+            waker,
+            peer,
+        }
+    }
+
+    /// The peer subscribes to so many tracks of the other shard, or to none.
+    fn subscribe(&self, tracks: u32) {
+        let subscriptions = (0..tracks).map(|index| {
+            let track = track_of(PeerKey(77), index, &[upstream(true)]);
+            let mut wanted = subscription(index, &track, &[downstream(true)]);
+            wanted.source_shard = ShardId(1);
+            wanted
+        });
+        self.handle.send(Command::Configure {
+            peer: self.peer,
+            tracks: Vec::new(),
+            subscriptions: subscriptions.collect(),
+        });
+    }
+
+    /// Until the thread has done all that it was told.
+    fn settle(&self) {
+        while self.handle.describe(self.peer).is_err() {}
+    }
+
+    /// What the thread says next; it is woken for, and comes far sooner than it is waited for.
+    fn hear(&mut self) -> Vec<RelayMessage> {
+        let mut events = Events::with_capacity(4);
+        self.poll
+            .poll(&mut events, Some(60 * 1000 * MS))
+            .expect("a poll");
+        assert!(!events.is_empty(), "nobody woke this shard");
+        self.waker.rearm();
+        let mut heard = Vec::new();
+        while !self.other.is_empty() {
+            self.other.take_control(|from, message| {
+                assert_eq!(from, ShardId(0));
+                heard.push(message);
+            });
+        }
+        heard
+    }
+
+    fn stop(self) {
+        self.handle.stop();
+        self.thread.join().expect("it ends");
+    }
+}
+
+/// What a shard leaves for another one wakes that one, which has nothing else to wake for.
 #[test]
 fn a_shards_thread_wakes_the_shard_it_has_something_for() {
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let socket = UdpSocket::bind(loopback, 0).expect("a port is free");
-    let [links, mut other] = RelayLinks::mesh(2).try_into().expect("two of them");
-    let (poll, waker) = shard_poll().expect("a descriptor");
-    let seat = ShardSeat {
-        id: ShardId(0),
-        addresses: vec![socket.local_addr()],
-        socket,
-        poll,
-        waker,
-        links,
-        crossing: None,
-        scheduling: Scheduling::default(),
-        batch_window: Duration::ZERO,
-        rooms: RoomOptions::default(),
-    };
-    let (mut here, waker) = shard_poll().expect("a descriptor");
-    other.connect(waker);
-    let (handle, thread) = ShardHandle::start(seat, identity()).expect("a thread");
-    let client = Client::new(0);
-    let (peer, ice) = (client.key, client.ice.clone());
-    let room = RoomId::new("red").expect("a name");
-    handle.send(Command::AddPeer { peer, room, ice });
-    let track = track_of(PeerKey(77), 0, &[upstream(true)]);
-    let mut wanted = subscription(0, &track, &[downstream(true)]);
-    wanted.source_shard = ShardId(1);
-    handle.send(Command::Configure {
-        peer,
-        tracks: Vec::new(),
-        subscriptions: vec![wanted],
-    });
-    let mut events = Events::with_capacity(4);
-    // Far longer than the thread needs, and it does not end by itself.
-    here.poll(&mut events, Some(60 * 1000 * MS))
-        .expect("a poll");
-    assert!(!events.is_empty(), "nobody woke this shard");
-    let mut heard = Vec::new();
-    other.take_control(|from, message| heard.push((from, message)));
-    let is_want = |(from, message): &(ShardId, RelayMessage)| {
-        *from == ShardId(0) && matches!(message, RelayMessage::Want { .. })
-    };
+    let mut shard = Threaded::start();
+    shard.subscribe(1);
+    let heard = shard.hear();
+    let is_want = |message: &RelayMessage| matches!(message, RelayMessage::Want { .. });
     assert!(heard.len() == 1 && heard.iter().all(is_want), "{heard:?}");
-    handle.stop();
-    thread.join().expect("it ends");
+    shard.stop();
+}
+
+/// A shard that does not listen is told everything when it does; if that is too much, both begin anew.
+#[test]
+fn a_shard_that_does_not_listen_for_long_begins_anew() {
+    // (how often 250 further tracks are wanted and not any more, whether that is beyond what is held)
+    for (times, is_too_much) in [(20, false), (160, true)] {
+        let mut shard = Threaded::start();
+        shard.subscribe(7);
+        for _ in 0..times {
+            shard.subscribe(257);
+            shard.subscribe(7);
+        }
+        shard.settle();
+        let (mut wanted, mut resets, mut messages) = (HashSet::new(), 0, 0);
+        let all = 7 + 500 * times;
+        while messages < all && (resets == 0 || wanted.len() != 7) {
+            for message in shard.hear() {
+                messages += 1;
+                match message {
+                    RelayMessage::Reset => {
+                        resets += 1;
+                        wanted.clear();
+                    }
+                    RelayMessage::Want { want, .. } => assert!(wanted.insert(want)),
+                    // One of before a reset, which is forgotten.
+                    RelayMessage::Unwant { want } => assert!(wanted.remove(&want) || resets > 0),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!((wanted.len(), resets > 0), (7, is_too_much), "{messages}");
+        shard.stop();
+    }
 }
 
 // --- at random -----------------------------------------------------------------------------------

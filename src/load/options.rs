@@ -76,7 +76,7 @@ pub struct Options {
     /// Delay each client's datagrams by this, each way
     #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = time)]
     pub delay: Duration,
-    /// Let through only so many bits/s for each client, each way; 0: no limit
+    /// Let through only so many bits/s for each client, each way, behind a queue of 300 ms; 0: no limit
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = bits)]
     pub rate: u64,
     /// How many received packets are decrypted and looked into: full, sample (1 in 16), or sample:N.

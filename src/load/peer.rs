@@ -708,8 +708,9 @@ impl Peer {
         }
     }
 
-    /// Adds what the client knows at the end. Of one that failed only why, and what it had sent.
-    pub fn harvest(&self, into: &mut Harvest) {
+    /// Adds what the client knows at the end; publishers had stopped at `sent_until`. Of one that failed only why, and what
+    /// it had sent.
+    pub fn harvest(&self, sent_until: Instant, into: &mut Harvest) {
         into.joins.push(self.times);
         for stream in &self.streams {
             let plan = stream.plan();
@@ -725,6 +726,7 @@ impl Peer {
                 into.silent_tracks += u64::from(!self.plan.is_idle);
                 continue;
             }
+            into.stopped_tracks += u64::from(reception.has_stopped_before(sent_until));
             into.received.push(Received {
                 origin: reception.origin(),
                 received: reception.received(),

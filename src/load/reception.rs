@@ -31,6 +31,7 @@ pub struct Reception {
     /// Whether the server may leave packets out, which its own numbers do not show.
     may_be_thinned: bool,
     numbers: Option<Numbers>,
+    last_arrival: Option<Instant>,
     missing: Vec<Missing>,
     reported: (u64, u64),
 }
@@ -80,6 +81,7 @@ impl Reception {
             origin: Origin::Unknown,
             may_be_thinned: may_be_thinned && kind == MediaKind::Video,
             numbers: None,
+            last_arrival: None,
             missing: Vec::new(),
             reported: (0, 0),
         }
@@ -87,6 +89,7 @@ impl Reception {
 
     /// Takes a packet's number.
     pub fn on_packet(&mut self, now: Instant, seq: SeqNo16) -> Arrival {
+        self.last_arrival = Some(now);
         let Some(numbers) = &mut self.numbers else {
             self.numbers = Some(Numbers::starting_with(BASE + u64::from(seq.0)));
             return Arrival::Next(0);
@@ -173,6 +176,13 @@ impl Reception {
             (Some(numbers), Origin::Stream { offset, .. }) => numbers.first.wrapping_add(offset),
             _ => 0,
         }
+    }
+
+    /// Whether it had begun and came no more long before its publisher stopped, at `end`.
+    #[must_use]
+    pub fn has_stopped_before(&self, end: Instant) -> bool {
+        self.last_arrival
+            .is_some_and(|last| end.saturating_duration_since(last) > STOPPED_AFTER)
     }
 
     /// The packets to ask for again now (RFC 4585 §6.2.1), each for [`NACK_TRIES`] times at most.
@@ -281,6 +291,8 @@ impl Numbers {
 
 /// Far enough from 0 that a packet from before the first one has a number.
 const BASE: u64 = 1 << 16;
+/// Streams have a packet a second at least.
+const STOPPED_AFTER: Duration = Duration::from_secs(3);
 /// How far back duplicates are known, in packets.
 const WINDOW: u64 = 1024;
 /// The most packets asked for again at a time.
@@ -404,6 +416,18 @@ mod tests {
         let wanted = reception.poll_nack(t0);
         assert_eq!(wanted.len(), MISSING_MAX);
         assert_eq!(wanted.last(), Some(&SeqNo16(999)));
+    }
+
+    #[test]
+    fn a_stream_that_ends_early_is_seen() {
+        let t0 = Instant::now();
+        let at = |ms| t0 + Duration::from_millis(ms);
+        let mut reception = reception();
+        assert!(!reception.has_stopped_before(at(9_000)), "it never began");
+        reception.on_packet(t0, SeqNo16(1));
+        reception.on_packet(at(1_000), SeqNo16(2));
+        assert!(!reception.has_stopped_before(at(3_900)));
+        assert!(reception.has_stopped_before(at(4_100)));
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Packets {
     pub keyframe_requests: u64,
     /// Tracks promised of which nothing came.
     pub silent_tracks: u64,
+    /// Tracks of which nothing came in the last 3 s and more of what was sent.
+    pub stopped_tracks: u64,
     /// Datagrams dropped by the impairment, on the way up.
     pub impaired_up: u64,
     /// Datagrams dropped by the impairment, on the way down.
@@ -275,6 +277,11 @@ impl Report {
             format!("{} tracks were silent", packets.silent_tracks),
         );
         complain(
+            // A server may leave out pictures that a narrow line does not carry.
+            packets.stopped_tracks > 0 && options.rate == 0,
+            format!("{} tracks stopped early", packets.stopped_tracks),
+        );
+        complain(
             packets.not_opened > 0,
             format!("{} packets could not be decrypted", packets.not_opened),
         );
@@ -410,6 +417,7 @@ fn packets(harvest: &Harvest, drops: (u64, u64)) -> Packets {
         repaired: tally.repaired,
         keyframe_requests: tally.keyframe_requests,
         silent_tracks: harvest.silent_tracks,
+        stopped_tracks: harvest.stopped_tracks,
         impaired_up: tally.impaired_up,
         impaired_down: tally.impaired_down,
         not_sent: tally.not_sent,
@@ -556,6 +564,7 @@ impl Report {
         )?;
         let remarks = [
             (packets.silent_tracks, "tracks of which nothing came"),
+            (packets.stopped_tracks, "tracks that stopped early"),
             (packets.too_old, "too old to tell"),
             (packets.rtx, "retransmissions and padding on RTX"),
             (packets.repaired, "of which were missing"),
@@ -723,6 +732,10 @@ mod tests {
         for demand in [["--max-p99", "1s"], ["--max-loss", "100%"]] {
             assert_eq!(verdict(&demand, &silent).reasons.len(), 1, "{demand:?}");
         }
+        let mut stopped = good();
+        stopped.stopped_tracks = 2;
+        assert_eq!(verdict(&[], &stopped).reasons, ["2 tracks stopped early"]);
+        assert!(verdict(&["--rate", "1M"], &stopped).pass);
         assert!(verdict(&[], &good()).warnings.is_empty());
         let mut slow = good();
         slow.turn.record(Duration::from_millis(100));

@@ -21,6 +21,7 @@ use crate::load::report::{Outside, Report};
 use crate::load::shared::{Phase, Setup, Shared};
 use crate::load::tally::Harvest;
 use crate::load::worker::{Start, Worker};
+use crate::network::QueueLimit;
 use crate::transport::identity::{DtlsIdentity, TransportError};
 use crate::wire::rtcp::NtpTime;
 
@@ -219,7 +220,7 @@ impl<'a> Run<'a> {
     /// Stops the publishers, lets arrive what is on its way, and sends everybody home.
     fn end(&mut self) -> Result<Harvest, LoadError> {
         self.shared.set_phase(Phase::Quiet);
-        thread::sleep(QUIET_TIME + self.options.delay * 4);
+        thread::sleep(quiet_time(self.options));
         // While the sockets are still there.
         let at_server = socket_drops(&self.shared.server_ports());
         self.outside.drops = (
@@ -352,6 +353,17 @@ fn own_snapshot() -> Snapshot {
     Snapshot::of(std::process::id()).unwrap_or_default()
 }
 
+/// How long what was sent may be on its way: what comes later counts as lost.
+fn quiet_time(options: &Options) -> Duration {
+    // There and back, and once more for what is asked for again.
+    let ways = options.delay * 4;
+    let queues = match options.impairment().queue {
+        QueueLimit::Time(time) if options.rate > 0 => 2 * time + PACED_MAX,
+        _ => Duration::ZERO,
+    };
+    QUIET_TIME + ways + queues
+}
+
 /// The wall clock as RTCP has it (RFC 3550 §4).
 fn ntp_now() -> NtpTime {
     let since_1970 = SystemTime::now()
@@ -374,6 +386,8 @@ const TICK: Duration = Duration::from_millis(20);
 const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// Between the last packet sent and the end, without impairment.
 const QUIET_TIME: Duration = Duration::from_millis(500);
+/// As long as the server lets pictures wait for a narrow line.
+const PACED_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -400,6 +414,17 @@ mod tests {
             .flat_map(|p| p.tracks.iter().flat_map(|(t, _)| t.ssrcs.clone()))
             .collect();
         assert_eq!(ssrcs.len(), 8);
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_waited_for() {
+        let quiet = |args: &str| {
+            let args = format!("load ws://127.0.0.1:1 {args}");
+            quiet_time(&Options::try_parse_from(args.split_whitespace()).unwrap()).as_millis()
+        };
+        assert_eq!((quiet(""), quiet("--delay 50ms")), (500, 700));
+        // Two queues of 300 ms, and the server's pacer.
+        assert_eq!(quiet("--rate 1M --delay 50ms"), 2300);
     }
 
     #[test]

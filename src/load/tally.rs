@@ -124,6 +124,8 @@ pub struct Harvest {
     pub failures: BTreeMap<String, u64>,
     /// Tracks promised by a description of which nothing came.
     pub silent_tracks: u64,
+    /// Tracks of which nothing came any more although they were sent.
+    pub stopped_tracks: u64,
     /// The longest turn of the worker's loop: a part of what is measured as latency.
     pub turn: Histogram,
 }
@@ -141,6 +143,7 @@ impl Harvest {
             *self.failures.entry(why).or_default() += count;
         }
         self.silent_tracks += other.silent_tracks;
+        self.stopped_tracks += other.stopped_tracks;
         self.turn.merge(&other.turn);
     }
 

@@ -51,6 +51,8 @@ pub struct Worker {
     sampler: Sampler,
     phase: Phase,
     steady_from: Option<Instant>,
+    /// When publishers stopped, if they have.
+    sent_until: Option<Instant>,
 }
 
 struct Slot {
@@ -120,6 +122,7 @@ impl Worker {
             recent: Histogram::default(),
             phase: Phase::Ramp,
             steady_from: None,
+            sent_until: None,
         })
     }
 
@@ -139,6 +142,9 @@ impl Worker {
             let began = Instant::now();
             self.phase = self.shared.phase();
             self.steady_from = self.shared.steady_from();
+            if !self.phase.is_sending() {
+                self.sent_until.get_or_insert(began);
+            }
             if self.phase == Phase::End {
                 return Ok(self.finish(began));
             }
@@ -407,7 +413,8 @@ impl Worker {
             if let Some(net) = &mut slot.net {
                 net.connection.close();
             }
-            slot.peer.harvest(&mut self.harvest);
+            let sent_until = self.sent_until.unwrap_or(now);
+            slot.peer.harvest(sent_until, &mut self.harvest);
         }
         drop(self.identity);
         self.harvest
