@@ -262,9 +262,7 @@ fn find_asked(
     let original = (name.subscription, asked.encoding, asked.seq);
     // If it was late, and has only just gone out, what is asked for was asked for before.
     let first = match rtt {
-        Some(rtt) if !asked.is_first => {
-            Some(retransmissions.paced_at(original).unwrap_or(came) + rtt)
-        }
+        Some(rtt) if !asked.is_first => Some(retransmissions.went_out_at(original, came) + rtt),
         _ => None,
     };
     let again = subscription.may_resend_at(rtt, asked.out);

@@ -16,9 +16,26 @@ pub struct Retransmissions {
     /// The last that were sent again, oldest first: at most [`RETRANSMISSIONS_MAX`], and none older than [`AGE_MAX`], so that no
     /// name or number is taken for a later one. What falls out is sent again when it is asked for.
     sent: Vec<Retransmission>,
-    /// When packets that waited went out, oldest first: at most [`PACED_MAX`]. What falls out is taken for sent when it
-    /// came.
-    paced: VecDeque<(Instant, Original)>,
+    /// What the pacer held back and then let go, oldest first: at most [`PACED_MAX`].
+    paced: VecDeque<PacedRun>,
+    /// When the last of those went out that fell out of `paced` too early.
+    paced_unknown: Option<Instant>,
+}
+
+/// Packets with consecutive numbers that went out at one time.
+#[derive(Debug)]
+struct PacedRun {
+    at: Instant,
+    of: (SubscriptionSlot, EncodingIndex),
+    first: SeqNo,
+    len: u64,
+}
+
+impl PacedRun {
+    fn contains(&self, (subscription, encoding, seq): Original) -> bool {
+        let ahead = seq.0.wrapping_sub(self.first.0);
+        self.of == (subscription, encoding) && ahead < self.len
+    }
 }
 
 /// A packet of a subscription, by its encoding's number.
@@ -113,18 +130,36 @@ impl Retransmissions {
 
     /// A packet goes out for the first time, after it had waited.
     pub fn note_paced(&mut self, now: Instant, packet: Original) {
-        let is_old = |at: Instant| now.saturating_duration_since(at) > PACED_AGE_MAX;
-        while self.paced.len() >= PACED_MAX || self.paced.front().is_some_and(|(at, _)| is_old(*at))
+        let (subscription, encoding, seq) = packet;
+        let of = (subscription, encoding);
+        if let Some(last) = self.paced.back_mut()
+            && (last.at, last.of, last.first.0 + last.len) == (now, of, seq.0)
         {
+            last.len += 1;
+            return;
+        }
+        let is_young = |at: Instant| now.saturating_duration_since(at) <= PACED_AGE_MAX;
+        while let Some(oldest) = self.paced.front()
+            && (self.paced.len() >= PACED_MAX || !is_young(oldest.at))
+        {
+            self.paced_unknown = Some(oldest.at).filter(|at| is_young(*at));
             self.paced.pop_front();
         }
-        self.paced.push_back((now, packet));
+        self.paced.push_back(PacedRun {
+            at: now,
+            of,
+            first: seq,
+            len: 1,
+        });
     }
 
-    /// When it went out, if it had waited.
-    pub fn paced_at(&self, packet: Original) -> Option<Instant> {
-        let found = self.paced.iter().rfind(|(_, other)| *other == packet);
-        found.map(|(at, _)| *at)
+    /// When a packet first went out that came here at `came`: not before.
+    pub fn went_out_at(&self, packet: Original, came: Instant) -> Instant {
+        match self.paced.iter().rfind(|run| run.contains(packet)) {
+            Some(run) => run.at,
+            // It may have been among those of which that is not known any more.
+            None => self.paced_unknown.map_or(came, |unknown| unknown.max(came)),
+        }
     }
 
     /// When the next retransmission goes out.
@@ -145,7 +180,7 @@ impl Retransmissions {
     /// A subscription has ended: its place may become another's.
     pub fn forget(&mut self, of: SubscriptionSlot) {
         self.sent.retain(|sent| sent.name.subscription != of);
-        self.paced.retain(|(_, (other, ..))| *other != of);
+        self.paced.retain(|run| run.of.0 != of);
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -167,10 +202,10 @@ impl Retransmissions {
 const RETRANSMISSIONS_MAX: usize = 128;
 /// Longer than packets are cached, and far less than the time in which 16-bit numbers come round.
 const AGE_MAX: Duration = Duration::from_secs(3);
-/// A round trip of 300 ms at 4 Mbit/s.
-const PACED_MAX: usize = 128;
-/// A longer round trip is no conversation.
-const PACED_AGE_MAX: Duration = Duration::from_secs(1);
+/// The pacer lets packets go every 5 ms at most (`media::congestion::pacer`), commonly of one picture: more than two seconds.
+const PACED_MAX: usize = 512;
+/// As long as packets are cached (`media::cache`).
+const PACED_AGE_MAX: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -297,18 +332,52 @@ mod tests {
         let mut retransmissions = Retransmissions::default();
         let of = |seq: u64| (name(0).subscription, EncodingIndex(0), SeqNo(seq));
         let at = |ms: u64| t0 + Duration::from_millis(ms);
-        for ms in 0..1000 {
-            retransmissions.note_paced(at(ms), of(ms));
+        // A picture of 400 packets, ten at a time: a run each.
+        for seq in 0..400 {
+            retransmissions.note_paced(at(5 * (seq / 10)), of(seq));
         }
-        let oldest = 1000 - PACED_MAX as u64;
-        assert_eq!(retransmissions.paced_at(of(oldest)), Some(at(oldest)));
-        assert_eq!(retransmissions.paced_at(of(oldest - 1)), None);
-        retransmissions.note_paced(at(1990), of(1990));
-        assert_eq!(retransmissions.paced.len(), 11);
+        assert_eq!(retransmissions.paced.len(), 40);
+        for seq in 0..400 {
+            assert_eq!(retransmissions.went_out_at(of(seq), t0), at(5 * (seq / 10)));
+        }
+        assert_eq!(retransmissions.went_out_at(of(400), at(7)), at(7));
+        // Another encoding, and a gap.
+        let (subscription, ..) = of(0);
+        retransmissions.note_paced(at(200), (subscription, EncodingIndex(1), SeqNo(400)));
+        retransmissions.note_paced(at(200), of(402));
+        assert_eq!(retransmissions.went_out_at(of(400), t0), t0);
+        assert_eq!(retransmissions.went_out_at(of(402), t0), at(200));
+        retransmissions.note_paced(at(2201), of(403));
+        assert_eq!(retransmissions.paced.len(), 1);
+        assert_eq!(retransmissions.went_out_at(of(402), t0), t0, "long ago");
     }
 
     #[test]
-    fn the_last_copies_are_kept() {
+    fn what_is_not_known_any_more_went_out_late_rather_than_early() {
+        let t0 = Instant::now();
+        let mut retransmissions = Retransmissions::default();
+        let of = |seq: u64| (name(0).subscription, EncodingIndex(0), SeqNo(seq));
+        let at = |ms: u64| t0 + Duration::from_millis(ms);
+        for ms in 0..1000 {
+            retransmissions.note_paced(at(ms), of(ms));
+        }
+        assert_eq!(retransmissions.paced.len(), PACED_MAX);
+        let known = 1000 - PACED_MAX as u64;
+        assert_eq!(retransmissions.went_out_at(of(known), t0), at(known));
+        assert_eq!(
+            retransmissions.went_out_at(of(known - 1), t0),
+            at(known - 1)
+        );
+        assert_eq!(retransmissions.went_out_at(of(7), t0), at(known - 1));
+        let came = at(known + 5);
+        assert_eq!(retransmissions.went_out_at(of(2000), came), came);
+        // Until that matters no more.
+        retransmissions.note_paced(at(5000), of(5000));
+        assert_eq!(retransmissions.went_out_at(of(7), t0), t0);
+    }
+
+    #[test]
+    fn the_last_ones_are_kept() {
         let t0 = Instant::now();
         let mut retransmissions = Retransmissions::default();
         for seq in 0..1000 {
