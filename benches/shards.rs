@@ -3,10 +3,9 @@
 //!
 //! And what shards add to a packet's way while they work for 60 % of the time: from when its frame is there until a viewer's
 //! copy is with the kernel. Beside it the same of two threads that only send as much on the same beat: no machine is
-//! faster than its kernel, and none is idle all the time. A virtual machine is stopped for 5 to 8 ms now and then, and the
-//! frames that pile up meanwhile are late in both (seen frame by frame, 2026-11-22): so both take turns, and the medians of
-//! the rounds' quantiles are printed; and, as p99 of parts, the median of the p99 of every tenth of all rounds, most of which
-//! fall between two such stops.
+//! faster than its kernel. Both take turns, and the medians of the rounds' quantiles are printed: once with threads of
+//! ordinary priority, which other work on the machine holds up now and then (5 to 9 ms about once a second on the machine of
+//! docs/PERFORMANCE.md), and once with those of `--real-time`, where the system lets us.
 //!
 //! The viewers' sockets are never read, so that no core is spent on them; the kernel drops what they cannot hold, as
 //! late as it would deliver it.
@@ -21,6 +20,7 @@ use mio::{Events, Poll};
 use shardcast::base::ids::{PeerKey, ShardId};
 use shardcast::control::{SubscriptionConfig, TrackConfig};
 use shardcast::io::relay::RelayLinks;
+use shardcast::io::scheduling::before_ordinary_threads;
 use shardcast::io::shard_thread::shard_poll;
 use shardcast::io::shard_waker::ShardWaker;
 use shardcast::io::udp::{BATCH_MAX, UdpSocket};
@@ -47,11 +47,15 @@ fn main() {
         "one room, frames of {BATCH} packets; packets/s are the best of {rounds} rounds that take turns"
     );
     println!(
-        "                                    added at 60 % of 2 shards, us              sends alone, us"
+        "                                                added at 60 % of 2 shards, us      sends alone, us"
     );
     println!(
-        "viewers   1 shard  2 shards  ratio         p50    p99  p99.9  of parts      p50    p99  p99.9  of parts"
+        "viewers   1 shard  2 shards  ratio  priority         p50     p99   p99.9        p50     p99   p99.9"
     );
+    let priorities: &[Priority] = match real_time_is_allowed() {
+        true => &[Priority::Ordinary, Priority::RealTime],
+        false => &[Priority::Ordinary],
+    };
     for viewers in [50, 200, 500, 2000] {
         // As many packets as with 500: a frame for all is a moment already.
         let frames = frames.min((frames * 500 / viewers as u64).max(20));
@@ -59,33 +63,60 @@ fn main() {
         let packets = (frames as usize * BATCH * viewers) as f64;
         let (mut one, mut two) = (0.0_f64, 0.0_f64);
         for _ in 0..rounds {
-            one = one.max(packets / race(1, &sinks, frames, None).0.as_secs_f64());
-            two = two.max(packets / race(2, &sinks, frames, None).0.as_secs_f64());
+            one = one.max(packets / race(1, &sinks, frames, Beat::None).0.as_secs_f64());
+            two = two.max(packets / race(2, &sinks, frames, Beat::None).0.as_secs_f64());
         }
         let period = Duration::from_secs_f64((BATCH * viewers) as f64 / two / 0.6);
-        let (mut added, mut sends) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            added.push(race(2, &sinks, frames, Some(period)).1);
-            sends.push(race_of_sends(2, &sinks, frames, period));
+        for priority in priorities {
+            let (mut added, mut sends) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                added.push(race(2, &sinks, frames, Beat::Every(period, *priority)).1);
+                sends.push(race_of_sends(2, &sinks, frames, period, *priority));
+            }
+            let ([a50, a99, a999], [s50, s99, s999]) = (medians(&added), medians(&sends));
+            println!(
+                "{viewers:7} {one:9.0} {two:9.0} {:6.2}  {priority:9?}    {a50:7} {a99:7} {a999:7}    {s50:7} {s99:7} {s999:7}",
+                two / one,
+            );
         }
-        let ([a50, a99, a999], [s50, s99, s999]) = (medians(&added), medians(&sends));
-        let (a_parts, s_parts) = (median_of_parts(&added), median_of_parts(&sends));
-        println!(
-            "{viewers:7} {one:9.0} {two:9.0} {:6.2}    {a50:8} {a99:6} {a999:6} {a_parts:9} {s50:8} {s99:6} {s999:6} {s_parts:9}",
-            two / one,
-        );
     }
+    if priorities.len() == 1 {
+        println!("real-time priority was refused: run it as root, or with CAP_SYS_NICE");
+    }
+}
+
+/// Before whom a thread goes.
+#[derive(Debug, Clone, Copy)]
+enum Priority {
+    Ordinary,
+    RealTime,
+}
+
+impl Priority {
+    fn apply(self) {
+        if let Self::RealTime = self {
+            before_ordinary_threads().expect("tried before");
+        }
+    }
+}
+
+fn real_time_is_allowed() -> bool {
+    let tried = std::thread::spawn(before_ordinary_threads).join();
+    tried.expect("no panic").is_ok()
+}
+
+/// When frames come.
+#[derive(Debug, Clone, Copy)]
+enum Beat {
+    /// As fast as it goes.
+    None,
+    /// One each time, to threads of that priority.
+    Every(Duration, Priority),
 }
 
 /// The medians of p50, p99 and p99.9 over all rounds, in us.
 fn medians(rounds: &[Delays]) -> [u64; 3] {
     [0.5, 0.99, 0.999].map(|share| median(rounds.iter().map(|round| round.quantile(share))))
-}
-
-/// The median of the p99 of every part of all rounds, in us.
-fn median_of_parts(rounds: &[Delays]) -> u64 {
-    let parts = rounds.iter().flat_map(|round| &round.parts);
-    median(parts.map(|part| quantile(part.clone(), 0.99)))
 }
 
 fn median(all: impl Iterator<Item = u64>) -> u64 {
@@ -122,51 +153,48 @@ struct Race {
     done: Vec<AtomicU64>,
     barrier: Barrier,
     frames: u64,
-    /// How often a frame comes; `None`: as fast as it goes.
-    period: Option<Duration>,
+    beat: Beat,
 }
 
-/// Times in ns from when a frame was there, and of how many packets; in the order of frames, in [`PARTS`] parts.
+/// How long after its frame was there a number of packets went out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Delay {
+    late: Duration,
+    packets: u64,
+}
+
 #[derive(Default)]
-struct Delays {
-    parts: [Vec<(u64, u64)>; PARTS],
-}
-
-const PARTS: usize = 10;
+struct Delays(Vec<Delay>);
 
 impl Delays {
-    /// Packets of the frame `at`, of so many, went out so long after it was there.
-    fn note(&mut self, (at, frames): (u64, u64), late: Duration, packets: u64) {
-        let part = (at * PARTS as u64 / frames).min(PARTS as u64 - 1);
-        self.parts[part as usize].push((late.as_nanos() as u64, packets));
+    fn note(&mut self, late: Duration, packets: u64) {
+        self.0.push(Delay { late, packets });
     }
 
-    fn extend(&mut self, other: Self) {
-        for (part, others) in self.parts.iter_mut().zip(other.parts) {
-            part.extend(others);
-        }
-    }
-
+    /// In ns.
     fn quantile(&self, share: f64) -> u64 {
-        quantile(self.parts.concat(), share)
+        let mut delays = self.0.clone();
+        delays.sort_unstable();
+        let all: u64 = delays.iter().map(|delay| delay.packets).sum();
+        let mut left = (all as f64 * share) as u64;
+        let at = |delay: &&Delay| {
+            let is_here = left < delay.packets;
+            left = left.saturating_sub(delay.packets);
+            is_here
+        };
+        let found = delays.iter().find(at);
+        found.map_or(0, |delay| delay.late.as_nanos() as u64)
     }
-}
-
-/// In ns.
-fn quantile(mut delays: Vec<(u64, u64)>, share: f64) -> u64 {
-    delays.sort_unstable();
-    let all: u64 = delays.iter().map(|(_, packets)| packets).sum();
-    let mut left = (all as f64 * share) as u64;
-    let at = |(_, packets): &&(u64, u64)| {
-        let is_here = left < *packets;
-        left = left.saturating_sub(*packets);
-        is_here
-    };
-    delays.iter().find(at).map_or(0, |(ns, _)| *ns)
 }
 
 /// Two threads that send to their share of the viewers on the beat, and nothing else.
-fn race_of_sends(shards: u16, sinks: &Sinks, frames: u64, period: Duration) -> Delays {
+fn race_of_sends(
+    shards: u16,
+    sinks: &Sinks,
+    frames: u64,
+    period: Duration,
+    priority: Priority,
+) -> Delays {
     let barrier = Arc::new(Barrier::new(usize::from(shards)));
     let threads: Vec<_> = (0..shards)
         .map(|shard| {
@@ -175,6 +203,7 @@ fn race_of_sends(shards: u16, sinks: &Sinks, frames: u64, period: Duration) -> D
                 let mut socket = UdpSocket::bind([127, 0, 0, 1].into(), 0).expect("a free port");
                 let bytes = vec![0x5a; BATCH * DATAGRAM_LEN];
                 let mut delays = Delays::default();
+                priority.apply();
                 barrier.wait();
                 let start = Instant::now();
                 for at in 0..frames {
@@ -188,7 +217,7 @@ fn race_of_sends(shards: u16, sinks: &Sinks, frames: u64, period: Duration) -> D
                         };
                         let report = socket.send_batch(viewers.iter().map(message));
                         let late = start.elapsed().saturating_sub(due);
-                        delays.note((at, frames), late, report.sent);
+                        delays.note(late, report.sent);
                     }
                 }
                 delays
@@ -197,18 +226,18 @@ fn race_of_sends(shards: u16, sinks: &Sinks, frames: u64, period: Duration) -> D
         .collect();
     let mut delays = Delays::default();
     for thread in threads {
-        delays.extend(thread.join().expect("no panic"));
+        delays.0.extend(thread.join().expect("no panic").0);
     }
     delays
 }
 
 /// How long all frames took, and how late packets were.
-fn race(shards: u16, sinks: &Sinks, frames: u64, period: Option<Duration>) -> (Duration, Delays) {
+fn race(shards: u16, sinks: &Sinks, frames: u64, beat: Beat) -> (Duration, Delays) {
     let race = Arc::new(Race {
         done: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         barrier: Barrier::new(usize::from(shards)),
         frames,
-        period,
+        beat,
     });
     let threads: Vec<_> = (0..shards)
         .zip(RelayLinks::mesh(shards))
@@ -222,7 +251,7 @@ fn race(shards: u16, sinks: &Sinks, frames: u64, period: Option<Duration>) -> (D
     for thread in threads {
         let (took, own) = thread.join().expect("no panic");
         slowest = slowest.max(took);
-        delays.extend(own);
+        delays.0.extend(own.0);
     }
     (slowest, delays)
 }
@@ -277,6 +306,9 @@ impl Runner {
         if self.shard == 0 {
             self.seal_frames(race.frames);
         }
+        if let Beat::Every(_, priority) = race.beat {
+            priority.apply();
+        }
         // Everybody has said what it wants; then everybody has heard it; then the answers are there.
         for _ in 0..3 {
             self.exchange();
@@ -323,7 +355,7 @@ impl Runner {
             while race.done.iter().any(is_behind) {
                 std::hint::spin_loop();
             }
-            if let Some(period) = race.period {
+            if let Beat::Every(period, _) = race.beat {
                 std::thread::sleep((period * at as u32).saturating_sub(start.elapsed()));
             }
             self.world.now += Duration::from_millis(10);
@@ -375,10 +407,10 @@ impl Runner {
             let report = self.socket.send_batch(outbox.messages());
             outbox.clear();
             let frame = self.forwarded / (BATCH * self.viewers) as u64;
-            let due = race.period.unwrap_or_default() * frame as u32;
-            let late = start.elapsed().saturating_sub(due);
-            let frame = (frame, race.frames);
-            self.delays.note(frame, late, report.sent);
+            if let Beat::Every(period, _) = race.beat {
+                let late = start.elapsed().saturating_sub(period * frame as u32);
+                self.delays.note(late, report.sent);
+            }
             self.forwarded += report.sent;
         }
     }

@@ -18,6 +18,7 @@ use crate::io::file_limit;
 use crate::io::interfaces;
 use crate::io::registry::Registry;
 use crate::io::relay::RelayLinks;
+use crate::io::scheduling::Scheduling;
 use crate::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
 use crate::io::shard_waker::ShardWaker;
 use crate::io::signaling_thread::{Backend, Limits};
@@ -287,7 +288,10 @@ fn seats(
             waker,
             links,
             crossing,
-            is_pinned: config.pin_cores,
+            scheduling: Scheduling {
+                is_pinned: config.pin_cores,
+                is_real_time: config.real_time,
+            },
             batch_window: config.batch_window,
             rooms: RoomOptions {
                 last_n: config.last_n,

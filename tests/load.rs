@@ -154,6 +154,82 @@ fn a_missing_server_is_told() {
     assert!(matches!(result, Err(LoadError::Connect(..))), "{result:?}");
 }
 
+/// `shardcast load` as a process: what it says, where, and with which exit code.
+#[test]
+fn the_verdict_is_the_exit_code() {
+    let server = server();
+    let target = format!("ws://{}", server.http_addr());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let nobody = format!("ws://{}", free.local_addr().expect("it has an address"));
+    drop(free);
+    let path = std::env::temp_dir().join(format!("shardcast-load-{}.json", std::process::id()));
+    let path = path.to_str().expect("UTF-8");
+    let short = "--subscribers 2 --audio --video-bitrate 0 --duration 300ms --ramp 0s";
+    // (where, options, exit code, what is on standard output, what on standard error)
+    let cases = [
+        (
+            &target,
+            format!("{short} --max-loss 100% --max-p99 10s --json {path}"),
+            0,
+            "PASS\n",
+            "",
+        ),
+        (
+            &target,
+            format!("{short} --max-p99 1us"),
+            1,
+            "µs is above 1 µs",
+            "",
+        ),
+        (
+            &target,
+            format!("{short} --idle --max-loss 1%"),
+            1,
+            "FAIL: no loss",
+            "",
+        ),
+        (
+            &target,
+            format!("{short} --json -"),
+            0,
+            "\"pass\": true",
+            "PASS\n",
+        ),
+        (
+            &target,
+            format!("{short} --json /no/such/directory/x"),
+            2,
+            "",
+            "cannot write /no/such",
+        ),
+        (
+            &target,
+            "--duration 5".to_owned(),
+            2,
+            "",
+            "such as 50ms or 30s",
+        ),
+        (&nobody, short.to_owned(), 2, "", "cannot connect"),
+    ];
+    for (target, options, code, out, err) in cases {
+        let done = Command::new(env!("CARGO_BIN_EXE_shardcast"))
+            .args(["load", target])
+            .args(options.split(' '))
+            .output()
+            .expect("the program runs");
+        let [said, told] =
+            [done.stdout, done.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        assert_eq!(done.status.code(), Some(code), "{options}: {said}{told}");
+        assert!(said.contains(out), "{options}: {said}{told}");
+        assert!(told.contains(err), "{options}: {said}{told}");
+    }
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("it was written"))
+        .expect("JSON");
+    assert_eq!(json["joins"]["ready"], 3);
+    std::fs::remove_file(path).expect("it is there");
+    server.shutdown();
+}
+
 /// `shardcast impair` as a process, and an echo behind it. A lower bound on time is all that is asserted of it.
 #[test]
 fn a_bad_network_can_be_put_in_between() {

@@ -6,11 +6,12 @@ mod relay_mesh;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use mio::Events;
 use proptest::prelude::*;
 use shardcast::base::ids::{
     EncodingIndex, MediaKind, PeerKey, RoomId, RtpTime, ShardId, Ssrc, TrackKey, WantKey,
@@ -18,8 +19,13 @@ use shardcast::base::ids::{
 use shardcast::control::layers::{LayerChange, Preference, Preferences};
 use shardcast::control::relay::RelayMessage;
 use shardcast::control::{
-    Command, DtlsRole, EncodingConfig, Event, LayerReason, SubscriptionConfig, TrackConfig,
+    Command, DtlsRole, EncodingConfig, Event, LayerReason, RoomOptions, SubscriptionConfig,
+    TrackConfig,
 };
+use shardcast::io::relay::RelayLinks;
+use shardcast::io::scheduling::Scheduling;
+use shardcast::io::shard_thread::{ShardHandle, ShardSeat, shard_poll};
+use shardcast::io::udp::UdpSocket;
 use shardcast::shard::Shard;
 use shardcast::transport::DtlsIdentity;
 use shardcast::wire::codec::{Codec, CodecMapping};
@@ -485,7 +491,8 @@ fn keyframe_requests_of_all_shards_are_merged() {
     cluster.check_flow();
     cluster.run_for(600 * MS);
     plis(&mut cluster);
-    // Everybody asks, over and over, for two seconds.
+    // Everybody asks, over and over, for two seconds; of one shard at most every 50 ms.
+    let crossed = cluster.mesh.sent;
     for _ in 0..40 {
         for at in 1..6 {
             let pli = |out: &mut Vec<u8>| write_pli(out, Ssrc(1), Ssrc(0x5000_0000));
@@ -493,6 +500,8 @@ fn keyframe_requests_of_all_shards_are_merged() {
         }
         cluster.run_for(50 * MS);
     }
+    let crossed = cluster.mesh.sent - crossed;
+    assert!((70..=100).contains(&crossed), "by two shards: {crossed}");
     let asked = plis(&mut cluster);
     assert!((4..=5).contains(&asked), "one in half a second: {asked}");
     // What still waited goes up, and its half second passes.
@@ -599,6 +608,47 @@ fn a_track_that_comes_back_is_relayed_again() {
     cluster.check_flow();
     assert_eq!(cluster.shards[0].wants_len(), 2, "it is waited for");
     cluster.republish(0);
+    cluster.check_flow();
+    cluster.check_end();
+}
+
+/// Packets of a track that has ended may wait longer than the news of its end: they are no packets of the one that comes back.
+#[test]
+fn what_was_sent_before_an_end_is_not_taken_for_what_comes_back() {
+    let (mut cluster, _) = stage(2, &[1]);
+    cluster.check_flow();
+    cluster.peers[0].tracks.get_mut(&0).expect("published").seq = 5000;
+    for _ in 0..20 {
+        cluster.send_media();
+    }
+    cluster.unpublish(0, 0);
+    let former = cluster.peers[0].unpublished.last_mut().expect("it was");
+    former.config.encodings[0].ssrc = Some(Ssrc(77));
+    former.seq = 300;
+    cluster.republish(0);
+    cluster.check_flow();
+    cluster.check_end();
+}
+
+/// A shard that cannot keep up skips what is old, and sound last: it does not fall behind further and further.
+#[test]
+fn what_waited_too_long_between_shards_is_dropped() {
+    let (mut cluster, _) = stage(2, &[1]);
+    cluster.publish(0, false);
+    let sound = cluster.peers[0].tracks[&1].config.clone();
+    cluster.subscribe(1, &sound, 0);
+    cluster.check_flow();
+    // (how late, of sound and pictures arrive)
+    for (ms, expected) in [(900, 2), (1900, 1), (2100, 0), (0, 2)] {
+        let counts = ["rtp_forwarded", "relay_late"];
+        let before = counts.map(|name| cluster.count(1, name));
+        cluster.send_media();
+        cluster.now += ms * MS;
+        cluster.run_for(10 * MS);
+        let after = counts.map(|name| cluster.count(1, name));
+        let grown = [after[0] - before[0], after[1] - before[1]];
+        assert_eq!(grown, [expected, 2 - expected], "after {ms} ms");
+    }
     cluster.check_flow();
     cluster.check_end();
 }
@@ -844,6 +894,55 @@ fn a_broken_shard_starts_over_with_the_others() {
     cluster.forget_ended();
     cluster.check_flow();
     cluster.check_end();
+}
+
+/// The threads themselves: what a shard leaves for another one wakes that one, which has nothing else to wake for.
+#[test]
+fn a_shards_thread_wakes_the_shard_it_has_something_for() {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let socket = UdpSocket::bind(loopback, 0).expect("a port is free");
+    let [links, mut other] = RelayLinks::mesh(2).try_into().expect("two of them");
+    let (poll, waker) = shard_poll().expect("a descriptor");
+    let seat = ShardSeat {
+        id: ShardId(0),
+        addresses: vec![socket.local_addr()],
+        socket,
+        poll,
+        waker,
+        links,
+        crossing: None,
+        scheduling: Scheduling::default(),
+        batch_window: Duration::ZERO,
+        rooms: RoomOptions::default(),
+    };
+    let (mut here, waker) = shard_poll().expect("a descriptor");
+    other.connect(waker);
+    let (handle, thread) = ShardHandle::start(seat, identity()).expect("a thread");
+    let client = Client::new(0);
+    let (peer, ice) = (client.key, client.ice.clone());
+    let room = RoomId::new("red").expect("a name");
+    handle.send(Command::AddPeer { peer, room, ice });
+    let track = track_of(PeerKey(77), 0, &[upstream(true)]);
+    let mut wanted = subscription(0, &track, &[downstream(true)]);
+    wanted.source_shard = ShardId(1);
+    handle.send(Command::Configure {
+        peer,
+        tracks: Vec::new(),
+        subscriptions: vec![wanted],
+    });
+    let mut events = Events::with_capacity(4);
+    // Far longer than the thread needs, and it does not end by itself.
+    here.poll(&mut events, Some(60 * 1000 * MS))
+        .expect("a poll");
+    assert!(!events.is_empty(), "nobody woke this shard");
+    let mut heard = Vec::new();
+    other.take_control(|from, message| heard.push((from, message)));
+    let is_want = |(from, message): &(ShardId, RelayMessage)| {
+        *from == ShardId(0) && matches!(message, RelayMessage::Want { .. })
+    };
+    assert!(heard.len() == 1 && heard.iter().all(is_want), "{heard:?}");
+    handle.stop();
+    thread.join().expect("it ends");
 }
 
 // --- at random -----------------------------------------------------------------------------------

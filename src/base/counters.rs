@@ -169,6 +169,8 @@ counters! {
     relay_packets_sent,
     /// Packets taken from other shards.
     relay_packets_received,
+    /// RTP packets from other shards that had waited for too long: this one has more to do than it can.
+    relay_late,
     /// What other shards said of a want that has ended, or by a description that has been replaced.
     relay_stale,
     /// Wants of other shards refused: too many wait for their tracks.

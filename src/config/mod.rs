@@ -48,6 +48,8 @@ pub struct Config {
     pub single_port: bool,
     /// Whether each shard thread is bound to a core.
     pub pin_cores: bool,
+    /// Whether shard threads go before every thread of ordinary priority, where the system lets them.
+    pub real_time: bool,
     /// Peers of one room on one shard, from which on the next goes to another shard, if there is one.
     pub spill_peers: usize,
     /// From this share of its time at work on, in percent, a shard takes no further peers while another can; above
@@ -120,6 +122,7 @@ impl Config {
             )?,
             single_port: values.one("single-port", "true or false", parsed)?,
             pin_cores: values.one("pin-cores", "true or false", parsed)?,
+            real_time: values.one("real-time", "true or false", parsed)?,
             spill_peers: values.one(
                 "spill-peers",
                 "a number from 1 to 10000",
@@ -293,6 +296,7 @@ mod tests {
             shards: 2,
             single_port: false,
             pin_cores: false,
+            real_time: false,
             spill_peers: 250,
             spill_load: 60,
             max_connections: 4096,
@@ -338,7 +342,7 @@ mod tests {
 
     #[test]
     fn every_option_has_three_ways_in() {
-        let samples: [(&str, &str); 18] = [
+        let samples: [(&str, &str); 19] = [
             ("http", "127.0.0.1:0"),
             ("udp-bind", "127.0.0.1"),
             ("udp-port", "0"),
@@ -346,6 +350,7 @@ mod tests {
             ("shards", "3"),
             ("single-port", "true"),
             ("pin-cores", "true"),
+            ("real-time", "true"),
             ("spill-peers", "4"),
             ("spill-load", "75"),
             ("max-connections", "5"),

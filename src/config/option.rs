@@ -21,7 +21,7 @@ impl OptionRow {
     }
 }
 
-pub(in crate::config) const OPTIONS: [OptionRow; 18] = [
+pub(in crate::config) const OPTIONS: [OptionRow; 19] = [
     OptionRow {
         name: "http",
         value_name: "IP:PORT",
@@ -74,6 +74,14 @@ pub(in crate::config) const OPTIONS: [OptionRow; 18] = [
         default: "false",
         is_list: false,
         help: "Each shard thread stays on one core (Linux). For machines that do nothing else",
+    },
+    OptionRow {
+        name: "real-time",
+        value_name: "BOOL",
+        default: "false",
+        is_list: false,
+        help: "Shard threads go before every thread of ordinary priority, so that no other work on the \
+               machine delays media. Needs root, CAP_SYS_NICE or RLIMIT_RTPRIO; without it: a warning",
     },
     OptionRow {
         name: "spill-peers",

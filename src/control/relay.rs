@@ -10,7 +10,7 @@
 //! Nothing here assumes shared memory beyond `Bytes`. The instants are of the one clock of this machine; an edge
 //! that carries a message to another machine replaces them by ages.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -149,7 +149,7 @@ pub struct RelayedTrack {
     pub codecs: Vec<CodecMapping>,
     /// Its header extension ids.
     pub extensions: ExtensionMap,
-    /// Counts the changes of this description.
+    /// What this description is called: none of this track, or of one that had its key before, was called so.
     pub version: u32,
     /// Its encodings, from the lowest quality to the highest.
     pub encodings: Vec<RelayedEncoding>,
@@ -220,6 +220,8 @@ pub struct RelayedPacket {
     pub seq: SeqNo,
     /// The encoding's own timestamp.
     pub timestamp: RtpTime,
+    /// When it came to its publisher's shard.
+    pub arrived: Instant,
     /// The header, parsed.
     pub header: RtpHeader,
     /// The whole packet, opened.
@@ -238,6 +240,24 @@ pub enum RelayClass {
     /// Dropped first, the oldest first.
     Video,
 }
+
+impl RelayedPacket {
+    /// Whether it has waited for so long that it is of no use any more. Queues between shards are bounded by what they
+    /// hold, which of a single stream is half a minute: a shard with more to do than it can would stay as far behind.
+    #[must_use]
+    pub fn is_late(&self, now: Instant) -> bool {
+        let age_max = match self.kind {
+            MediaKind::Audio => AUDIO_AGE_MAX,
+            MediaKind::Video => VIDEO_AGE_MAX,
+        };
+        now.saturating_duration_since(self.arrived) > age_max
+    }
+}
+
+/// Pictures wait no longer for a subscriber's pacer either.
+const VIDEO_AGE_MAX: Duration = Duration::from_secs(1);
+/// Sound is dropped last, and taken first: it waits so long only where a shard does next to nothing.
+const AUDIO_AGE_MAX: Duration = Duration::from_secs(2);
 
 impl RelayMessage {
     /// How it is queued.

@@ -236,7 +236,7 @@ const MEDIA_PER_TURN: usize = PACKETS_MAX;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use bytes::Bytes;
     use mio::{Events, Poll, Token, Waker};
@@ -257,6 +257,7 @@ mod tests {
             run: 0,
             seq: SeqNo(seq),
             timestamp: RtpTime(0),
+            arrived: Instant::now(),
             header: RtpHeader::parse(&bytes).unwrap(),
             packet: Bytes::copy_from_slice(&bytes),
         })

@@ -25,8 +25,8 @@ use crate::io::api::NoAnswer;
 use crate::io::crossing::Crossing;
 use crate::io::load::{Load, LoadSnapshot};
 use crate::io::mailbox::Mailbox;
-use crate::io::pin;
 use crate::io::relay::RelayLinks;
+use crate::io::scheduling::Scheduling;
 use crate::io::shard_waker::ShardWaker;
 use crate::io::udp::{BATCH_MAX, RecvBatch, SendReport, UdpSocket};
 use crate::shard::Shard;
@@ -62,8 +62,8 @@ pub struct ShardSeat {
     pub links: RelayLinks,
     /// The paths to the other shards, if they share its port.
     pub crossing: Option<Crossing>,
-    /// Whether the thread stays on one core.
-    pub is_pinned: bool,
+    /// How the system is to run the thread.
+    pub scheduling: Scheduling,
     /// How long it waits for more when media woke it.
     pub batch_window: Duration,
     /// What holds for its rooms.
@@ -153,9 +153,7 @@ impl ShardHandle {
         let thread = std::thread::Builder::new()
             .name(format!("shard-{}", seat.id))
             .spawn(move || {
-                if seat.is_pinned {
-                    pin_to_core(seat.id);
-                }
+                seat.scheduling.apply(seat.id);
                 edge.run(&identity);
             })?;
         Ok((handle, thread))
@@ -553,13 +551,6 @@ fn add_paused(
     }
 }
 
-fn pin_to_core(shard: ShardId) {
-    match pin::to_core(usize::from(shard.0)) {
-        Ok(core) => tracing::info!(%shard, core, "the shard stays on one core"),
-        Err(error) => tracing::warn!(%shard, %error, "cannot keep the shard on one core"),
-    }
-}
-
 const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 
@@ -597,7 +588,7 @@ mod tests {
             waker,
             links: RelayLinks::mesh(1).remove(0),
             crossing: None,
-            is_pinned: false,
+            scheduling: Scheduling::default(),
             batch_window,
             rooms: RoomOptions::default(),
         };

@@ -30,7 +30,9 @@ pub use report::Report;
 pub use run::{LoadError, run};
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,7 +72,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("shardcast load: {error}");
         return ExitCode::from(EXIT_UNUSABLE);
     }
-    match run(&options, &stop, &mut std::io::stderr()).and_then(|report| print(&options, report)) {
+    let json = match open_json(&options) {
+        Ok(json) => json,
+        Err(error) => {
+            eprintln!("shardcast load: {error}");
+            return ExitCode::from(EXIT_UNUSABLE);
+        }
+    };
+    match run(&options, &stop, &mut std::io::stderr()).and_then(|report| print(json, &report)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAIL),
         Err(error) => {
@@ -80,22 +89,36 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints what a run has shown, and says whether that is good.
-fn print(options: &Options, report: Report) -> Result<bool, LoadError> {
-    let mut stdout = std::io::stdout();
+/// Where the JSON goes.
+enum Json {
+    Nowhere,
+    Stdout,
+    File(PathBuf, File),
+}
+
+/// Opened before the run: it would be a pity to hear of a wrong path at its end.
+fn open_json(options: &Options) -> Result<Json, LoadError> {
     match &options.json {
-        Some(path) if path.as_os_str() == "-" => {
-            let _ = writeln!(stdout, "{}", report.to_json());
-            eprint!("{report}");
-        }
-        Some(path) => {
-            std::fs::write(path, report.to_json() + "\n")
-                .map_err(|error| LoadError::Json(path.clone(), error))?;
-            let _ = write!(stdout, "{report}");
-        }
-        None => {
-            let _ = write!(stdout, "{report}");
-        }
+        None => Ok(Json::Nowhere),
+        Some(path) if path.as_os_str() == "-" => Ok(Json::Stdout),
+        Some(path) => match File::create(path) {
+            Ok(file) => Ok(Json::File(path.clone(), file)),
+            Err(error) => Err(LoadError::Json(path.clone(), error)),
+        },
+    }
+}
+
+/// Prints what a run has shown, and says whether that is good.
+fn print(json: Json, report: &Report) -> Result<bool, LoadError> {
+    let mut stdout = std::io::stdout();
+    if let Json::Stdout = json {
+        let _ = writeln!(stdout, "{}", report.to_json());
+        eprint!("{report}");
+        return Ok(report.verdict.pass);
+    }
+    let _ = write!(stdout, "{report}");
+    if let Json::File(path, mut file) = json {
+        writeln!(file, "{}", report.to_json()).map_err(|error| LoadError::Json(path, error))?;
     }
     Ok(report.verdict.pass)
 }

@@ -110,11 +110,16 @@ pub struct Options {
 const AFTER_HELP: &str = "\
 Rates are numbers with k, M or G; times have us, ms, s, m or h; shares are percentages.
 
-Only a server on loopback is loaded unless --allow-remote is given: be sure that it is yours. Publishers
-and subscribers read one clock, so that latency is one way; it holds the time that this program takes to
-read its sockets. With --delay it holds the delay twice: on the way up and on the way down.
+Only a server on loopback is loaded unless --allow-remote is given: be sure that it is yours.
 
-Exit code: 0 if everybody joined and lasted and --max-loss and --max-p99 hold, 1 if not, 2 if the command
+Publishers and subscribers read one clock, so that latency is one way. It is told to arrival at a subscriber's \
+socket, which --max-p99 asks for, and to being read there by this program. With --delay it holds the delay \
+twice: on the way up and on the way down.
+
+Loss counts over the whole run, from each stream's first packet on. With --loss and --rate clients lose \
+themselves; publishers send at their bitrate, whatever the way up carries.
+
+Exit code: 0 if everybody joined and lasted and --max-loss and --max-p99 hold, 1 if not, 2 if the command \
 line is wrong, or the server cannot be reached or does not do what was asked for.
 
   shardcast load ws://127.0.0.1:8080 --subscribers 50 --audio --server-pid $(pidof shardcast) \\
@@ -247,15 +252,15 @@ impl FromStr for Ramp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Some(rate) = text.strip_suffix("/s") else {
-            return time(text).map(Self::Within);
+        let ramp = match text.strip_suffix("/s") {
+            None => time(text).ok().map(Self::Within),
+            Some(rate) => {
+                let rate = rate.parse().ok();
+                let rate = rate.filter(|rate| (0.1..=100_000.0).contains(rate));
+                rate.map(Self::Rate)
+            }
         };
-        let rate = rate
-            .parse()
-            .ok()
-            .filter(|rate| (0.1..=100_000.0).contains(rate));
-        rate.map(Self::Rate)
-            .ok_or_else(|| "expected a rate such as 100/s".to_owned())
+        ramp.ok_or_else(|| "expected a rate such as 100/s, or a time such as 10s".to_owned())
     }
 }
 

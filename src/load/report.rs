@@ -283,6 +283,10 @@ impl Report {
             format!("{} packets were not what was sent", packets.wrong_payload),
         );
         if let Some(max) = options.max_loss {
+            complain(
+                packets.expected == 0,
+                "no loss could be measured, as nothing was received".to_owned(),
+            );
             let text = format!(
                 "loss {:.3} % is above {:.3} %",
                 packets.loss * 100.0,
@@ -497,11 +501,11 @@ impl Report {
         let joins = &self.joins;
         writeln!(
             out,
-            "{} rooms of {} publishers and {} subscribers: {} clients, {} ready, {} failed, in {:.1} s",
-            plan.rooms,
-            plan.publishers,
-            plan.subscribers,
-            joins.clients,
+            "{} of {} and {}: {}, {} ready, {} failed, in {:.1} s",
+            counted(plan.rooms, "room"),
+            counted(plan.publishers, "publisher"),
+            counted(plan.subscribers, "subscriber"),
+            counted(joins.clients, "client"),
             joins.ready,
             joins.failed,
             joins.ramp_s
@@ -584,6 +588,12 @@ impl Report {
             steady.bitrate_bps / 1e6
         )
     }
+}
+
+/// `1 room`, `2 rooms`.
+fn counted(count: impl Into<u64>, what: &str) -> String {
+    let count = count.into();
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn write_spread(out: &mut String, name: &str, spread: &Spread, digits: usize) -> fmt::Result {
@@ -706,7 +716,13 @@ mod tests {
         bad.tally.wrong_payload = 3;
         bad.silent_tracks = 1;
         assert_eq!(verdict(&[], &bad).reasons.len(), 3);
-        assert!(!verdict(&["--max-p99", "1s"], &Harvest::default()).pass);
+        let mut silent = Harvest::default();
+        silent.tally.ready = 2;
+        assert!(verdict(&[], &silent).pass);
+        // What was not measured does not hold.
+        for demand in [["--max-p99", "1s"], ["--max-loss", "100%"]] {
+            assert_eq!(verdict(&demand, &silent).reasons.len(), 1, "{demand:?}");
+        }
         assert!(verdict(&[], &good()).warnings.is_empty());
         let mut slow = good();
         slow.turn.record(Duration::from_millis(100));

@@ -225,12 +225,13 @@ impl Worker {
 
     /// Takes what has come over signaling.
     fn converse(&mut self, at: usize) {
-        let now = Instant::now();
         while let Some(arrival) = self.slots[at]
             .net
             .as_mut()
             .and_then(|net| net.connection.poll())
         {
+            // The answer to what one of them makes the client say may be here already.
+            let now = Instant::now();
             match arrival {
                 connection::Arrival::Opened => self.slots[at].peer.join(now),
                 connection::Arrival::Frame(text) => {

@@ -151,7 +151,7 @@ impl Room {
         }
         let numbering = (place.seq, place.timestamp);
         if !track.sinks.is_empty() {
-            relay_packet(track, slot.index, header, numbering, &packet, output);
+            relay_packet(now, track, slot.index, header, numbering, &packet, output);
         }
         let kind = (track.config.kind, kind);
         let ids = &track.config.extensions;

@@ -42,6 +42,8 @@ pub struct RelayOutput {
     pub messages: VecDeque<(ShardId, RelayMessage)>,
     /// What the next want is called.
     pub next_want: u64,
+    /// What the last description of a track was called.
+    pub last_version: u32,
     /// Wants that a room has made or ended.
     pub changed: Vec<WantChange>,
     /// Wants whose next deadline may have come nearer.
@@ -61,6 +63,13 @@ impl RelayOutput {
     /// Leaves a message for another shard.
     pub fn push(&mut self, to: ShardId, message: RelayMessage) {
         self.messages.push_back((to, message));
+    }
+
+    /// A name that no description had before, of this track or of one that had its key: media that waited longer than what is
+    /// said of its track is then known to be an earlier one's.
+    pub fn name_version(&mut self) -> u32 {
+        self.last_version = self.last_version.wrapping_add(1);
+        self.last_version
     }
 
     /// A name that no want had before.

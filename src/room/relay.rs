@@ -122,9 +122,11 @@ impl Room {
 
     /// A local track starts: who waits for it gets it from now on.
     pub(in crate::room) fn serve_waiting(&mut self, slot: TrackSlot, output: &mut Output) {
-        if let Some(track) = self.tracks.get_mut(slot)
-            && let Some(waiting) = self.wanted.remove(&track.config.key)
-        {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        track.version = output.relay.name_version();
+        if let Some(waiting) = self.wanted.remove(&track.config.key) {
             track.sinks = waiting;
             for served in &track.sinks {
                 announce(track, served.sink, &mut output.relay);
@@ -182,7 +184,7 @@ fn announce(track: &Track, sink: Sink, relay: &mut RelayOutput) {
 
 /// The description of a local track has changed: packets from now on are to be read by the new one.
 pub fn relay_description(track: &mut Track, relay: &mut RelayOutput) {
-    track.version = track.version.wrapping_add(1);
+    track.version = relay.name_version();
     for served in &track.sinks {
         announce(track, served.sink, relay);
     }
@@ -246,6 +248,7 @@ pub fn push_layers(track: &Track, sink: Sink, relay: &mut RelayOutput) {
 /// A packet of a local track goes to the shards that have selected its encoding: once each, and without a copy.
 #[cold]
 pub fn relay_packet(
+    now: Instant,
     track: &Track,
     index: EncodingIndex,
     header: &RtpHeader,
@@ -266,6 +269,7 @@ pub fn relay_packet(
             run: encoding.run,
             seq,
             timestamp,
+            arrived: now,
             header: *header,
             packet: packet.clone(),
         };

@@ -274,6 +274,10 @@ impl Room {
             output.counters.relay_stale += 1;
             return;
         }
+        if packet.is_late(now) {
+            output.counters.relay_late += 1;
+            return;
+        }
         if remote.expire_at.is_none() {
             remote.expire_at = Some(now + EXPIRE_INTERVAL);
             output.relay.rescheduled.push(packet.want);

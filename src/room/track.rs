@@ -24,7 +24,7 @@ pub struct Track {
     pub origin: Origin,
     /// Which other shards get them. Empty while the room lives on this one only.
     pub sinks: Vec<Served>,
-    /// Counts the changes of its description, for `sinks`.
+    /// What its present description is called, for `sinks`.
     pub version: u32,
     /// What each payload type carries.
     pub kinds: PayloadKinds,

@@ -15,7 +15,8 @@ type Way = (ShardId, u8, ShardId);
 pub struct Mesh {
     under_way: BTreeMap<(Instant, u64), (Way, RelayMessage)>,
     latest: HashMap<Way, Instant>,
-    sent: u64,
+    /// Messages that crossed, or are under way.
+    pub sent: u64,
     rng: StdRng,
     delay_max: Duration,
     /// The probability that a packet is pushed out of a full queue.
