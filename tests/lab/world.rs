@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
-use shardcast::control::SubscriptionConfig;
+use shardcast::control::layers::LayerChange;
+use shardcast::control::{Event, SubscriptionConfig};
 use shardcast::network::{Conditions, HEADERS_LEN, Link};
 use shardcast::shard::Shard;
 use shardcast::wire::codec::Codec;
@@ -38,6 +39,8 @@ pub struct Lab {
     pub coding: Codec,
     /// What the shard allocates, where that is counted.
     pub meter: Option<Meter>,
+    /// What clients are told of layers: when, in s, and who.
+    told: Vec<(f64, PeerKey, LayerChange)>,
 }
 
 /// Counts what the shard allocates for media.
@@ -141,6 +144,7 @@ impl Lab {
             chunk: BytesMut::new(),
             coding: Codec::Vp8,
             meter: None,
+            told: Vec::new(),
         }
     }
 
@@ -277,6 +281,15 @@ impl Lab {
     /// As [`Lab::queued`], on the way to the server.
     pub fn queued_up(&self, party: usize, from_s: f64, to_s: f64) -> Vec<f64> {
         sorted_between(&self.parties[party].up_queued, from_s, to_s)
+    }
+
+    /// What a party was told of the layers of its pictures between two times.
+    pub fn told(&self, party: usize, from_s: f64, to_s: f64) -> Vec<LayerChange> {
+        let key = self.world.clients[self.parties[party].client].key;
+        let told = self.told.iter();
+        told.filter(|(at, peer, _)| *peer == key && (from_s..to_s).contains(at))
+            .map(|(.., change)| *change)
+            .collect()
     }
 
     pub fn samples(&self, party: usize) -> &[Sample] {
@@ -477,7 +490,12 @@ impl Lab {
         let now = self.world.now;
         let world = &mut self.world;
         while let Some(event) = world.shard.poll_event() {
-            world.events.push(event);
+            let at_s = (now - self.zero).as_secs_f64();
+            if let Event::Layer(peer, change) = event.1 {
+                self.told.push((at_s, peer, change));
+            } else {
+                world.events.push(event);
+            }
         }
         loop {
             let before = count();
