@@ -15,7 +15,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 # The sanitizers' flags are unstable; this lets the stable toolchain take them.
 FUZZ := RUSTC_BOOTSTRAP=1 cargo fuzz
 FUZZ_DIR := $(CARGO_TARGET_DIR)/fuzz
-FUZZ_TARGETS := signaling session sdp stun rtp rtcp payload uplink
+FUZZ_TARGETS := signaling session sdp stun rtp rtcp payload uplink downlink
 TARGET ?= signaling
 SECONDS ?= 600
 

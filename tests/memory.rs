@@ -1,15 +1,13 @@
 //! What one more subscription costs, in bytes that stay allocated: on the shard that holds its subscriber and in that
 //! one's session. The packet cache is not part of it: it belongs to the track.
 //!
-//! Counted is what glibc's allocator takes for each allocation, its own header included, so that many small
-//! allocations do not look cheaper than they are. What is needed only while a description is being exchanged is not
-//! here, because it is given back; `shardcast load --idle --server-pid` measures the whole.
+//! What is needed only while a description is being exchanged is not here, because it is given back; `shardcast load --idle --server-pid` measures the whole.
 
 #[path = "support/shard_world.rs"]
 mod support;
+#[path = "support/weighing.rs"]
+mod weighing;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +25,7 @@ use shardcast::coordinator::{Limits, Stripe};
 use shardcast::signaling::session::{Output, Session, SessionConfig};
 use shardcast::wire::codec::{Codec, CodecMapping};
 use support::{Rtp, World, codec, subscription, track};
+use weighing::live_bytes;
 
 /// Bytes of a further subscription on its shard, at most.
 const SHARD_BYTES_MAX: i64 = 850;
@@ -37,51 +36,6 @@ const SELECTING_BYTES_MAX: i64 = 1750;
 const SESSION_BYTES_MAX: i64 = 256;
 /// Bytes that one more peer in a room costs each session of it, at most, if it publishes nothing.
 const PEER_BYTES_MAX: i64 = 32;
-
-struct Weighing;
-
-thread_local! {
-    static LIVE: Cell<i64> = const { Cell::new(0) };
-}
-
-/// What an allocation of `size` bytes takes of glibc's heap: a header of 8 bytes, multiples of 16, at least 32.
-fn chunk(size: usize) -> i64 {
-    (size + 8).next_multiple_of(16).max(32) as i64
-}
-
-fn weigh(bytes: i64) {
-    // The allocator is also called while a thread ends, when there is nothing left to count with.
-    let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
-}
-
-// SAFETY: passes everything on to the system's allocator and only counts.
-unsafe impl GlobalAlloc for Weighing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        weigh(chunk(layout.size()));
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is `System`'s.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        weigh(-chunk(layout.size()));
-        // SAFETY: `ptr` came from `System` with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        weigh(chunk(size) - chunk(layout.size()));
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Weighing = Weighing;
-
-/// How many bytes of this thread stay allocated.
-fn live() -> i64 {
-    LIVE.with(Cell::get)
-}
 
 /// How many tracks there are at first, and how many more.
 const FEW: usize = 2;
@@ -174,7 +128,7 @@ fn shard_bytes(kind: MediaKind, count: usize, media: Media) -> i64 {
     }
     // What the clients keep is not the shard's.
     (world.events, world.clients) = (Vec::new(), Vec::new());
-    live()
+    live_bytes()
 }
 
 /// Run in a thread of its own, whose allocations are all that is counted.
@@ -387,7 +341,7 @@ fn session_bytes(viewers: usize, kind: MediaKind, count: usize, idle: usize) -> 
     for member in &sessions.members {
         assert_eq!(member.sections, count, "each track has its section");
     }
-    live()
+    live_bytes()
 }
 
 #[test]

@@ -67,6 +67,8 @@ struct Stage {
     /// What the server knows of the round trip.
     rtt: Rtt,
     one_way: Duration,
+    /// How likely the way becomes another one in a turn.
+    moves: f64,
 }
 
 impl Stage {
@@ -104,6 +106,7 @@ impl Stage {
             has: BTreeSet::new(),
             misses: BTreeMap::new(),
             rtt: Rtt::default(),
+            moves: 0.002,
         }
     }
 
@@ -130,6 +133,26 @@ impl Stage {
             };
             self.world
                 .send_rtcp(self.publisher, |out| write_sender_report(out, &report, "c"));
+        }
+    }
+
+    /// One picture of many packets, all at once.
+    fn publish_picture(&mut self, packets: u16) {
+        let (first, ssrc) = (self.published, self.world.clients[self.publisher].key.0);
+        self.published += packets;
+        for number in first..self.published {
+            let mut payload = [0x01; 20];
+            // No keyframe; the first packet begins a partition (RFC 7741 §4.2).
+            payload[0] = if number == first { 0x10 } else { 0 };
+            let packet = Rtp {
+                ssrc: 1000 * ssrc as u32,
+                seq: number,
+                timestamp: 3000 * u32::from(first),
+                payload_type: 96,
+                extensions: &[],
+                payload: &payload,
+            };
+            self.world.send_rtp(self.publisher, &packet.bytes());
         }
     }
 
@@ -270,18 +293,23 @@ impl Stage {
         }
     }
 
+    /// Lets 5 ms pass, and sees each packet when it goes out.
+    fn pass(&mut self) {
+        let step = self.world.now + 5 * MS;
+        while let Some(due) = self.world.shard.poll_timeout().filter(|due| *due < step) {
+            self.world
+                .advance(due.saturating_duration_since(self.world.now));
+            self.collect();
+        }
+        self.world.advance(step - self.world.now);
+        self.collect();
+    }
+
     fn run(&mut self) {
         let end = self.world.now + LASTS;
         let mut turn = 0;
         while self.world.now < end {
-            let step = self.world.now + 5 * MS;
-            while let Some(due) = self.world.shard.poll_timeout().filter(|due| *due < step) {
-                self.world
-                    .advance(due.saturating_duration_since(self.world.now));
-                self.collect();
-            }
-            self.world.advance(step - self.world.now);
-            self.collect();
+            self.pass();
             turn += 1;
             if turn % 4 == 0 {
                 self.publish();
@@ -294,8 +322,7 @@ impl Stage {
             if turn % 20 == 3 {
                 self.tell();
             }
-            if self.rng.random_bool(0.002) {
-                // The way becomes another one.
+            if self.rng.random_bool(self.moves) {
                 self.one_way = [10, 50, 100, 160][self.rng.random_range(0..4)] * MS;
             }
         }
@@ -328,4 +355,41 @@ fn never_twice_within_a_round_trip_whatever_is_asked_and_told() {
     let enough = [1000, 100, 1000, 5000];
     let is_enough = all.iter().zip(enough).all(|(sum, least)| *sum >= least);
     assert!(is_enough, "{names:?}: {all:?}");
+}
+
+/// The pacer holds back what a slow path cannot take at once, however many packets a picture has.
+#[test]
+fn a_picture_of_many_small_packets_waits_for_its_round_trip_too() {
+    const PACKETS: u16 = 400;
+    let takes = Subscriber {
+        has_feedback: true,
+        has_rtx: true,
+    };
+    // Nothing is lost.
+    let mut stage = Stage::new(4, takes);
+    (stage.one_way, stage.moves) = (160 * MS, 0.0);
+    stage.run();
+    let rtt = stage.rtt.lowest().expect("reports told it");
+    assert!(rtt > 300 * MS, "{rtt:?}");
+    let (before, first) = (stage.world.count("paced"), stage.published);
+    stage.publish_picture(PACKETS);
+    stage.collect();
+    let (begin, mut asked) = (stage.world.now, 0);
+    while stage.world.now < begin + 600 * MS {
+        stage.pass();
+        // What came is asked for again at once, then what came before: not all that is asked for may be sent again.
+        let newest = *stage.copies.keys().last().expect("packets came");
+        let seqs: Vec<SeqNo16> = (newest.saturating_sub(PACKETS)..=newest)
+            .rev()
+            .map(SeqNo16)
+            .collect();
+        asked += seqs.len();
+        stage.world.send_rtcp(stage.subscriber, |out| {
+            write_nack(out, Ssrc(1), MEDIA, &seqs);
+        });
+        stage.collect();
+    }
+    assert_eq!(stage.published, first + PACKETS);
+    let paced = stage.world.count("paced") - before;
+    assert!(paced > 300 && asked > 10_000, "{paced} of {PACKETS} waited");
 }

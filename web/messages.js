@@ -72,6 +72,7 @@ export function roomMessage(reason) {
       return { title: "The server is gone", hint: "You will join again as soon as it answers." };
     case "shutting-down":
       return { title: "The server is restarting", hint: "You will be back in a moment." };
+    case "media-timeout":
     case "media-failed":
       return {
         title: "Sound and picture do not get through",

@@ -74,6 +74,7 @@ static ASSETS: &[Asset] = assets! {
     "/sdk/signaling.js" JS,
     "/sdk/stats.js" JS,
     "/sdk/types.js" JS,
+    "/sdk/watch.js" JS,
     "/sound.js" JS,
     "/store.js" JS,
     "/style.css" CSS,

@@ -14,7 +14,7 @@
 //! 4. Nobody gets more than the wanted size and frame rate: what is above is not among the steps.
 //! 5. Before a video that has its lowest layer is given up, that must not fit for a while: estimates undershoot when they
 //!    fall, and a black picture is worse than a short queue.
-//! 6. Where others share the way to this subscriber, it gets no further than to a fair part of that ([`crate::media::sharing`]), and
+//! 6. Where others share the way to this subscriber, it gets no further than to a fair part of that ([`crate::media::fair_share`]), and
 //!    what exceeds this is given up when another one has been behind for a while.
 //! 7. A step up needs room to spare, and time since the last step (see [`crate::media::pace`]); what no longer fits is given up at
 //!    once. Where two want what is enough for one, who has it keeps it.
@@ -26,8 +26,8 @@ use std::collections::BinaryHeap;
 
 use crate::base::ids::{Bitrate, LayerId};
 use crate::base::layer_reason::LayerReason;
+use crate::media::fair_share::FairShare;
 use crate::media::ladder::Step;
-use crate::media::sharing::FairShare;
 
 /// One video of a subscriber.
 #[derive(Debug, Clone, Copy)]

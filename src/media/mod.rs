@@ -5,6 +5,7 @@
 pub mod allocation;
 pub mod cache;
 pub mod congestion;
+pub mod fair_share;
 pub mod hearing;
 pub mod keyframe;
 pub mod ladder;
@@ -22,7 +23,7 @@ pub mod rtt;
 pub mod rtx;
 pub mod sender_report;
 pub mod sequence;
-pub mod sharing;
+pub mod shared_bottleneck;
 pub mod speakers;
 pub mod stream;
 pub mod timeline;

@@ -12,10 +12,10 @@ use crate::base::time::earliest;
 use crate::control::Event;
 use crate::control::layers::{LayerChange, Preference, Preferences};
 use crate::media::allocation::{Budget, Share, VideoDemand, allocate, full_demand};
+use crate::media::fair_share::Consumption;
 use crate::media::ladder::{Step, Wanted};
 use crate::media::layers::selector::Selector;
 use crate::media::layers::structures::Limit;
-use crate::media::sharing::Taken;
 use crate::room::allotment::Allotment;
 use crate::room::output::Output;
 use crate::room::reception::Wish;
@@ -124,7 +124,7 @@ impl Room {
         // What was never measured may be as much as it likes: until it was, nothing bounds what is probed for.
         let is_measured = videos.iter().all(|video| video.is_measured);
         let demand = is_measured.then(|| Bitrate(full_demand(&demands).0 + audio.0));
-        let taken = Taken {
+        let consumption = Consumption {
             bitrate: Bitrate(audio.0 + shares.iter().map(|share| share.bitrate.0).sum::<u64>()),
             is_limited: shares.iter().any(|s| s.reason == LayerReason::Bandwidth),
             is_waiting: videos.iter().all(|video| video.is_waiting),
@@ -145,13 +145,13 @@ impl Room {
             peer.congestion.sender.set_demand(demand);
             peer.congestion.share = fair.map(|fair| OwnShare {
                 fair: fair.share.bitrate,
-                taken: taken.bitrate,
+                used: consumption.bitrate,
             });
             peer.congestion.refresh();
             peer.division.on_done(now, next);
             output.rescheduled.push(peer.key);
         }
-        self.compare(now, slot, taken, output);
+        self.compare(now, slot, consumption, output);
     }
 
     /// The videos that a peer receives, in the order of their keys, and what its sound takes.

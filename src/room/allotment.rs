@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::base::ids::{EncodingSet, LayerId};
 use crate::base::layer_reason::LayerReason;
 use crate::media::allocation::Share;
+use crate::media::fair_share::Consumption;
 use crate::media::pace::Pace;
-use crate::media::sharing::Taken;
 
 /// What one subscription was given of a video. Only videos have one, from their first allocation on.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ pub struct Division {
     /// When it is done next; `None` while there is nothing to divide.
     pub due: Option<Instant>,
     /// What it came to.
-    pub taken: Taken,
+    pub consumption: Consumption,
     /// Since when it gets more than another one that wants more and shares its bottleneck.
     pub ahead_since: Option<Instant>,
 }

@@ -87,7 +87,7 @@ impl Room {
             let config = &subscription.config;
             let (source, shard) = (config.source, config.source_shard);
             if let Some(peer) = self.peers.get_mut(subscription.subscriber) {
-                peer.congestion.copies.forget(slot);
+                peer.congestion.retransmissions.forget(slot);
             }
             self.note_source(source, shard);
         }

@@ -45,7 +45,9 @@ impl Room {
         output.counters.transport_feedback_received += 1;
         peer.congestion.sender.on_feedback(now, feedback);
         let mut lost = peer.congestion.sent.on_feedback(feedback);
-        peer.congestion.copies.on_feedback(now, feedback, &mut lost);
+        peer.congestion
+            .retransmissions
+            .on_feedback(now, feedback, &mut lost);
         // Where a queue stands, it is the queue that loses, and more packets make it longer: NACKs and the estimate will do.
         let is_congested = peer.congestion.is_congested();
         let level = peer.path.on_feedback(now, feedback, is_congested);
@@ -109,7 +111,7 @@ impl Room {
         peer.congestion.refresh();
         tell_publisher(now, peer, output);
         self.drain_waiting(now, slot, output);
-        self.send_due_copies(now, slot, output);
+        self.send_due_retransmissions(now, slot, output);
         self.send_due_padding(now, slot, output);
         self.follow_estimate(now, slot, output);
     }
@@ -193,7 +195,7 @@ impl Room {
             // Meanwhile it may have been asked for, and gone out: then it does not again.
             if subscription.send_first(&packet, &shape, &mut way, &mut output.outbox) {
                 congestion.charge(&packet);
-                congestion.copies.note_paced(now, (of, index, seq));
+                congestion.retransmissions.note_paced(now, (of, index, seq));
                 count_forwarded(&packet, &mut output.counters);
             } else {
                 output.counters.forward_late += 1;

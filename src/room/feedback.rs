@@ -34,12 +34,12 @@ impl Room {
             return;
         }
         output.counters.rtcp_received += 1;
-        if !peer.toil.admits(now) {
+        if !peer.rtcp_budget.admits(now) {
             output.counters.rtcp_over_budget += 1;
             return;
         }
         let compound = rtcp::parse(&datagram);
-        peer.toil.charge(&compound);
+        peer.rtcp_budget.charge(&compound);
         output.counters.rtcp_malformed += u64::from(compound.dropped);
         let mut times = Vec::new();
         for packet in &compound.packets {

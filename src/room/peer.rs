@@ -7,10 +7,10 @@ use crate::base::ids::{PeerKey, Ssrc};
 use crate::control::layers::Preferences;
 use crate::room::allotment::Division;
 use crate::room::path::Path;
+use crate::room::rtcp_budget::RtcpBudget;
 use crate::room::sending::Congestion;
 use crate::room::slots::{SubscriptionSlot, TrackSlot};
 use crate::room::source::{SourceIds, SourceTable};
-use crate::room::toil::Toil;
 use crate::room::uplink::Uplink;
 use crate::transport::Transport;
 
@@ -47,7 +47,7 @@ pub struct Peer {
     /// How the way to it is.
     pub path: Path,
     /// How much work its RTCP makes.
-    pub toil: Toil,
+    pub rtcp_budget: RtcpBudget,
     /// It gets the pictures of some publishers only, or did.
     pub has_last_n: bool,
     /// Which change of who spoke when its pictures follow.
@@ -73,7 +73,7 @@ impl Peer {
             uplink: Uplink::default(),
             had_unknown: false,
             path: Path::default(),
-            toil: Toil::default(),
+            rtcp_budget: RtcpBudget::default(),
             has_last_n: false,
             order_version: 0,
             report_at: None,

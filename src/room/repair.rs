@@ -1,9 +1,9 @@
 //! Repair towards subscribers: what they miss is sent again from the caches of its tracks.
 //!
 //! They ask with NACKs (RFC 4585 §6.2.1), and those who say when packets arrive are not waited for: what their feedback
-//! calls missing, be it a packet or a copy of one, is sent again too. Requests and feedback are lost as packets are, so
+//! calls missing, be it a packet or a retransmission, is sent again too. Requests and feedback are lost as packets are, so
 //! that pictures which have been waited for for longer than one request takes are followed up unasked until they are
-//! known to have arrived. Whatever the reason, no two copies are less than a round trip apart; and where it took too
+//! known to have arrived. Whatever the reason, no two of them are less than a round trip apart; and where it took too
 //! long, a keyframe is asked for beside.
 
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::base::ids::{MediaKind, SeqNo, SeqNo16, Ssrc};
 use crate::media::resend::NotResent;
 use crate::media::rewrite;
-use crate::room::copies::Next;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
+use crate::room::retransmissions::FollowUp;
 use crate::room::sending::Way;
 use crate::room::sent_names::{Lost, SentName};
 use crate::room::slots::{EncodingSlot, PeerSlot, TrackSlot};
@@ -37,7 +37,7 @@ enum Reason {
     Nack,
     /// By its feedback the peer does not have it.
     Feedback,
-    /// Nothing says whether the last copy arrived; so many more may follow it like this.
+    /// Nothing says whether the last one arrived; so many more may follow it like this.
     Unasked(u8),
 }
 
@@ -93,15 +93,15 @@ impl Room {
         }
     }
 
-    /// Sends the copies that are due to a peer.
-    pub(in crate::room) fn send_due_copies(
+    /// Sends the retransmissions that are due to a peer.
+    pub(in crate::room) fn send_due_retransmissions(
         &mut self,
         now: Instant,
         to: PeerSlot,
         output: &mut Output,
     ) {
         while let Some(peer) = self.peers.get_mut(to)
-            && let Some((name, next)) = peer.congestion.copies.poll_due(now)
+            && let Some((name, next)) = peer.congestion.retransmissions.poll_due(now)
         {
             let is_free = peer.congestion.waiting.is_empty() && !peer.congestion.is_congested();
             if self.is_of(to, name) && (next.unasked.is_none() || is_free) {
@@ -158,7 +158,7 @@ impl Room {
 }
 
 impl Reason {
-    /// How many copies may follow this one unasked.
+    /// How many retransmissions may follow this one unasked.
     fn follow_ups(self) -> u8 {
         match self {
             Self::Nack | Self::Feedback => UNASKED_MAX,
@@ -233,11 +233,12 @@ fn resend(
     let then = subscription
         .may_resend_at(rtt, asked.out)
         .filter(|_| is_video && is_urgent && !asked.is_first && unasked.is_some())
-        .map(|at| Next { at, unasked });
-    let number = peer.congestion.sender.next_number();
+        .map(|at| FollowUp { at, unasked });
+    let congestion = &mut peer.congestion;
+    let number = congestion.sender.next_number();
     let number = subscription.is_numbered().then_some(number);
-    peer.congestion.copies.note(now, name, number, then);
-    let mut way = Way::new(now, path, peer.congestion.account(), name.subscription);
+    congestion.retransmissions.note(now, name, number, then);
+    let mut way = Way::new(now, path, congestion.account(), name.subscription);
     let numbering = (asked.out, asked.timestamp(incoming.timestamp));
     let outbox = &mut output.outbox;
     match subscription.send_again(&incoming, &shape, numbering, &mut way, outbox) {
@@ -257,17 +258,17 @@ fn find_asked(
     let asked = subscription.find_asked(name.seq).ok_or(Resend::NotHeld)?;
     let (came, waited) = waits(now, asker.track, &asked).ok_or(Resend::NotHeld)?;
     let rtt = asker.peer.path.rtt.lowest();
-    let copies = &mut asker.peer.congestion.copies;
+    let retransmissions = &mut asker.peer.congestion.retransmissions;
     let original = (name.subscription, asked.encoding, asked.seq);
     // If it was late, and has only just gone out, what is asked for was asked for before.
     let first = match rtt {
-        Some(rtt) if !asked.is_first => Some(copies.paced_at(original).unwrap_or(came) + rtt),
+        Some(rtt) if !asked.is_first => Some(retransmissions.went_out_at(original, came) + rtt),
         _ => None,
     };
     let again = subscription.may_resend_at(rtt, asked.out);
     match first.max(again).filter(|at| now < *at) {
         Some(at) => {
-            // A request may be from before the last copy came. But the round trip varies: who asks again exactly after
+            // A request may be from before the last one came. But the round trip varies: who asks again exactly after
             // one would often wait for a second one.
             let is_soon = rtt.is_some_and(|rtt| at - now <= rtt / 8);
             let unasked = match asker.reason {
@@ -275,8 +276,8 @@ fn find_asked(
                 Reason::Nack | Reason::Feedback => None,
             };
             if is_soon || asker.reason != Reason::Nack {
-                let next = Next { at, unasked };
-                copies.defer(now, name, next);
+                let next = FollowUp { at, unasked };
+                retransmissions.defer(now, name, next);
             }
             Err(Resend::Refused(NotResent::UnderWay))
         }
@@ -294,10 +295,10 @@ fn waits(now: Instant, track: &Track, asked: &rewrite::Resend) -> Option<(Instan
     Some((own, now.saturating_duration_since(first)))
 }
 
-/// From then on, and from five quarters of a round trip on, pictures are late: a request or a copy of them was lost. With a
-/// tenth lost each way and 200 ms, the fifth copy is the last that comes within a second: none of them may start late.
+/// From then on, and from five quarters of a round trip on, pictures are late: a request or a retransmission was lost. With a
+/// tenth lost each way and 200 ms, the fifth retransmission is the last that comes within a second: none of them may start late.
 const URGENT: Duration = Duration::from_millis(250);
-/// So many copies follow one that was asked for: the third comes when nobody has asked any more for three round trips.
+/// So many follow one that was asked for: the third comes when nobody has asked any more for three round trips.
 const UNASKED_MAX: u8 = 3;
 /// When a keyframe is asked for beside, once. Later than where a gap of the publisher's is (`media::nack`): what was sent
 /// again may still have to come, and a keyframe costs everybody.

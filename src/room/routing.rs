@@ -68,7 +68,7 @@ impl Room {
         if former == path && !has_new_keys {
             return;
         }
-        self.households.on_moved(slot, former, path);
+        self.subnets.on_moved(slot, former, path);
         for at in 0.. {
             let subscriptions = self.peers.get(slot).map(|peer| &peer.subscriptions);
             let Some(&(_, subscription)) = subscriptions.and_then(|all| all.get(at)) else {

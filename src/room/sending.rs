@@ -10,8 +10,8 @@ use crate::control::SubscriptionConfig;
 use crate::media::congestion::pacer::{Budget, Pace, PacingQueue, STEP};
 use crate::media::congestion::send_side::SendSide;
 use crate::media::rewrite::Stay;
-use crate::room::copies::Copies;
 use crate::room::incoming::Incoming;
+use crate::room::retransmissions::Retransmissions;
 use crate::room::sent_names::{SentName, SentNames};
 use crate::room::slots::SubscriptionSlot;
 use crate::transport::RtpSealer;
@@ -25,7 +25,7 @@ pub struct Congestion {
     /// What was sent under which number.
     pub sent: SentNames,
     /// What of that was sent again of late.
-    pub copies: Copies,
+    pub retransmissions: Retransmissions,
     /// How much may go out at once.
     pub budget: Budget,
     /// What of that is its own, where others share the way to it.
@@ -180,20 +180,20 @@ pub struct OwnShare {
     /// A fair part.
     pub fair: Bitrate,
     /// What it gets.
-    pub taken: Bitrate,
+    pub used: Bitrate,
 }
 
 impl OwnShare {
     /// What it may use.
     pub fn limit(self) -> Bitrate {
-        self.fair.max(self.taken)
+        self.fair.max(self.used)
     }
 
     /// How fast packets may go out. Nobody knows when the others have a keyframe to send, and what several estimates say together
     /// is too much by up to a sixth (lab, 2026-11-23): at this rate all at once make no queue.
     fn paced(self) -> Bitrate {
         let part = self.fair.0 * SHARE_PERCENT / 100;
-        Bitrate(part.max(self.taken.0 * TAKEN_PERCENT / 100))
+        Bitrate(part.max(self.used.0 * USED_PERCENT / 100))
     }
 }
 
@@ -288,7 +288,7 @@ impl Congestion {
     /// When something is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sends = earliest(self.sender.poll_timeout(), self.drain_at);
-        earliest(sends, self.copies.poll_timeout())
+        earliest(sends, self.retransmissions.poll_timeout())
     }
 
     /// The estimate may have changed.
@@ -296,11 +296,11 @@ impl Congestion {
         let rate = self.sender.present_rate().map(|bitrate| bitrate.0 as f64);
         self.repairs.set_repair_rate(rate);
         let pace = self.sender.pace();
-        let share = self.share.map(|share| (share.taken, share.paced()));
+        let share = self.share.map(|share| (share.used, share.paced()));
         match share.filter(|(_, paced)| rate.is_some_and(|rate| (paced.0 as f64) < rate)) {
-            Some((taken, paced)) if pace != Pace::Draining => {
+            Some((used, paced)) if pace != Pace::Draining => {
                 // With room to spare, usual frames need not be spread.
-                let is_roomy = taken.0 * 100 < paced.0 * ROOMY_PERCENT;
+                let is_roomy = used.0 * 100 < paced.0 * ROOMY_PERCENT;
                 let pace = if is_roomy { Pace::Loose } else { Pace::Shared };
                 self.budget.set_rate(Some(paced.0 as f64), pace);
             }
@@ -317,4 +317,4 @@ const SHARE_PERCENT: u64 = 85;
 /// Below that part of what may go out (`media::congestion::send_side` has the same for who is alone).
 const ROOMY_PERCENT: u64 = 85;
 /// As the pacer gives who is alone.
-const TAKEN_PERCENT: u64 = 110;
+const USED_PERCENT: u64 = 110;

@@ -12,7 +12,6 @@ use crate::base::time::{Beat, earliest};
 use crate::control::TransportEvent;
 use crate::room::encoding::Encoding;
 use crate::room::floor::Floor;
-use crate::room::households::Households;
 use crate::room::origin::{Remote, Served};
 use crate::room::output::Output;
 use crate::room::payload::RouteTables;
@@ -20,6 +19,7 @@ use crate::room::peer::Peer;
 use crate::room::slots::{
     EncodingSlot, OfPeers, OfSubscriptions, OfTracks, PeerSlot, SubscriptionSlot, TrackSlot,
 };
+use crate::room::subnets::Subnets;
 use crate::room::subscription::Subscription;
 use crate::room::track::Track;
 use crate::transport::Transport;
@@ -51,7 +51,7 @@ pub struct Room {
     /// The routes of its subscriptions, each that is different once.
     pub(in crate::room) routes: RouteTables,
     /// Who may share a bottleneck.
-    pub(in crate::room) households: Households,
+    pub(in crate::room) subnets: Subnets,
     /// When what need not be exact is done for its peers.
     pub(in crate::room) beat: Beat,
 }
@@ -75,7 +75,7 @@ impl Room {
             unreviewed: Vec::new(),
             floor: Floor::default(),
             routes: RouteTables::default(),
-            households: Households::default(),
+            subnets: Subnets::default(),
             beat: Beat::default(),
         }
     }
@@ -100,7 +100,7 @@ impl Room {
         };
         let subscriptions = std::mem::take(&mut peer.subscriptions);
         let tracks = std::mem::take(&mut peer.tracks);
-        self.households.on_moved(slot, peer.routed.take(), None);
+        self.subnets.on_moved(slot, peer.routed.take(), None);
         peer.transport.close(now, &mut output.outbox);
         for (_, subscription) in subscriptions {
             self.end_subscription(subscription);

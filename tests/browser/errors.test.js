@@ -107,6 +107,18 @@ describe("what the page tells", () => {
     }
   });
 
+  test("a media connection that does not come about is given up in bounded time, said so, and tried again", async () => {
+    const hal = await launch("Hal");
+    await hal.page.evaluateOnNewDocument(withoutCandidates);
+    await hal.join(server.url, "errors");
+    // Nothing to check, nothing to fail: the browser would leave it `new` or `connecting`.
+    await until("it is given up", async () => (await hal.messages()).some((text) => /do not get through/.test(text)), 60_000);
+    await hal.page.evaluate(() => (globalThis.hasCandidates = true));
+    // The attempt that is under way has to run out first.
+    await hal.sees("Ada", "camera", 40_000);
+    await until("the banner goes", async () => (await hal.messages()).every((text) => !/do not get through/.test(text)));
+  });
+
   test("a server that is gone is counted down to, and found again", async () => {
     const { port } = server;
     await server.stop("SIGKILL");
@@ -119,3 +131,15 @@ describe("what the page tells", () => {
 });
 
 const INSECURE_HOST = "shardcast.test";
+
+/** Runs in the page: it learns no address of the server until `hasCandidates`. */
+function withoutCandidates() {
+  const { setRemoteDescription, addIceCandidate } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.setRemoteDescription = function ({ type, sdp }) {
+    const known = globalThis.hasCandidates ? sdp : sdp.replace(/^a=candidate:.*\r\n/gm, "");
+    return setRemoteDescription.call(this, { type, sdp: known });
+  };
+  RTCPeerConnection.prototype.addIceCandidate = async function (candidate) {
+    if (globalThis.hasCandidates) await addIceCandidate.call(this, candidate);
+  };
+}

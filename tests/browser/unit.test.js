@@ -9,8 +9,9 @@ import { hue, initials, suggestRoom } from "../../web/names.js";
 import { explain } from "../../web/quality.js";
 import { backoffMs } from "../../web/sdk/backoff.js";
 import { adjusted, encodingsOf, preferring } from "../../web/sdk/encodings.js";
-import { receivedSections, renameTracks } from "../../web/sdk/sdp.js";
+import { hasMedia, receivedSections, renameTracks } from "../../web/sdk/sdp.js";
 import { diagnose } from "../../web/sdk/stats.js";
+import { CONNECT_TIMEOUT_MS, ConnectionWatch, RECOVERY_TIMEOUT_MS } from "../../web/sdk/watch.js";
 import { tilesOf } from "../../web/tiles.js";
 
 const section = (kind, port, ...attributes) => [`m=${kind} ${port} UDP/TLS/RTP/SAVPF 96`, ...attributes.map((line) => `a=${line}`)];
@@ -55,6 +56,49 @@ describe("session descriptions", () => {
     );
     assert.equal(renameTracks(before, new Map()), before);
   });
+});
+
+test("media is to flow where a section is not rejected", () => {
+  assert.ok(!hasMedia(sdp()));
+  assert.ok(!hasMedia(sdp(section("audio", 0, "mid:0"), section("video", 0, "mid:1"))));
+  assert.ok(hasMedia(sdp(section("audio", 0, "mid:0"), section("video", 9, "mid:1", "inactive"))));
+});
+
+describe("a media connection comes about and comes back in bounded time, or is given up", () => {
+  /** Each step: a description (`expect`), a state, or milliseconds that pass. */
+  const cases = [
+    ["nothing is expected of it yet", [60_000], []],
+    ["connected in time", ["expect", "connecting", 14_999, "connected", 60_000], []],
+    ["new for ever", ["expect", 14_999], [], 1, ["media-timeout"]],
+    ["connecting for ever", ["expect", 5_000, "connecting", 9_999], [], 1, ["media-timeout"]],
+    ["further descriptions and states make it no longer", ["expect", 10_000, "expect", "connecting", 4_000, "expect", 999], [], 1, ["media-timeout"]],
+    ["connecting before any description", ["connecting", 14_999], [], 1, ["media-timeout"]],
+    ["failed before: a restart, in what is left", ["expect", "connecting", 14_000, "failed", "connecting", 999], ["restart"], 1, ["restart", "media-timeout"]],
+    ["failed again and again", ["expect", 5_000, "failed", 3_000, "connecting", 3_000, "failed", 3_999], ["restart", "restart"], 1, ["restart", "restart", "media-timeout"]],
+    ["lost, and back", ["expect", "connected", 60_000, "disconnected", 20_000, "failed", "connecting", 5_000, "connected", 60_000], ["restart"]],
+    ["lost for good", ["expect", "connected", "disconnected", "failed", "connecting", 9_999], ["restart"], 1, ["restart", "media-failed"]],
+    ["described anew while connected", ["expect", "connected", "expect", 60_000], []],
+    ["closed", ["expect", "connecting", "closed", 60_000], []],
+    ["stopped", ["expect", "connecting", "stop", 60_000], []],
+  ];
+  for (const [what, steps, before, ms = 0, after = before] of cases) {
+    test(what, ({ mock }) => {
+      mock.timers.enable({ apis: ["setTimeout"] });
+      const happened = [];
+      const watch = new ConnectionWatch({ restart: () => happened.push("restart"), onBroken: (code) => happened.push(code) });
+      for (const step of steps) {
+        if (typeof step === "number") mock.timers.tick(step);
+        else if (step === "expect" || step === "stop") watch[step]();
+        else watch.onState(step);
+      }
+      assert.deepEqual(happened, before);
+      mock.timers.tick(ms);
+      assert.deepEqual(happened, after);
+      mock.timers.tick(600_000);
+      assert.deepEqual(happened, after, "once");
+    });
+  }
+  test("the times", () => assert.deepEqual([CONNECT_TIMEOUT_MS, RECOVERY_TIMEOUT_MS], [15_000, 10_000]));
 });
 
 test("waits grow, are capped and scattered", () => {
@@ -180,7 +224,7 @@ test("one message for what failed alike", () => {
   const titles = (problems) => captureMessages(problems).map(({ title }) => title);
   assert.deepEqual(titles([{ device: "microphone", name: "NotFoundError" }, { device: "camera", name: "NotFoundError" }]), ["No microphone and no camera found"]);
   assert.deepEqual(titles([{ device: "microphone", name: "NotReadableError" }, { device: "camera", name: "NotAllowedError" }]), ["Microphone in use", "Camera not allowed"]);
-  for (const code of ["room-full", "replaced", "unreachable", "something-new"]) {
+  for (const code of ["room-full", "replaced", "unreachable", "media-timeout", "something-new"]) {
     const { title, hint } = roomMessage({ code, message: "because" });
     assert.ok(title && hint, code);
   }

@@ -1,5 +1,6 @@
-//! Pictures in spatial and temporal layers of one stream (SVC, L3T3_KEY): what an encoder makes of them, and a decoder
-//! that takes a picture when all of it is there, up to the packet that says it is the last.
+//! Pictures in spatial and temporal layers of one stream (SVC, L3T3_KEY), and of AV1 with temporal layers only, as each stream of
+//! simulcast has them (L1T3): what an encoder makes of them, and a decoder that takes a picture when all of it is there, up to
+//! the packet that says it is the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +9,11 @@ use shardcast::wire::codec::Codec;
 use crate::layered::{Encoder, Mode};
 use crate::publisher::Stamp;
 
-/// An encoder of three spatial layers.
+/// An encoder of three spatial layers, or of one of several encodings.
 pub struct Source {
     encoder: Encoder,
+    /// Which, if there are several.
+    encoding: Option<u8>,
 }
 
 /// A packet, but for what fills it.
@@ -25,16 +28,19 @@ pub struct Part {
 }
 
 impl Source {
-    /// `None` if the coding has no such layers.
-    pub fn new(coding: Codec, seed: u16) -> Option<Self> {
+    /// `None` if the coding has no such layers. `encoding`: which one it is of several.
+    pub fn new(coding: Codec, encoding: Option<u8>, seed: u16) -> Option<Self> {
         let mode = match coding {
             Codec::Vp9 { .. } => Mode::Vp9L3T3Key,
+            Codec::Av1 { .. } if encoding.is_some() => Mode::Av1L3T3,
             Codec::Av1 { .. } => Mode::Av1L3T3Key,
             _ => return None,
         };
-        Some(Self {
-            encoder: Encoder::new(mode, seed),
-        })
+        let mut encoder = Encoder::new(mode, seed);
+        if encoding.is_some() {
+            encoder.spatial_layers = 1;
+        }
+        Some(Self { encoder, encoding })
     }
 
     /// The next picture, with so many bytes in each spatial layer, in packets of `most` bytes.
@@ -47,6 +53,9 @@ impl Source {
     ) -> Vec<Part> {
         self.encoder.parts = Some(bytes.map(|bytes| bytes.div_ceil(most)));
         let mut part = 0;
+        let encoding = self.encoding;
+        // Each encoding counts its frames by itself.
+        let name = |number: u32| number + (u32::from(encoding.unwrap_or(0)) << 24);
         let packets = self.encoder.picture(is_keyframe);
         let parts = packets.into_iter().map(|mut packet| {
             let frame = packet.frame;
@@ -55,11 +64,11 @@ impl Source {
             packet.payload.truncate(packet.payload.len() - 4);
             Part {
                 stamp: Stamp {
-                    encoding: frame.spatial,
+                    encoding: encoding.unwrap_or(frame.spatial),
                     temporal: frame.temporal,
                     is_keyframe: frame.is_key && frame.spatial == 0,
-                    frame: frame.number,
-                    depends_on: frame.references.first().copied().unwrap_or(0),
+                    frame: name(frame.number),
+                    depends_on: frame.references.first().copied().map_or(0, name),
                     part,
                     parts: frame.packets as u16,
                     capture_us,

@@ -1,5 +1,5 @@
-//! A publisher as a browser is one: Opus, and VP8 with temporal layers or H.264 in one or more encodings, or VP9 or AV1 with
-//! spatial layers in one; it answers keyframe requests and NACKs. Each payload says which frame it is part of and on which frame that depends, so that a
+//! A publisher as a browser is one: Opus, and VP8 or AV1 with temporal layers or H.264 in one or more encodings, or VP9 or AV1
+//! with spatial layers in one; it answers keyframe requests and NACKs. Each payload says which frame it is part of and on which frame that depends, so that a
 //! receiver knows exactly what it could decode.
 
 use std::collections::VecDeque;
@@ -257,7 +257,7 @@ impl Publisher {
             .map(|(index, spec)| Encoding {
                 spec: *spec,
                 coding,
-                layered: Source::new(coding, seed as u16),
+                layered: Source::new(coding, is_simulcast.then_some(index as u8), seed as u16),
                 stream: Stream::new(ssrc(index), 90_000, &mut rng),
                 rtx_ssrc: ssrc(index) + 100,
                 rtx_seq: rng.random(),
@@ -431,7 +431,11 @@ impl Publisher {
         bytes: usize,
     ) -> Vec<Vec<u8>> {
         let since_zero = now - self.zero;
-        let sizes = LAYER_SHARES.map(|share| ((bytes as f64 * share) as usize).max(STAMP_BYTES));
+        let is_simulcast = self.video.encodings.len() > 1;
+        let sizes = match is_simulcast {
+            true => [bytes; 3],
+            false => LAYER_SHARES.map(|share| ((bytes as f64 * share) as usize).max(STAMP_BYTES)),
+        };
         let source = self.encodings[index].layered.as_mut();
         let parts = source.expect("it has layers").picture(
             is_keyframe,
@@ -445,6 +449,9 @@ impl Publisher {
             part.stamp.write(&mut payload);
             payload.resize(part.bytes.max(payload.len()), 0x33);
             let mut values: Vec<(u8, &[u8])> = vec![(MID_ID, b"1")];
+            if is_simulcast {
+                values.push((RID_ID, self.encodings[index].spec.rid.as_bytes()));
+            }
             let descriptor = part.descriptor.as_deref();
             values.extend(descriptor.map(|descriptor| (DESCRIPTOR_ID, descriptor)));
             self.encodings[index].stream.packet(

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use shardcast::base::ids::Bitrate;
+use shardcast::base::layer_reason::LayerReason;
+use shardcast::control::layers::LayerChange;
 use shardcast::network::{Conditions, Jitter, QueueLimit};
 use shardcast::wire::codec::Codec;
 
@@ -57,7 +60,8 @@ struct Seen {
 }
 
 impl Squeeze {
-    fn run(&self) -> (Pair, Seen) {
+    /// The last are of what the client was told.
+    fn run(&self) -> (Pair, Seen, [Check; 2]) {
         let jitter = Jitter {
             up_to: ms(self.seed % 4),
             keeps_order: true,
@@ -81,6 +85,10 @@ impl Squeeze {
         pair.lab.schedule(pair.down, end, wide);
         pair.lab.run_to(end + s(11));
         let (at, end) = (self.at.as_secs_f64(), end.as_secs_f64());
+        let reasons = [
+            self.why_less(&pair, at, end),
+            self.why_best(&pair, end, end + 11.0),
+        ];
         let down = pair.first_shown(0, at).min(pair.first_shown(1, at));
         let seen = Seen {
             down: down * 1000.0,
@@ -88,8 +96,48 @@ impl Squeeze {
             up: pair.first_shown(2, end) * 1000.0,
             freeze_up: pair.freeze_ms(end - 1.0, end + 11.0),
         };
-        (pair, seen)
+        (pair, seen, reasons)
     }
+
+    /// The client is told of less than the best, and in the end why: what there is does not do for the next layer, which it
+    /// has to exceed a little. Until the chosen one has come, that one is the next, which fits.
+    fn why_less(&self, pair: &Pair, from_s: f64, to_s: f64) -> Check {
+        let told = pair.lab.told(pair.subscriber, from_s, to_s);
+        let is_true = told.last().is_some_and(|last| {
+            let (available, next) = (last.available.map(|r| r.0), last.next.map(|r| r.0));
+            last.layer.is_some() && available.zip(next).is_some_and(|(a, n)| a * 100 < n * 115)
+        });
+        let is_bandwidth = |change: &LayerChange| change.reason == LayerReason::Bandwidth;
+        let why = "told why: bandwidth, too little for the next layer";
+        let holds = is_true && told.iter().all(is_bandwidth);
+        check(why, in_words(&told), holds)
+    }
+
+    /// And of more, while a keyframe is waited for or what may be sent grows: of several encodings, of the best in the end. With
+    /// spatial layers the best temporal layers may still be tried and given up then.
+    fn why_best(&self, pair: &Pair, from_s: f64, to_s: f64) -> Check {
+        let told = pair.lab.told(pair.subscriber, from_s, to_s);
+        let reasons = [
+            LayerReason::Best,
+            LayerReason::Bandwidth,
+            LayerReason::NoKeyframeYet,
+        ];
+        let last = told.last().map(|change| change.reason);
+        let is_best = last == Some(LayerReason::Best) || self.encodings.len() == 1;
+        let holds = is_best && told.iter().all(|change| reasons.contains(&change.reason));
+        check("told of more, and in the end why", in_words(&told), holds)
+    }
+}
+
+/// The reasons, and what was there for what.
+fn in_words(told: &[LayerChange]) -> String {
+    let words = told.iter().map(|change| {
+        let kbit =
+            |rate: Option<Bitrate>| rate.map_or("-".to_owned(), |r| (r.0 / 1000).to_string());
+        let (available, next) = (kbit(change.available), kbit(change.next));
+        format!("{} ({available} for {next})", change.reason.as_str())
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 impl Seen {
@@ -125,9 +173,19 @@ fn h264_squeezed_and_released() {
     );
 }
 
+/// Temporal layers by dependency descriptor, which each encoding has of its own.
+#[test]
+fn av1_squeezed_and_released() {
+    squeeze(
+        "squeezed-av1",
+        "AV1, 5 Mbit/s, 300 kbit/s for 12 s",
+        Codec::Av1 { profile: 0 },
+    );
+}
+
 fn squeeze(name: &str, title: &str, coding: Codec) {
     crate::every_seed(name, title, |seed| {
-        let (pair, seen) = Squeeze {
+        let (pair, seen, reasons) = Squeeze {
             seed,
             coding,
             encodings: &SIMULCAST,
@@ -139,6 +197,7 @@ fn squeeze(name: &str, title: &str, coding: Codec) {
         }
         .run();
         let mut checks = seen.checks();
+        checks.extend(reasons);
         let first = pair.first_shown(2, 0.0);
         checks.push(check(
             "the best layer within 3 s of the start",
@@ -196,8 +255,9 @@ fn at_any_moment(name: &str, moments: u64, at: impl Fn(u64) -> Squeeze) {
     let mut all = Vec::new();
     let mut failed = Vec::new();
     for run in 0..moments {
-        let (pair, seen) = at(run).run();
+        let (pair, seen, reasons) = at(run).run();
         let mut checks = seen.checks();
+        checks.extend(reasons);
         checks.push(pair.continuity());
         failed.extend(checks.into_iter().filter(|c| !c.holds).map(|c| (run, c)));
         all.push(seen);

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use shardcast::base::ids::{PeerKey, Ssrc};
-use shardcast::control::{SubscriptionConfig, TrackConfig};
+use shardcast::control::layers::LayerChange;
+use shardcast::control::{Event, SubscriptionConfig, TrackConfig};
 use shardcast::network::{Conditions, HEADERS_LEN, Link};
 use shardcast::shard::Shard;
 use shardcast::wire::codec::Codec;
@@ -40,6 +41,8 @@ pub struct Lab {
     pub has_rtx: bool,
     /// What the shard allocates, where that is counted.
     pub meter: Option<Meter>,
+    /// What clients are told of layers: when, in s, and who.
+    told: Vec<(f64, PeerKey, LayerChange)>,
 }
 
 /// Counts what the shard allocates for media.
@@ -144,6 +147,7 @@ impl Lab {
             coding: Codec::Vp8,
             has_rtx: true,
             meter: None,
+            told: Vec::new(),
         }
     }
 
@@ -293,6 +297,15 @@ impl Lab {
     /// As [`Lab::queued`], on the way to the server.
     pub fn queued_up(&self, party: usize, from_s: f64, to_s: f64) -> Vec<f64> {
         sorted_between(&self.parties[party].up_queued, from_s, to_s)
+    }
+
+    /// What a party was told of the layers of its pictures between two times.
+    pub fn told(&self, party: usize, from_s: f64, to_s: f64) -> Vec<LayerChange> {
+        let key = self.world.clients[self.parties[party].client].key;
+        let told = self.told.iter();
+        told.filter(|(at, peer, _)| *peer == key && (from_s..to_s).contains(at))
+            .map(|(.., change)| *change)
+            .collect()
     }
 
     pub fn samples(&self, party: usize) -> &[Sample] {
@@ -493,7 +506,12 @@ impl Lab {
         let now = self.world.now;
         let world = &mut self.world;
         while let Some(event) = world.shard.poll_event() {
-            world.events.push(event);
+            let at_s = (now - self.zero).as_secs_f64();
+            if let Event::Layer(peer, change) = event.1 {
+                self.told.push((at_s, peer, change));
+            } else {
+                world.events.push(event);
+            }
         }
         loop {
             let before = count();

@@ -93,6 +93,8 @@ pub struct Encoder {
     pub template_offset: u32,
     /// How many packets the frames of each spatial layer have, if that is not to vary.
     pub parts: Option<[usize; 3]>,
+    /// How many spatial layers AV1 has: one where it comes in several encodings.
+    pub spatial_layers: u8,
 }
 
 /// The temporal layers of eight pictures.
@@ -116,6 +118,7 @@ impl Encoder {
             is_terse: false,
             template_offset: 60,
             parts: None,
+            spatial_layers: mode.spatial_layers(),
         }
     }
 
@@ -136,7 +139,7 @@ impl Encoder {
             self.tl0_pic_idx = self.tl0_pic_idx.wrapping_add(1);
         }
         let mut packets = Vec::new();
-        for spatial in 0..self.mode.spatial_layers() {
+        for spatial in 0..self.spatial_layers {
             self.frame(spatial, temporal, is_key, &mut packets);
         }
         self.since_key += 1;
@@ -192,7 +195,7 @@ impl Encoder {
             packets.push(Packet {
                 seq: self.seq,
                 timestamp: self.timestamp,
-                marker: ends.1 && spatial + 1 == self.mode.spatial_layers(),
+                marker: ends.1 && spatial + 1 == self.spatial_layers,
                 payload,
                 descriptor: self.is_described.then(|| self.descriptor(&frame, ends)),
                 frame: frame.clone(),
@@ -266,19 +269,22 @@ impl Encoder {
         bits.push(u32::from(has_structure), 1);
         bits.push(0b0110, 4);
         if has_structure {
+            let layers = u32::from(3 * self.spatial_layers);
             bits.push(self.template_offset, 6);
-            bits.push(8, 5);
-            for idc in [1, 1, 2, 1, 1, 2, 1, 1, 3] {
-                bits.push(idc, 2);
+            bits.push(layers - 1, 5);
+            for layer in 1..=layers {
+                // A temporal layer follows, a spatial one, or none.
+                let idc = if layer % 3 > 0 { 1 } else { 2 };
+                bits.push(if layer == layers { 3 } else { idc }, 2);
             }
-            for spatial in 0..3 {
+            for spatial in 0..self.spatial_layers {
                 for temporal in 0..3 {
                     self.indications(spatial, temporal, false, &mut bits);
                 }
             }
-            bits.push(0, 9);
-            // No chains: ns(10) of 0 has three bits. No resolutions.
-            bits.push(0, 3);
+            bits.push(0, layers);
+            // No chains: ns(n) of 0 has as many bits as the largest power of two in n = layers + 1. No resolutions.
+            bits.push(0, (layers + 1).ilog2());
             bits.push(0, 1);
         }
         self.indications(frame.spatial, frame.temporal, frame.is_key, &mut bits);
@@ -291,7 +297,7 @@ impl Encoder {
     }
 
     fn indications(&self, spatial: u8, temporal: u8, is_key: bool, bits: &mut Bits) {
-        for target in 0..9 {
+        for target in 0..3 * self.spatial_layers {
             let what = self.indication((spatial, temporal), is_key, (target / 3, target % 3));
             bits.push("-DSR".find(what).expect("one of four") as u32, 2);
         }

@@ -4,9 +4,10 @@
 // the peers are is the room's business.
 
 import { adjusted, encodingsOf, preferring } from "./encodings.js";
-import { receivedSections, renameTracks } from "./sdp.js";
+import { hasMedia, receivedSections, renameTracks } from "./sdp.js";
+import { ConnectionWatch } from "./watch.js";
 
-/** @import { LocalTrack, ReceivedSection } from "./types.js" */
+/** @import { Broken, LocalTrack, ReceivedSection } from "./types.js" */
 /** @import { Encoding, WantedEncoding } from "./encodings.js" */
 
 /**
@@ -15,8 +16,8 @@ import { receivedSections, renameTracks } from "./sdp.js";
  * @property {(received: Map<ReceivedSection, MediaStreamTrack>) => void} onReceived What the
  *   server sends from now on: replaces all it sent before.
  * @property {(state: RTCPeerConnectionState) => void} onConnection
- * @property {(reason: "negotiation-timeout" | "media-failed") => void} onBroken This connection
- *   will not recover: start over with a new one.
+ * @property {(reason: Broken) => void} onBroken This connection will not recover: start over with a
+ *   new one.
  */
 
 export class Negotiation {
@@ -41,8 +42,7 @@ export class Negotiation {
   #planned = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #answerTimer;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #failureTimer;
+  #watch;
 
   /**
    * @param {RTCIceServer[]} iceServers
@@ -51,6 +51,10 @@ export class Negotiation {
   constructor(iceServers, handlers) {
     this.#handlers = handlers;
     this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    this.#watch = new ConnectionWatch({
+      restart: () => this.pc.restartIce(),
+      onBroken: handlers.onBroken,
+    });
     this.pc.addEventListener("negotiationneeded", () => this.#enqueue(() => this.#offer()));
     this.pc.addEventListener("icecandidate", ({ candidate }) => {
       // The empty candidate that ends the gathering means nothing to a lite agent.
@@ -58,7 +62,10 @@ export class Negotiation {
         handlers.send("ice-candidate", { candidate: candidate.toJSON() });
       }
     });
-    this.pc.addEventListener("connectionstatechange", () => this.#onConnectionState());
+    this.pc.addEventListener("connectionstatechange", () => {
+      this.#watch.onState(this.pc.connectionState);
+      handlers.onConnection(this.pc.connectionState);
+    });
   }
 
   /**
@@ -206,7 +213,7 @@ export class Negotiation {
   close() {
     this.#closed = true;
     clearTimeout(this.#answerTimer);
-    clearTimeout(this.#failureTimer);
+    this.#watch.stop();
     this.pc.close();
   }
 
@@ -255,6 +262,7 @@ export class Negotiation {
    * @param {string} sdp
    */
   #onRemoteDescription(sdp) {
+    if (hasMedia(sdp)) this.#watch.expect();
     /** @type {Map<ReceivedSection, MediaStreamTrack>} */
     const received = new Map();
     const transceivers = this.pc.getTransceivers();
@@ -273,26 +281,6 @@ export class Negotiation {
       // The server has not taken all of them. Else an application's own settings stay.
       if (encodings.length < planned.length) this.#adjust(source);
     }
-  }
-
-  #onConnectionState() {
-    const state = this.pc.connectionState;
-    clearTimeout(this.#failureTimer);
-    if (state === "failed") {
-      // The path may have changed: one restart, which the server may also have begun. If nothing
-      // comes of it the whole connection is given up.
-      this.pc.restartIce();
-      this.#failureTimer = setTimeout(
-        () => this.#handlers.onBroken("media-failed"),
-        RECOVERY_TIMEOUT_MS,
-      );
-    } else if (state === "connecting") {
-      this.#failureTimer = setTimeout(
-        () => this.#handlers.onBroken("media-failed"),
-        CONNECT_TIMEOUT_MS,
-      );
-    }
-    this.#handlers.onConnection(state);
   }
 
   /**
@@ -335,9 +323,6 @@ const UNKNOWN = /:toffset$|\/(video-content-type|video-timing|color-space|video-
 const SENDONLY = "sendonly";
 /** A server that lives answers within milliseconds. */
 const ANSWER_TIMEOUT_MS = 10_000;
-/** Browsers themselves call a path failed after 15 to 30 s; a restart needs one round trip. */
-const RECOVERY_TIMEOUT_MS = 10_000;
-const CONNECT_TIMEOUT_MS = 30_000;
 
 /** @param {RTCRtpTransceiver} transceiver */
 function sends({ direction }) {

@@ -583,6 +583,7 @@ const REJOIN = new Set([
 
 const BROKEN = {
   "negotiation-timeout": "the server does not answer",
+  "media-timeout": "no media connection came about: UDP to the server may be blocked",
   "media-failed": "the media connection was lost",
 };
 

@@ -33,6 +33,15 @@ export function receivedSections(sdp) {
 }
 
 /**
+ * Whether media is to flow by this description, one way or the other: it has a section that is not rejected, even if nobody
+ * sends in it at present.
+ * @param {string} sdp
+ */
+export function hasMedia(sdp) {
+  return mediaSections(sdp).some((lines) => lines[0]?.split(" ")[1] !== "0");
+}
+
+/**
  * Gives our tracks their names on the wire. A browser invents the ids of its tracks and takes none
  * from us; the server reads them only here, so the description it is sent may differ in this one
  * point from the one the browser applied.

@@ -128,8 +128,14 @@
  * Why a room is in its state.
  * @typedef {object} Reason
  * @property {string} code An error code of the server, or `left`, `socket-closed`, `unreachable`,
- *   `join-timeout`, `negotiation-timeout`, `media-failed`, `bad-url`.
+ *   `join-timeout`, `bad-url`, or one of {@link Broken}.
  * @property {string} message
+ */
+
+/**
+ * Why a connection is given up, and a new one begun: the server did not answer an offer within 10 s; no media connection came about
+ * within 15 s of the first description (UDP may be blocked); it was lost, and a restart of ICE did not bring it back within 10 s.
+ * @typedef {"negotiation-timeout" | "media-timeout" | "media-failed"} Broken
  */
 
 /**

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::ids::EncodingIndex;
+use crate::media::fair_share::FairShare;
 use crate::media::ladder::{Wanted, ladder_within};
 use crate::media::pace::Pace;
-use crate::media::sharing::FairShare;
 
 fn layer(encoding: u8, temporal: u8) -> LayerId {
     LayerId {

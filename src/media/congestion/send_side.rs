@@ -11,7 +11,7 @@ use crate::media::congestion::loss::LossControl;
 use crate::media::congestion::pacer::Pace;
 use crate::media::congestion::probe::{BURST_US, ProbeResult, Prober, Situation, ceiling};
 use crate::media::congestion::queueing::Queueing;
-use crate::media::congestion::rate::{DelayControl, Observation, START};
+use crate::media::congestion::rate::{DelayControl, Observation, RATE_MIN, START};
 use crate::media::congestion::throughput::Throughput;
 use crate::media::congestion::trend::{TrendDetector, Usage};
 use crate::wire::bandwidth::{TICK_US, TICKS_PER_REFERENCE, TransportFeedback};
@@ -144,7 +144,7 @@ impl SendSide {
         let now_us = self.micros(now);
         let young_us = now_us + REMB_AGE_US;
         self.remb = Some(Told {
-            rate: (bitrate.0 as f64).min(REMB_MAX),
+            rate: (bitrate.0 as f64).clamp(RATE_MIN, REMB_MAX),
             young_us,
         });
         self.check_us.get_or_insert(young_us);
@@ -565,6 +565,10 @@ mod tests {
         assert_eq!(side.silence_timeout(), None);
         side.on_remb(t0 + s(61), Bitrate(300_000));
         assert_eq!(run(&mut side, t0 + s(62)), Some(300_000));
+        // Of nothing nothing would grow.
+        side.on_remb(t0 + s(63), Bitrate(0));
+        assert_eq!(run(&mut side, t0 + s(64)), Some(50_000));
+        assert_eq!(run(&mut side, t0 + s(180)), None);
     }
 
     /// Two that share a queue: packets of the one wait while the other sends a burst.

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::wire::rtcp::{Compound, RtcpPacket};
 
-/// The work that one peer's RTCP has made of late. Counts in units of some tens of nanoseconds.
+/// The work that one peer's RTCP may make, and has made of late. Counts in units of some tens of nanoseconds.
 #[derive(Debug, Default)]
-pub struct Toil {
+pub struct RtcpBudget {
     since: Option<Instant>,
     spent: u32,
 }
 
-impl Toil {
+impl RtcpBudget {
     /// Whether a datagram of the peer is to be read at all.
     pub fn admits(&mut self, now: Instant) -> bool {
         let is_over = |since| now.saturating_duration_since(since) >= WINDOW;
@@ -69,19 +69,19 @@ mod tests {
     #[test]
     fn who_asks_too_much_waits_for_the_next_window() {
         let t0 = Instant::now();
-        let mut toil = Toil::default();
+        let mut budget = RtcpBudget::default();
         let mut taken = 0;
-        while toil.admits(t0) {
-            toil.charge(&nack(512));
+        while budget.admits(t0) {
+            budget.charge(&nack(512));
             taken += 1;
         }
         assert_eq!(taken, 4);
-        assert!(!toil.admits(t0 + WINDOW - Duration::from_millis(1)));
-        assert!(toil.admits(t0 + WINDOW));
+        assert!(!budget.admits(t0 + WINDOW - Duration::from_millis(1)));
+        assert!(budget.admits(t0 + WINDOW));
         // A third of 500 packets a second, each asked for three times, in messages every 20 ms.
         for ms in (250..2000).step_by(20) {
-            assert!(toil.admits(t0 + Duration::from_millis(ms)), "{ms}");
-            toil.charge(&nack(10));
+            assert!(budget.admits(t0 + Duration::from_millis(ms)), "{ms}");
+            budget.charge(&nack(10));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Which peers of a room may share a bottleneck, because their addresses are near each other, and which were seen to.
+//! Which peers of a room may share a bottleneck, because their addresses have one prefix, and which were seen to: the flow
+//! groups of RFC 8699, found by the bursts of `fairness`.
 //!
 //! Knows of peers only where they are in the room.
 
@@ -7,23 +8,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::base::ids::Bitrate;
-use crate::media::sharing::{Evidence, Strength};
+use crate::media::shared_bottleneck::{BurstStrength, Evidence};
 use crate::room::slots::PeerSlot;
 
-/// The peers of a room by the networks they are in.
+/// The peers of a room by the prefixes of their addresses.
 #[derive(Debug, Default)]
-pub struct Households(HashMap<Network, Household>);
+pub struct Subnets(HashMap<Prefix, Subnet>);
 
 /// Addresses that differ no more than those in one house or office do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Network {
+enum Prefix {
     V4([u8; 3]),
     V6([u8; 7]),
 }
 
-/// Peers whose addresses are near each other.
+/// Peers whose addresses have one prefix.
 #[derive(Debug, Default)]
-pub struct Household {
+pub struct Subnet {
     /// At most [`MEMBERS_MAX`]; who comes later is taken for alone.
     members: Vec<PeerSlot>,
     pairs: Vec<Pair>,
@@ -36,7 +37,7 @@ struct Pair {
     /// In order.
     of: [PeerSlot; 2],
     evidence: Evidence,
-    strength: Strength,
+    strength: BurstStrength,
     /// When a burst of one was last looked for in the other's packets.
     burst_at: Instant,
     /// Whose that was.
@@ -45,11 +46,11 @@ struct Pair {
     tries: u32,
 }
 
-/// Why it would be looked whether one shares with another one.
+/// Another peer that may share the bottleneck of one, and why that would be looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Look {
-    /// That.
-    pub at: PeerSlot,
+pub struct Candidate {
+    /// Which.
+    pub peer: PeerSlot,
     /// Something follows from it.
     pub matters: bool,
     /// Somebody is to yield for that.
@@ -71,7 +72,7 @@ pub struct Burst {
     pub watched: Vec<PeerSlot>,
 }
 
-impl Network {
+impl Prefix {
     fn of(address: SocketAddr) -> Self {
         match address.ip().to_canonical() {
             IpAddr::V4(ip) => {
@@ -87,43 +88,43 @@ impl Network {
     }
 }
 
-impl Households {
+impl Subnets {
     /// A peer is reached at another address, or not any more.
     pub fn on_moved(&mut self, peer: PeerSlot, from: Option<SocketAddr>, to: Option<SocketAddr>) {
-        let (from, to) = (from.map(Network::of), to.map(Network::of));
+        let (from, to) = (from.map(Prefix::of), to.map(Prefix::of));
         if from == to {
             return;
         }
-        if let Some(network) = from
-            && let Some(household) = self.0.get_mut(&network)
+        if let Some(prefix) = from
+            && let Some(subnet) = self.0.get_mut(&prefix)
         {
-            household.remove(peer);
-            if household.members.is_empty() {
-                self.0.remove(&network);
+            subnet.remove(peer);
+            if subnet.members.is_empty() {
+                self.0.remove(&prefix);
             }
         }
-        if let Some(network) = to {
-            let household = self.0.entry(network).or_default();
-            if household.members.len() < MEMBERS_MAX {
-                household.members.push(peer);
+        if let Some(prefix) = to {
+            let subnet = self.0.entry(prefix).or_default();
+            if subnet.members.len() < MEMBERS_MAX {
+                subnet.members.push(peer);
             }
         }
     }
 
     /// That of a peer at an address, if there are others in it.
-    pub fn get(&self, address: SocketAddr) -> Option<&Household> {
-        let household = self.0.get(&Network::of(address))?;
-        (household.members.len() > 1).then_some(household)
+    pub fn get(&self, address: SocketAddr) -> Option<&Subnet> {
+        let subnet = self.0.get(&Prefix::of(address))?;
+        (subnet.members.len() > 1).then_some(subnet)
     }
 
-    /// As [`Households::get`].
-    pub fn get_mut(&mut self, address: SocketAddr) -> Option<&mut Household> {
-        let household = self.0.get_mut(&Network::of(address))?;
-        (household.members.len() > 1).then_some(household)
+    /// As [`Subnets::get`].
+    pub fn get_mut(&mut self, address: SocketAddr) -> Option<&mut Subnet> {
+        let subnet = self.0.get_mut(&Prefix::of(address))?;
+        (subnet.members.len() > 1).then_some(subnet)
     }
 }
 
-impl Household {
+impl Subnet {
     /// Who else is in it.
     pub fn others(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
         let is_member = self.members.contains(&peer);
@@ -131,8 +132,8 @@ impl Household {
         members.filter(move |other| is_member && *other != peer)
     }
 
-    /// Those that share a peer's bottleneck.
-    pub fn sharers(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
+    /// Those that share a peer's bottleneck: its flow group (RFC 8699 §3), but for itself.
+    pub fn flow_group(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
         let pairs = self.pairs.iter();
         pairs
             .filter(|pair| pair.evidence.is_shared())
@@ -144,13 +145,13 @@ impl Household {
     }
 
     /// Whether `by` is to look (again) whether it shares with another one.
-    pub fn is_due(&self, now: Instant, by: PeerSlot, look: Look) -> bool {
-        let Look {
-            at: other,
+    pub fn is_due(&self, now: Instant, by: PeerSlot, candidate: Candidate) -> bool {
+        let Candidate {
+            peer: other,
             matters,
             decides,
             takes_turns,
-        } = look;
+        } = candidate;
         let of = ordered([by, other]);
         let Some(pair) = self.pairs.iter().find(|pair| pair.of == of) else {
             return matters;
@@ -170,7 +171,7 @@ impl Household {
     }
 
     /// How strong a burst of one is to be so that it is seen in the other's packets.
-    pub fn strength(&self, peers: [PeerSlot; 2]) -> Strength {
+    pub fn strength(&self, peers: [PeerSlot; 2]) -> BurstStrength {
         let known = self.pairs.iter().find(|pair| pair.of == ordered(peers));
         known.map(|pair| pair.strength).unwrap_or_default()
     }
@@ -183,7 +184,7 @@ impl Household {
             self.pairs.push(Pair {
                 of: peers,
                 evidence: Evidence::default(),
-                strength: Strength::default(),
+                strength: BurstStrength::default(),
                 burst_at: at,
                 burst_by: burst.by,
                 tries: 0,
@@ -198,7 +199,7 @@ impl Household {
         }
         if pair.evidence.is_settled() && !pair.evidence.is_shared() {
             // The path of the one says nothing of what the other's takes.
-            pair.strength = Strength::default();
+            pair.strength = BurstStrength::default();
         }
         pair.tries = match pair.evidence.is_settled() {
             true => 0,
@@ -250,9 +251,9 @@ mod tests {
         std::array::from_fn(|_| slab.insert(()))
     }
 
-    fn look(at: PeerSlot, matters: bool, decides: bool) -> Look {
-        Look {
-            at,
+    fn candidate(peer: PeerSlot, matters: bool, decides: bool) -> Candidate {
+        Candidate {
+            peer,
             matters,
             decides,
             takes_turns: false,
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_near_is_in_one_household() {
+    fn who_has_one_prefix_is_in_one_subnet() {
         let table = [
             ("192.0.2.1", "192.0.2.200", true),
             ("192.0.2.1", "::ffff:192.0.2.9", true),
@@ -270,16 +271,16 @@ mod tests {
         ];
         for (one, other, is_near) in table {
             let [a, b] = peers();
-            let mut households = Households::default();
-            households.on_moved(a, None, Some(address(one)));
-            assert!(households.get(address(one)).is_none(), "alone");
-            households.on_moved(b, None, Some(address(other)));
-            let others = households.get(address(one)).map(|h| h.others(a).collect());
+            let mut subnets = Subnets::default();
+            subnets.on_moved(a, None, Some(address(one)));
+            assert!(subnets.get(address(one)).is_none(), "alone");
+            subnets.on_moved(b, None, Some(address(other)));
+            let others = subnets.get(address(one)).map(|h| h.others(a).collect());
             let expected = is_near.then(|| vec![b]);
             assert_eq!(others, expected, "{one} {other}");
-            households.on_moved(a, Some(address(one)), None);
-            households.on_moved(b, Some(address(other)), None);
-            assert!(households.0.is_empty());
+            subnets.on_moved(a, Some(address(one)), None);
+            subnets.on_moved(b, Some(address(other)), None);
+            assert!(subnets.0.is_empty());
         }
     }
 
@@ -288,11 +289,11 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let at = address("192.0.2.1");
         let [a, b, c] = peers();
-        let mut households = Households::default();
+        let mut subnets = Subnets::default();
         for peer in [a, b, c] {
-            households.on_moved(peer, None, Some(at));
+            subnets.on_moved(peer, None, Some(at));
         }
-        let household = households.get_mut(at).unwrap();
+        let subnet = subnets.get_mut(at).unwrap();
         let rate = Bitrate(1_000_000);
         let burst = |at, by| Burst {
             at,
@@ -302,49 +303,49 @@ mod tests {
         };
         for n in 0..3 {
             let then = now + BURSTS_EVERY * n;
-            assert!(household.is_due(then, b, look(a, true, true)));
-            assert!(!household.is_due(then, b, look(a, false, false)));
-            household.on_burst(&burst(then, b), a, Some([ms(20), ms(20)]));
-            household.on_burst(&burst(then, b), c, Some([ms(20), ms(0)]));
-            household.on_burst(&burst(then, c), a, Some([ms(5), ms(0)]));
+            assert!(subnet.is_due(then, b, candidate(a, true, true)));
+            assert!(!subnet.is_due(then, b, candidate(a, false, false)));
+            subnet.on_burst(&burst(then, b), a, Some([ms(20), ms(20)]));
+            subnet.on_burst(&burst(then, b), c, Some([ms(20), ms(0)]));
+            subnet.on_burst(&burst(then, c), a, Some([ms(5), ms(0)]));
         }
-        let sharers = |household: &Household, of| household.sharers(of).collect::<Vec<_>>();
-        assert_eq!(sharers(household, a), [b]);
-        assert_eq!(sharers(household, b), [a]);
-        assert_eq!(sharers(household, c), []);
-        let strength = |household: &Household, peers| household.strength(peers).rate(rate);
-        assert!(strength(household, [a, c]) > strength(household, [a, b]));
+        let flow_group = |subnet: &Subnet, of| subnet.flow_group(of).collect::<Vec<_>>();
+        assert_eq!(flow_group(subnet, a), [b]);
+        assert_eq!(flow_group(subnet, b), [a]);
+        assert_eq!(flow_group(subnet, c), []);
+        let strength = |subnet: &Subnet, peers| subnet.strength(peers).rate(rate);
+        assert!(strength(subnet, [a, c]) > strength(subnet, [a, b]));
         let last = now + BURSTS_EVERY * 2;
-        assert!(!household.is_due(last + BURSTS_EVERY, a, look(b, true, true)));
-        assert!(household.is_due(last + DECIDED_EVERY, a, look(b, true, true)));
-        assert!(!household.is_due(last + DECIDED_EVERY, b, look(c, true, true)));
-        assert!(household.is_due(last + CONFIRMED_EVERY, a, look(b, false, false)));
-        assert!(household.is_due(last + CONFIRMED_EVERY, b, look(c, true, false)));
-        household.burst = Some(Burst {
+        assert!(!subnet.is_due(last + BURSTS_EVERY, a, candidate(b, true, true)));
+        assert!(subnet.is_due(last + DECIDED_EVERY, a, candidate(b, true, true)));
+        assert!(!subnet.is_due(last + DECIDED_EVERY, b, candidate(c, true, true)));
+        assert!(subnet.is_due(last + CONFIRMED_EVERY, a, candidate(b, false, false)));
+        assert!(subnet.is_due(last + CONFIRMED_EVERY, b, candidate(c, true, false)));
+        subnet.burst = Some(Burst {
             watched: vec![b, c],
             ..burst(last, a)
         });
-        households.on_moved(b, Some(at), Some(address("198.51.100.1")));
-        let household = households.get_mut(at).unwrap();
-        assert_eq!(sharers(household, a), []);
-        assert_eq!(household.burst.as_ref().unwrap().watched, [c]);
-        households.on_moved(c, Some(at), None);
-        assert!(households.get(at).is_none());
+        subnets.on_moved(b, Some(at), Some(address("198.51.100.1")));
+        let subnet = subnets.get_mut(at).unwrap();
+        assert_eq!(flow_group(subnet, a), []);
+        assert_eq!(subnet.burst.as_ref().unwrap().watched, [c]);
+        subnets.on_moved(c, Some(at), None);
+        assert!(subnets.get(at).is_none());
     }
 
     #[test]
     fn what_cannot_be_found_out_is_asked_less_and_less_often() {
         let at = address("192.0.2.1");
         let [a, b] = peers();
-        let mut households = Households::default();
-        households.on_moved(a, None, Some(at));
-        households.on_moved(b, None, Some(at));
-        let household = households.get_mut(at).unwrap();
+        let mut subnets = Subnets::default();
+        subnets.on_moved(a, None, Some(at));
+        subnets.on_moved(b, None, Some(at));
+        let subnet = subnets.get_mut(at).unwrap();
         let now = Instant::now();
         let mut bursts = 0;
         for second in 0..600 {
             let now = now + Duration::from_secs(second);
-            if household.is_due(now, a, look(b, true, true)) {
+            if subnet.is_due(now, a, candidate(b, true, true)) {
                 bursts += 1;
                 let burst = Burst {
                     at: now,
@@ -352,7 +353,7 @@ mod tests {
                     rate: Bitrate(1_000_000),
                     watched: vec![b],
                 };
-                household.on_burst(&burst, b, None);
+                subnet.on_burst(&burst, b, None);
             }
         }
         assert!((35..45).contains(&bursts), "{bursts}");
@@ -362,10 +363,10 @@ mod tests {
     fn both_have_their_say() {
         let at = address("192.0.2.1");
         let [a, b] = peers();
-        let mut households = Households::default();
-        households.on_moved(a, None, Some(at));
-        households.on_moved(b, None, Some(at));
-        let household = households.get_mut(at).unwrap();
+        let mut subnets = Subnets::default();
+        subnets.on_moved(a, None, Some(at));
+        subnets.on_moved(b, None, Some(at));
+        let subnet = subnets.get_mut(at).unwrap();
         let (rate, ms) = (Bitrate(1_000_000), Duration::from_millis);
         let mut now = Instant::now();
         let mut by_whom = Vec::new();
@@ -373,22 +374,22 @@ mod tests {
         for _ in 0..80 {
             now += Duration::from_millis(500);
             for (by, other, waits) in [(a, b, 20), (b, a, 0)] {
-                let look = Look {
+                let candidate = Candidate {
                     takes_turns: true,
-                    ..look(other, true, true)
+                    ..candidate(other, true, true)
                 };
-                if household.is_due(now, by, look) {
+                if subnet.is_due(now, by, candidate) {
                     let burst = Burst {
                         at: now,
                         by,
                         rate,
                         watched: vec![other],
                     };
-                    household.on_burst(&burst, other, Some([ms(20), ms(waits)]));
+                    subnet.on_burst(&burst, other, Some([ms(20), ms(waits)]));
                     by_whom.push(by == a);
                 }
             }
-            assert_eq!(household.sharers(a).count(), 0);
+            assert_eq!(subnet.flow_group(a).count(), 0);
         }
         assert!(by_whom.len() >= 3, "{by_whom:?}");
         assert!(
@@ -398,15 +399,15 @@ mod tests {
     }
 
     #[test]
-    fn a_household_is_bounded() {
+    fn a_subnet_is_bounded() {
         let at = address("192.0.2.1");
         let all: [PeerSlot; MEMBERS_MAX + 1] = peers();
-        let mut households = Households::default();
+        let mut subnets = Subnets::default();
         for peer in all {
-            households.on_moved(peer, None, Some(at));
+            subnets.on_moved(peer, None, Some(at));
         }
-        let household = households.get(at).unwrap();
-        assert_eq!(household.others(all[0]).count(), MEMBERS_MAX - 1);
-        assert_eq!(household.others(all[MEMBERS_MAX]).count(), 0);
+        let subnet = subnets.get(at).unwrap();
+        assert_eq!(subnet.others(all[0]).count(), MEMBERS_MAX - 1);
+        assert_eq!(subnet.others(all[MEMBERS_MAX]).count(), 0);
     }
 }

@@ -1,17 +1,17 @@
 //! Subscribers that share a bottleneck get about the same: who has more yields to who wants more.
 //!
-//! `media::sharing` says what is fair and what a burst shows; here it is found out who it is for. Where there is nobody near
-//! a peer, nothing happens here, and where nobody lacks anything, no bursts are sent.
+//! `media::shared_bottleneck` says what a burst shows, and `media::fair_share` what is fair; here it is found out who it is for.
+//! Where there is nobody near a peer, nothing happens here, and where nobody lacks anything, no bursts are sent.
 
 use std::time::{Duration, Instant};
 
 use crate::base::ids::Bitrate;
 use crate::media::allocation::Fair;
-use crate::media::sharing::{FairShare, Sharer, Taken, fair_share};
-use crate::room::households::{Burst, Look};
+use crate::media::fair_share::{Consumption, FairShare, Flow, fair_share};
 use crate::room::output::Output;
 use crate::room::slots::PeerSlot;
 use crate::room::state::Room;
+use crate::room::subnets::{Burst, Candidate};
 
 impl Room {
     /// What is fair for a peer, if others share the way to it.
@@ -28,22 +28,22 @@ impl Room {
         Some(Fair {
             share,
             yields: waited.is_some_and(|waited| waited >= YIELDS_AFTER),
-            follows: share.is_behind && !division.taken.is_waiting,
+            follows: share.is_behind && !division.consumption.is_waiting,
         })
     }
 
     fn fair_share(&self, slot: PeerSlot) -> Option<FairShare> {
         let peer = self.peers.get(slot)?;
-        let household = self.households.get(peer.routed?)?;
-        let sharer = |slot| {
+        let subnet = self.subnets.get(peer.routed?)?;
+        let flow = |slot| {
             let peer = self.peers.get(slot)?;
-            Some(Sharer {
+            Some(Flow {
                 estimate: peer.congestion.sender.estimate()?,
-                taken: peer.division.taken,
+                consumption: peer.division.consumption,
             })
         };
-        let others: Vec<Sharer> = household.sharers(slot).filter_map(sharer).collect();
-        let own = sharer(slot).filter(|_| !others.is_empty())?;
+        let others: Vec<Flow> = subnet.flow_group(slot).filter_map(flow).collect();
+        let own = flow(slot).filter(|_| !others.is_empty())?;
         Some(fair_share(own, &others))
     }
 
@@ -53,32 +53,32 @@ impl Room {
         &mut self,
         now: Instant,
         slot: PeerSlot,
-        taken: Taken,
+        consumption: Consumption,
         output: &mut Output,
     ) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        peer.division.taken = taken;
+        peer.division.consumption = consumption;
         let Some(address) = peer.routed else {
             return;
         };
-        let Some(household) = self.households.get_mut(address) else {
+        let Some(subnet) = self.subnets.get_mut(address) else {
             return;
         };
-        if let Some(burst) = &household.burst {
+        if let Some(burst) = &subnet.burst {
             if now.saturating_duration_since(burst.at) < SEEN_AFTER {
                 return;
             }
-            let burst = household.burst.take().expect("it was just there");
+            let burst = subnet.burst.take().expect("it was just there");
             let mut waited = |slot| self.peers.get_mut(slot)?.congestion.sender.take_watched();
             let own = waited(burst.by);
             for other in &burst.watched {
                 let both = own.zip(waited(*other)).map(|(own, other)| [own, other]);
-                household.on_burst(&burst, *other, both);
+                subnet.on_burst(&burst, *other, both);
             }
         }
-        if taken.is_limited {
+        if consumption.is_limited {
             self.send_burst_if_due(now, slot, output);
         }
     }
@@ -90,30 +90,31 @@ impl Room {
         let Some(peer) = self.peers.get(slot) else {
             return;
         };
-        let (taken, estimate) = (peer.division.taken, peer.congestion.sender.estimate());
+        let (consumption, estimate) =
+            (peer.division.consumption, peer.congestion.sender.estimate());
         let estimate = estimate.unwrap_or(Bitrate(0));
-        let Some(household) = peer.routed.and_then(|at| self.households.get_mut(at)) else {
+        let Some(subnet) = peer.routed.and_then(|at| self.subnets.get_mut(at)) else {
             return;
         };
         let (mut watched, mut rate, mut is_due) = (Vec::new(), Bitrate(0), false);
-        for other in household.others(slot) {
+        for other in subnet.others(slot) {
             let Some(peer) = self.peers.get(other) else {
                 continue;
             };
-            let has = peer.division.taken;
+            let has = peer.division.consumption;
             if has.bitrate.0 == 0 || !peer.congestion.sender.is_quiet() {
                 continue;
             }
-            let matters = has.is_limited || taken.is_behind(&has);
-            let look = Look {
-                at: other,
+            let matters = has.is_limited || consumption.is_behind(&has);
+            let candidate = Candidate {
+                peer: other,
                 matters,
-                decides: taken.is_behind(&has) || has.is_behind(&taken),
+                decides: consumption.is_behind(&has) || has.is_behind(&consumption),
                 takes_turns: has.is_limited,
             };
-            if household.is_due(now, slot, look) {
+            if subnet.is_due(now, slot, candidate) {
                 is_due = true;
-                let strength = household.strength([slot, other]);
+                let strength = subnet.strength([slot, other]);
                 rate = strength.rate(estimate).max(rate);
             }
             watched.push(other);
@@ -129,7 +130,7 @@ impl Room {
                 peer.congestion.sender.watch_burst(now);
             }
         }
-        household.burst = Some(Burst {
+        subnet.burst = Some(Burst {
             at: now,
             by: slot,
             rate,
