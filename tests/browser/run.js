@@ -11,7 +11,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { networkInterfaces } from "node:os";
 import { fileURLToPath } from "node:url";
 
-const TESTS = ["unit", "sdk", "readme", "demo", "late", "page", "errors", "clients", "codecs", "speakers", "quality", "adapt", "impaired", "uplink", "firefox"].map((name) => `${name}.test.js`);
+const TESTS = ["unit", "sdk", "readme", "demo", "late", "sound-first", "page", "errors", "clients", "codecs", "speakers", "quality", "adapt", "impaired", "uplink", "firefox"].map((name) => `${name}.test.js`);
 const SETUP = `
   ip link set lo up
   ip link add eth0 type dummy 2>/dev/null || {

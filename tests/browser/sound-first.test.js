@@ -1,5 +1,5 @@
-// Who has received nothing but sound is probed before the first picture: padding on a retransmission stream alone has to
-// show its browser's receiver, and so the server, that pictures would fit.
+// Pictures of one size that take more than the rate the server begins with, for somebody who has received nothing but
+// sound so far: padding on a retransmission stream alone has to show that they would fit, before the first picture.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -8,7 +8,7 @@ import { startServer } from "./lib/server.js";
 import { until } from "./lib/wait.js";
 
 /** What the server begins with is 300 kbit/s. */
-const PROBED_BPS = 600_000;
+const PICTURES_BPS = 500_000;
 
 describe("sound before pictures", () => {
   let server;
@@ -22,29 +22,36 @@ describe("sound before pictures", () => {
   });
 
   for (const [name, launch] of [["Chromium", launchChromium], ["Firefox", launchFirefox]]) {
-    test(`${name} reports on padding before it has had a picture`, async (context) => {
+    test(`${name} sees pictures that were paused when it joined`, async (context) => {
       const [viewer, publisher] = [await launch(), await launchChromium()];
       browsers.push(viewer, publisher);
       const [watching, showing] = await Promise.all([viewer, publisher].map((browser) => browser.page()));
       await Promise.all([watching, showing].map((page) => page.goto(server.url)));
       await showing.evaluate(publishStill, name);
       await watching.evaluate(watch, name);
-      const look = async () => {
-        const path = `/api/v1/rooms/${name}/peers/viewer/subscriptions`;
-        const { estimate_bps: estimate } = await (await fetch(`${server.url}${path}`)).json();
-        return { estimate, ...(await watching.evaluate(received)) };
+      const told = async () => {
+        const response = await fetch(`${server.url}/api/v1/rooms/${name}/peers/viewer/subscriptions`);
+        const { estimate_bps: estimate, subscriptions = [] } = await response.json();
+        return { estimate, ...subscriptions.find(({ kind }) => kind === "video") };
       };
-      const probed = await until("the estimate is above the start rate", async () => {
+      const look = async () => ({ told: await told(), received: await watching.evaluate(received) });
+      /** What holds of what the server tells and the viewer has received. */
+      const comes = (what, holds, ms) => until(what, async () => {
         const seen = await look();
-        assert.equal(seen.pictures, 0, "there is no picture yet");
-        return seen.sounds > 50 && seen.estimate > PROBED_BPS && seen;
-      }, 10_000).catch(async (error) => {
+        return holds(seen.told, seen.received) && seen;
+      }, ms).catch(async (error) => {
         error.message += `\n${JSON.stringify(await look())}`;
         throw error;
       });
-      context.diagnostic(JSON.stringify(probed));
+      await comes("sound flows, pictures are described", ({ track_id: track }, { sounds }) => track && sounds > 20, 15_000);
+      await watching.evaluate((track) => globalThis.room.subscribe([{ peer: "publisher", track, paused: true }]), (await told()).track_id);
+      await comes("the pause is known", ({ wanted }) => wanted.paused, 5000);
       await showing.evaluate(() => globalThis.draw());
-      await until("pictures are shown", async () => (await look()).frames > 10, 20_000);
+      const before = await comes("what pictures take is known", ({ next_layer_bps: bps }) => bps > PICTURES_BPS, 20_000);
+      context.diagnostic(JSON.stringify(before));
+      assert.equal(before.received.pictures, 0, "there was no picture yet");
+      await watching.evaluate((track) => globalThis.room.subscribe([{ peer: "publisher", track, paused: false }]), before.told.track_id);
+      context.diagnostic(JSON.stringify(await comes("pictures are shown", (_, { frames }) => frames > 10, 15_000)));
       await Promise.all([viewer, publisher].map((browser) => browser.close()));
     });
   }
@@ -52,15 +59,15 @@ describe("sound before pictures", () => {
 
 /** Runs in Chromium: sound at once; pictures, of noise, when `draw` is called. */
 async function publishStill(room) {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 240 });
+  const canvas = Object.assign(document.createElement("canvas"), { width: 480, height: 360 });
   const context = canvas.getContext("2d");
   const [video] = canvas.captureStream(0).getVideoTracks();
-  const { tracks: [audio] } = { tracks: (await navigator.mediaDevices.getUserMedia({ audio: true })).getTracks() };
+  const [audio] = (await navigator.mediaDevices.getUserMedia({ audio: true })).getTracks();
   globalThis.draw = () => {
     setInterval(() => {
-      for (let count = 0; count < 200; count += 1) {
+      for (let count = 0; count < 300; count += 1) {
         context.fillStyle = `hsl(${Math.random() * 360} 80% ${Math.random() * 100}%)`;
-        context.fillRect(Math.random() * 320, Math.random() * 240, 24, 24);
+        context.fillRect(Math.random() * 480, Math.random() * 360, 24, 24);
       }
       video.requestFrame();
     }, 100);
