@@ -39,7 +39,7 @@ impl Consumption {
     }
 }
 
-/// What goes to one of the subscribers that share: a flow of their group (RFC 8699 §3).
+/// What goes to one of the subscribers that share: a flow of their group (RFC 8699).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// What congestion control allows it.

@@ -132,7 +132,7 @@ impl Subnet {
         members.filter(move |other| is_member && *other != peer)
     }
 
-    /// Those that share a peer's bottleneck: its flow group (RFC 8699 §3), but for itself.
+    /// Those that share a peer's bottleneck: its flow group (RFC 8699), but for itself.
     pub fn flow_group(&self, peer: PeerSlot) -> impl Iterator<Item = PeerSlot> {
         let pairs = self.pairs.iter();
         pairs

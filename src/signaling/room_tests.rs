@@ -734,7 +734,7 @@ fn check_answer(name: &str, offer: &str, answer: &str) {
     }
 }
 
-/// RFC 5506 §5: reduced-size RTCP is agreed on for each section, and only where the client offers it.
+/// RFC 5506: reduced-size RTCP is agreed on for each section, and only where the client offers it.
 #[test]
 fn reduced_size_rtcp_is_answered_where_it_is_offered() {
     let (_, chromium, ..) = CLIENTS[0];

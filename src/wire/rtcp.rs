@@ -595,7 +595,7 @@ mod tests {
 
     #[test]
     fn reduced_size_datagrams_are_read() {
-        // RFC 5506 §4.2: neither a report nor a name comes first.
+        // RFC 5506: neither a report nor a name comes first.
         let pli = || RtcpPacket::Pli { media: MEDIA };
         let lone = written(|out| write_pli(out, SENDER, MEDIA));
         assert_eq!(parse(&lone).packets, [pli()]);
