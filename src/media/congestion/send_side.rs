@@ -238,7 +238,7 @@ impl SendSide {
     /// falls again: a peer without retransmission streams would not see pictures above the start rate otherwise.
     pub fn on_padding_refused(&mut self, now: Instant) {
         let now_us = self.micros(now);
-        let is_awaited = self.demand.is_some_and(|demand| demand > self.rate());
+        let is_awaited = (self.demand).is_some_and(|demand| self.rate() < demand * ALLOCATED);
         if let Some(rate) = self.prober.give_up(now_us, is_awaited) {
             self.delay.raise(rate);
             self.loss.on_probe(rate);
@@ -520,6 +520,8 @@ const APP_LIMITED: f64 = 0.65;
 /// a system call for each part instead of one for the frame (measured: up to a third of the server's CPU at 1→50).
 const HEADROOM_BELOW: f64 = 0.85;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
+/// So many times the demand and all of it is given, with the room to spare that a step up needs (`media::allocation`).
+const ALLOCATED: f64 = 1.2;
 /// Half of what a burst has to make to be seen.
 const QUIET_US_MAX: i64 = 5_000;
 /// What a receiver says beyond that means that nothing limits it.
@@ -622,6 +624,38 @@ mod tests {
         assert!(side.poll_timeout().is_none_or(|at| at > now));
         assert_eq!(side.padding_due(now), 0);
     }
+    /// What allocation needs is the demand and room to spare.
+    #[test]
+    fn who_cannot_be_probed_gets_to_what_is_wanted() {
+        let t0 = Instant::now();
+        let at = |ms: u64| t0 + Duration::from_millis(ms);
+        for demand in [400_000, 600_000, 1_000_000, 1_160_000, 2_300_000] {
+            let mut side = SendSide::default();
+            let mut recorder = ArrivalRecorder::default();
+            for ms in (0..5000).step_by(20) {
+                let wanted = if ms < 1000 { 50_000 } else { demand };
+                side.set_demand(Some(Bitrate(wanted)));
+                let number = side.next_number();
+                side.on_sent(at(ms), 150);
+                recorder.on_packet(at(ms + 20), number, Ssrc(1));
+                let mut out = Vec::new();
+                if recorder.write_due(at(ms + 20), Ssrc(2), &mut out) {
+                    let feedback = TransportFeedback::parse(&out).unwrap();
+                    side.on_feedback(at(ms + 20), &feedback);
+                }
+                if side.padding_due(at(ms + 20)) > 0 {
+                    side.on_padding_refused(at(ms + 20));
+                }
+            }
+            let rate = side.rate() as u64;
+            let most = (demand * 2).max(1_000_000);
+            assert!(
+                (demand * 23 / 20..=most).contains(&rate),
+                "{rate} for {demand}"
+            );
+        }
+    }
+
     #[test]
     fn who_cannot_be_probed_is_believed_less_and_less() {
         let t0 = Instant::now();
