@@ -563,3 +563,55 @@ fn a_socket_that_says_nothing_is_no_peer() {
     assert_eq!(socket.poll(), None::<Arrival>);
     server.shutdown();
 }
+
+/// The policy of a thread of a process by name, as proc_pid_stat(5) tells it in field 41.
+#[cfg(target_os = "linux")]
+fn policies(process: u32, name: &str) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let stats =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let of_thread = stats.filter_map(|stat| {
+        let (before, after) = stat.rsplit_once(')')?;
+        let is_it = before.rsplit_once('(')?.1 == name;
+        is_it.then(|| after.split_whitespace().nth(41 - 3)?.parse().ok())?
+    });
+    of_thread.collect()
+}
+
+/// Shards, and nothing else, go before ordinary threads if that is asked for and the system allows it.
+#[cfg(target_os = "linux")]
+#[test]
+fn shards_go_before_ordinary_threads() {
+    const ORDINARY: u32 = 0;
+    const ROUND_ROBIN: u32 = 2;
+    let is_allowed = std::thread::spawn(shardcast::io::scheduling::before_ordinary_threads)
+        .join()
+        .expect("no panic")
+        .is_ok();
+    for is_asked in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shardcast"));
+        command.args(["--http=127.0.0.1:0", "--udp-bind=127.0.0.1", "--udp-port=0"]);
+        command.args(["--announce=127.0.0.1", "--shards=1"]);
+        command.args(is_asked.then_some("--real-time"));
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let is_up = |line: std::io::Result<String>| line.expect("text").contains("listening");
+        assert!(log.lines().any(is_up), "it came up");
+        let wanted = match is_asked && is_allowed {
+            true => ROUND_ROBIN,
+            false => ORDINARY,
+        };
+        let deadline = Instant::now() + LONG;
+        while policies(child.id(), "shard-0") != [wanted] && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let seen = ["shard-0", "acceptor", "shardcast"].map(|name| policies(child.id(), name));
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+        assert_eq!(
+            seen,
+            [[wanted], [ORDINARY], [ORDINARY]],
+            "asked: {is_asked}"
+        );
+    }
+}

@@ -512,12 +512,15 @@ impl Edge {
             *switches += former;
         }
         add_paused(&mut self.paused, &layers, elapsed);
-        *self.snapshot.lock() = ShardSnapshot {
-            counters,
-            load,
-            layers,
-            paused: self.paused,
-        };
+        // Who reads it may be set aside meanwhile; the next one tells the same and more.
+        if let Some(mut snapshot) = self.snapshot.try_lock() {
+            *snapshot = ShardSnapshot {
+                counters,
+                load,
+                layers,
+                paused: self.paused,
+            };
+        }
     }
 }
 

@@ -113,8 +113,12 @@ impl Room {
             Some(_) => self.demands(now, slot, fair.is_some_and(|fair| fair.share.is_behind)),
             None => (Vec::new(), Bitrate(0)),
         };
+        let is_partial = videos.iter().any(|video| !video.is_numbered);
         let budget = Budget {
-            estimate: peer.congestion.sender.estimate(),
+            estimate: match is_partial {
+                true => peer.congestion.sender.told_rate(),
+                false => peer.congestion.sender.estimate(),
+            },
             audio,
             fair,
             is_busy: output.is_busy,
@@ -123,7 +127,7 @@ impl Room {
         let shares = allocate(&budget, &demands);
         // What was never measured may be as much as it likes: until it was, nothing bounds what is probed for.
         let is_measured = videos.iter().all(|video| video.is_measured);
-        let demand = is_measured.then(|| Bitrate(full_demand(&demands).0 + audio.0));
+        let demand = Bitrate(full_demand(&demands).0 + audio.0);
         let consumption = Consumption {
             bitrate: Bitrate(audio.0 + shares.iter().map(|share| share.bitrate.0).sum::<u64>()),
             is_limited: shares.iter().any(|s| s.reason == LayerReason::Bandwidth),
@@ -142,7 +146,8 @@ impl Room {
         }
         self.review_wants(output);
         if let Some(peer) = self.peers.get_mut(slot) {
-            peer.congestion.sender.set_demand(demand);
+            peer.congestion.sender.set_demand(demand, is_measured);
+            peer.congestion.sender.set_partial(is_partial);
             peer.congestion.share = fair.map(|fair| OwnShare {
                 fair: fair.share.bitrate,
                 used: consumption.bitrate,
@@ -293,6 +298,8 @@ struct Video<'s> {
     is_measured: bool,
     /// It has to wait before it gets more.
     is_waiting: bool,
+    /// There is feedback on its packets.
+    is_numbered: bool,
 }
 
 impl<'s> Video<'s> {
@@ -342,6 +349,7 @@ impl<'s> Video<'s> {
             is_measured: supply.is_known() || preference.is_paused,
             steps,
             is_waiting: !demand.may_rise,
+            is_numbered: subscription.is_numbered(),
             demand,
         }
     }

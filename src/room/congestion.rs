@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::base::ids::Bitrate;
 use crate::media::congestion::pacer::STEP;
-use crate::media::congestion::send_side::Change;
+use crate::media::congestion::send_side::{Change, Refusal};
 use crate::room::forward::count_forwarded;
 use crate::room::output::Output;
 use crate::room::peer::Peer;
@@ -279,10 +279,13 @@ impl Room {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
+        let sender = &mut peer.congestion.sender;
+        let Some(path) = peer.transport.rtp_path() else {
+            return sender.on_padding_refused(now, Refusal::NotNow);
+        };
         let carrier = carrier.and_then(|of| Some((of, self.subscriptions.get_mut(of)?)));
-        let Some(((of, subscription), path)) = carrier.zip(peer.transport.rtp_path()) else {
-            peer.congestion.sender.on_padding_refused(now);
-            return;
+        let Some((of, subscription)) = carrier else {
+            return sender.on_padding_refused(now, Refusal::NoStream);
         };
         let mut way = Way::new(now, path, peer.congestion.account(), of);
         let mut sent = 0;
@@ -298,7 +301,8 @@ impl Room {
             output.counters.padding_packets_sent += 1;
         }
         if sent == 0 {
-            peer.congestion.sender.on_padding_refused(now);
+            let sender = &mut peer.congestion.sender;
+            sender.on_padding_refused(now, Refusal::NotNow);
         }
     }
 }

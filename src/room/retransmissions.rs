@@ -156,7 +156,7 @@ impl Retransmissions {
     /// When a packet first went out that came here at `came`: not before.
     pub fn went_out_at(&self, packet: Original, came: Instant) -> Instant {
         match self.paced.iter().rfind(|run| run.contains(packet)) {
-            Some(run) => run.at,
+            Some(run) => run.at.max(came),
             // It may have been among those of which that is not known any more.
             None => self.paced_unknown.map_or(came, |unknown| unknown.max(came)),
         }

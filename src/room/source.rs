@@ -96,7 +96,10 @@ impl SourceTable {
     pub fn describe(&mut self, ssrc: Ssrc, mid: Option<Mid>, rid: Option<Rid>) {
         let former = self.name_of(ssrc);
         if let Some(mid) = mid.or(former.map(|name| name.mid)) {
-            let rid = rid.or(former.and_then(|name| name.rid));
+            let former_rid = former
+                .filter(|name| name.mid == mid)
+                .and_then(|name| name.rid);
+            let rid = rid.or(former_rid);
             let name = SourceName { mid, rid };
             if former != Some(name) {
                 self.name(ssrc, name);

@@ -423,7 +423,10 @@ impl Subscription {
     /// Whether padding can go out on its retransmission stream: the subscriber knows that stream, and says when it
     /// arrives.
     pub fn takes_padding(&self) -> bool {
-        self.stamping.is_numbered() && self.is_open() && self.config.rtx_ssrc.is_some()
+        self.is_numbered()
+            && self.is_open()
+            && self.config.rtx_ssrc.is_some()
+            && (self.config.codecs.iter()).any(|mapping| mapping.rtx.is_some())
     }
 
     /// Sends one packet of nothing but padding on its retransmission stream (RFC 3550 §5.1). Returns how long the

@@ -77,6 +77,7 @@ describe("a media connection comes about and comes back in bounded time, or is g
     ["failed again and again", ["expect", 5_000, "failed", 3_000, "connecting", 3_000, "failed", 3_999], ["restart", "restart"], 1, ["restart", "restart", "media-timeout"]],
     ["lost, and back", ["expect", "connected", 60_000, "disconnected", 20_000, "failed", "connecting", 5_000, "connected", 60_000], ["restart"]],
     ["lost for good", ["expect", "connected", "disconnected", "failed", "connecting", 9_999], ["restart"], 1, ["restart", "media-failed"]],
+    ["lost, described anew, and back", ["expect", "connected", "disconnected", "expect", 20_000, "connected", 60_000], []],
     ["described anew while connected", ["expect", "connected", "expect", 60_000], []],
     ["closed", ["expect", "connecting", "closed", 60_000], []],
     ["stopped", ["expect", "connecting", "stop", 60_000], []],

@@ -124,7 +124,9 @@ impl Squeeze {
         ];
         let last = told.last().map(|change| change.reason);
         let is_best = last == Some(LayerReason::Best) || self.encodings.len() == 1;
-        let holds = is_best && told.iter().all(|change| reasons.contains(&change.reason));
+        let holds = is_best
+            && !told.is_empty()
+            && told.iter().all(|change| reasons.contains(&change.reason));
         check("told of more, and in the end why", in_words(&told), holds)
     }
 }

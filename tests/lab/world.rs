@@ -26,6 +26,16 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// Consent must be confirmed within 30 s.
 const CHECK_EVERY: Duration = Duration::from_secs(4);
 
+/// How a subscriber gets what it misses of pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// On a stream of its own.
+    Rtx,
+    /// As the same packet once more, which therefore carries no transport-wide number.
+    Plain,
+    None,
+}
+
 pub struct Lab {
     pub world: World,
     pub zero: Instant,
@@ -37,8 +47,8 @@ pub struct Lab {
     chunk: BytesMut,
     /// What pictures are coded in. To be set before anybody publishes.
     pub coding: Codec,
-    /// Whether subscribers take retransmissions on streams of their own. To be set before anybody subscribes.
-    pub has_rtx: bool,
+    /// How subscribers get what they miss. To be set before anybody subscribes.
+    pub repair: Repair,
     /// What the shard allocates, where that is counted.
     pub meter: Option<Meter>,
     /// What clients are told of layers: when, in s, and who.
@@ -145,7 +155,7 @@ impl Lab {
             next_check: zero + CHECK_EVERY,
             chunk: BytesMut::new(),
             coding: Codec::Vp8,
-            has_rtx: true,
+            repair: Repair::Rtx,
             meter: None,
             told: Vec::new(),
         }
@@ -236,7 +246,8 @@ impl Lab {
         let is_video = !track.codecs.iter().any(|c| c.codec == Codec::Opus);
         let codecs = if is_video {
             let mut codec = video_codec(self.coding);
-            codec.rtx = codec.rtx.filter(|_| self.has_rtx);
+            codec.rtx = codec.rtx.filter(|_| self.repair == Repair::Rtx);
+            codec.nack = self.repair != Repair::None;
             vec![codec]
         } else {
             let mut codecs = vec![codec(RED, Codec::Red), codec(OPUS, Codec::Opus)];
@@ -250,7 +261,7 @@ impl Lab {
             (Extension::DependencyDescriptor, DESCRIPTOR_ID),
         ]);
         let rtx_ssrc = config.ssrc.0 + 0x0100_0000;
-        config.rtx_ssrc = (is_video && self.has_rtx).then_some(Ssrc(rtx_ssrc));
+        config.rtx_ssrc = (is_video && self.repair == Repair::Rtx).then_some(Ssrc(rtx_ssrc));
         let coding = is_video.then_some(self.coding);
         receiver.add(config.ssrc.0, rtx_ssrc, coding, TRANSPORT_ID);
         at.subscriptions.push(config);

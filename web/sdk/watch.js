@@ -30,7 +30,8 @@ export class ConnectionWatch {
 
   /** Both descriptions are known, and media is to flow: from now on something has to come of it. */
   expect() {
-    if (!this.#isConnected) this.#wait(CONNECT_TIMEOUT_MS);
+    // One that was lost comes back or fails by itself, whatever is negotiated meanwhile.
+    if (!this.#wasConnected) this.#wait(CONNECT_TIMEOUT_MS);
   }
 
   /** @param {RTCPeerConnectionState} state */

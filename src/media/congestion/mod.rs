@@ -4,6 +4,7 @@
 
 pub mod capacity;
 pub mod history;
+pub mod leap;
 pub mod loss;
 pub mod pacer;
 pub mod probe;

@@ -36,10 +36,6 @@ pub struct Prober {
     is_confirming: bool,
     /// The last fall that is known, by its time.
     decreased_us: Option<i64>,
-    /// When the estimate was last raised without a probe, when it may be again, and how long to wait after that.
-    leapt_us: Option<i64>,
-    leap_next_us: i64,
-    leap_backoff_us: i64,
 }
 
 /// What a probe showed.
@@ -122,9 +118,6 @@ impl Default for Prober {
             confirms_left: CONFIRMS_MAX,
             is_confirming: false,
             decreased_us: None,
-            leapt_us: None,
-            leap_next_us: 0,
-            leap_backoff_us: LEAP_US_MIN,
         }
     }
 }
@@ -328,10 +321,8 @@ impl Prober {
         }
     }
 
-    /// What is being sent, or was to be, cannot be: not before some time has passed. If something waits for a higher
-    /// estimate (`is_awaited`), says what to take for it then, as nothing but what waits can show whether it fits. What turned
-    /// out to be too much is not tried soon again.
-    pub fn give_up(&mut self, now_us: i64, is_awaited: bool) -> Option<f64> {
+    /// What is being sent, or was to be, cannot be: not before some time has passed. Says how fast it would have been.
+    pub fn give_up(&mut self, now_us: i64) -> Option<f64> {
         let tried = self.sending.map(|sending| sending.rate);
         if let Some(sending) = self.sending.take() {
             for entry in &mut self.awaited {
@@ -344,16 +335,6 @@ impl Prober {
         self.hoped = None;
         // That says nothing of the path: who carries probes may just not have been there.
         self.next_us = now_us + GIVEN_UP_US;
-        if !is_awaited || now_us < self.leap_next_us {
-            return None;
-        }
-        let has_failed = (self.leapt_us.zip(self.decreased_us)).is_some_and(|(at, fell)| fell > at);
-        self.leap_backoff_us = match has_failed {
-            true => (self.leap_backoff_us * 2).min(LEAP_US_MAX),
-            false => LEAP_US_MIN,
-        };
-        self.leapt_us = Some(now_us);
-        self.leap_next_us = now_us + self.leap_backoff_us;
         tried
     }
 
@@ -521,10 +502,6 @@ const SENT_MAX: f64 = 1.25;
 // Ours.
 const BACKOFF_US_MIN: i64 = 1_000_000;
 const GIVEN_UP_US: i64 = 200_000;
-/// Three of them reach 2.4 Mbit/s from the start rate.
-const LEAP_US_MIN: i64 = 500_000;
-/// One that is too much fills the path's queue for a moment, and the sound waits with it.
-const LEAP_US_MAX: i64 = 60_000_000;
 /// A path that has become fast again is to be found within ten seconds (lab, 2026-11-22).
 const BACKOFF_US_MAX: i64 = 6_000_000;
 /// As much when little is sent: nothing but a probe then shows that there is more, and a capacity that doubled is to be

@@ -195,10 +195,19 @@ impl DelayControl {
             .filter(|rate| *rate > self.rate)
     }
 
-    /// The path was seen to carry this, or nothing else can be found out: for who cannot probe. Not while a queue drains.
+    /// The path was seen to carry this: for who cannot probe. Not while a queue drains.
     pub fn raise(&mut self, rate: f64) {
         if !self.is_draining() {
             self.rate = self.rate.max(rate);
+        }
+    }
+
+    /// Takes the path for one that carries this, which nothing has shown: what is measured soon after is of before. Not while a
+    /// queue drains.
+    pub fn leap(&mut self, rate: f64) {
+        if !self.is_draining() && rate > self.rate {
+            self.leapt_us = Some(self.updated_us);
+            self.rate = rate;
         }
     }
 

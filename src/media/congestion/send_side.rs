@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::ids::{Bitrate, SeqNo16};
 use crate::media::congestion::history::{Fate, SentHistory, SentPacket};
+use crate::media::congestion::leap::Leaps;
 use crate::media::congestion::loss::LossControl;
 use crate::media::congestion::pacer::Pace;
 use crate::media::congestion::probe::{BURST_US, ProbeResult, Prober, Situation, ceiling};
@@ -33,6 +34,10 @@ pub struct SendSide {
     sending: SendingRate,
     receiver: ReceiverClock,
     demand: Option<f64>,
+    known_demand: f64,
+    /// Pictures go out without numbers: feedback tells nothing of what they do to the path.
+    is_partial: bool,
+    leaps: Leaps,
     rtt_us: Option<i64>,
     /// When the first packet that no feedback has answered was sent.
     unanswered_us: Option<i64>,
@@ -165,6 +170,9 @@ impl SendSide {
 
     /// `rate` if feedback tells, what else is known if not.
     fn known(&self, rate: f64) -> Option<Bitrate> {
+        if self.is_partial {
+            return self.told_rate();
+        }
         let latest_us = self.latest.map_or(0, |(_, us)| us);
         let is_young = self
             .unanswered_us
@@ -172,6 +180,12 @@ impl SendSide {
         if self.feedback_us.is_some() || (self.remb.is_none() && is_young) {
             return Some(Bitrate(rate as u64));
         }
+        self.told_rate()
+    }
+
+    /// What the receiver says that it can take.
+    #[must_use]
+    pub fn told_rate(&self) -> Option<Bitrate> {
         self.remb.map(|told| Bitrate(told.rate as u64))
     }
 
@@ -191,9 +205,16 @@ impl SendSide {
         Some(if is_fall { Change::Fall } else { Change::Usual })
     }
 
-    /// What would be sent if nothing limited it: more is not probed for. `None`: nobody knows.
-    pub fn set_demand(&mut self, demand: Option<Bitrate>) {
-        self.demand = demand.map(|demand| demand.0 as f64);
+    /// What would be sent if nothing limited it: more is not probed for. `is_all`: if not, nobody knows how much more.
+    pub fn set_demand(&mut self, demand: Bitrate, is_all: bool) {
+        self.known_demand = demand.0 as f64;
+        self.demand = is_all.then_some(self.known_demand);
+    }
+
+    /// Whether pictures go out without transport-wide numbers, so that feedback is on sound alone: then nothing but what the
+    /// receiver says itself limits them.
+    pub fn set_partial(&mut self, is_partial: bool) {
+        self.is_partial = is_partial;
     }
 
     /// How long packets wait on the path, as far as that is known.
@@ -233,15 +254,27 @@ impl SendSide {
         self.prober.bytes_due(now_us)
     }
 
-    /// What [`SendSide::padding_due`] asked for cannot be sent: there is nothing to send it on. Without this its deadline
-    /// would stay due. If more is wanted than the estimate, that is raised without a probe, less and less often if it
-    /// falls again: a peer without retransmission streams would not see pictures above the start rate otherwise.
-    pub fn on_padding_refused(&mut self, now: Instant) {
+    /// What [`SendSide::padding_due`] asked for cannot be sent. Without this its deadline would stay due. If there is nothing
+    /// to send padding on and more is wanted than the estimate allows, that is raised without a probe, see [`Leaps`].
+    pub fn on_padding_refused(&mut self, now: Instant, refusal: Refusal) {
         let now_us = self.micros(now);
-        let is_awaited = (self.demand).is_some_and(|demand| self.rate() < demand * ALLOCATED);
-        if let Some(rate) = self.prober.give_up(now_us, is_awaited) {
-            self.delay.raise(rate);
-            self.loss.on_probe(rate);
+        let tried = self.prober.give_up(now_us);
+        let rate = self.rate();
+        if self.leaps.has_failed(now_us, rate) {
+            // It may have been losses that showed it, and those of now say nothing of more.
+            self.delay.limit(rate);
+        }
+        let is_awaited = rate < self.known_demand * ALLOCATED;
+        let is_clear = !self.delay.is_draining() && self.loss.limit().is_none();
+        if let Some(tried) = tried
+            && refusal == Refusal::NoStream
+            && is_awaited
+            && is_clear
+        {
+            let wanted = tried.min(self.known_demand * USEFUL);
+            if self.leaps.may_leap(now_us, rate, wanted) {
+                self.delay.leap(wanted);
+            }
         }
     }
 
@@ -328,7 +361,7 @@ impl SendSide {
     /// What a receiver said and does not repeat counts for less and less: it may have been of a bad moment, and nothing else
     /// would ever raise it. Says when that is next looked at.
     fn age_remb(&mut self, now_us: i64) -> Option<i64> {
-        if self.feedback_us.is_some() {
+        if self.feedback_us.is_some() && !self.is_partial {
             self.remb = None;
         }
         let told = self.remb.as_mut()?;
@@ -458,6 +491,15 @@ struct Told {
     young_us: i64,
 }
 
+/// Why padding was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// None of what the peer receives has a stream for it.
+    NoStream,
+    /// It could not go out at this moment.
+    NotNow,
+}
+
 /// How an estimate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -522,6 +564,8 @@ const HEADROOM_BELOW: f64 = 0.85;
 const PROBE_QUEUE_US_MAX: i64 = 15_000;
 /// So many times the demand and all of it is given, with the room to spare that a step up needs (`media::allocation`).
 const ALLOCATED: f64 = 1.2;
+/// More than that is of no use.
+const USEFUL: f64 = 1.7;
 /// Half of what a burst has to make to be seen.
 const QUIET_US_MAX: i64 = 5_000;
 /// What a receiver says beyond that means that nothing limits it.
@@ -592,7 +636,7 @@ mod tests {
             }
         };
         (0..100).for_each(|n| send(&mut side, n * 20, 0));
-        side.on_padding_refused(at(2000));
+        side.on_padding_refused(at(2000), Refusal::NotNow);
         assert!(side.is_quiet() && side.take_watched().is_none());
         assert!(side.begin_burst(at(2000), Bitrate(2_000_000)));
         assert!(
@@ -620,7 +664,7 @@ mod tests {
         let now = due.max(t0);
         side.handle_timeout(now);
         assert!(side.padding_due(now) > 0);
-        side.on_padding_refused(now);
+        side.on_padding_refused(now, Refusal::NotNow);
         assert!(side.poll_timeout().is_none_or(|at| at > now));
         assert_eq!(side.padding_due(now), 0);
     }
@@ -634,7 +678,8 @@ mod tests {
             let mut recorder = ArrivalRecorder::default();
             for ms in (0..5000).step_by(20) {
                 let wanted = if ms < 1000 { 50_000 } else { demand };
-                side.set_demand(Some(Bitrate(wanted)));
+                // Something else has never sent anything yet.
+                side.set_demand(Bitrate(wanted), false);
                 let number = side.next_number();
                 side.on_sent(at(ms), 150);
                 recorder.on_packet(at(ms + 20), number, Ssrc(1));
@@ -644,7 +689,7 @@ mod tests {
                     side.on_feedback(at(ms + 20), &feedback);
                 }
                 if side.padding_due(at(ms + 20)) > 0 {
-                    side.on_padding_refused(at(ms + 20));
+                    side.on_padding_refused(at(ms + 20), Refusal::NoStream);
                 }
             }
             let rate = side.rate() as u64;
@@ -654,45 +699,5 @@ mod tests {
                 "{rate} for {demand}"
             );
         }
-    }
-
-    #[test]
-    fn who_cannot_be_probed_is_believed_less_and_less() {
-        let t0 = Instant::now();
-        let at = |ms: u64| t0 + Duration::from_millis(ms);
-        let mut side = SendSide::default();
-        side.set_demand(Some(Bitrate(1_600_000)));
-        let mut recorder = ArrivalRecorder::default();
-        let mut raised_at: Vec<u64> = Vec::new();
-        // Packets wait from when the estimate is above 1 Mbit/s on, longer and longer.
-        let mut waits = 0;
-        for ms in (0..60_000).step_by(10) {
-            let before = side.present_rate().unwrap_or(Bitrate(0)).0;
-            waits = match before > 1_000_000 {
-                true => waits + 5,
-                false => waits - waits.min(20),
-            };
-            let number = side.next_number();
-            side.on_sent(at(ms), (before / 800) as usize);
-            recorder.on_packet(at(ms + 20 + waits), number, Ssrc(1));
-            let mut out = Vec::new();
-            if recorder.write_due(at(ms + 100), Ssrc(2), &mut out) {
-                let feedback = TransportFeedback::parse(&out).unwrap();
-                side.on_feedback(at(ms + 100), &feedback);
-            }
-            if side.padding_due(at(ms + 100)) > 0 {
-                let before = side.rate();
-                side.on_padding_refused(at(ms + 100));
-                if side.rate() > before * 1.2 {
-                    raised_at.push(ms);
-                }
-            }
-        }
-        assert!(raised_at.len() > 3, "{raised_at:?}");
-        let apart: Vec<u64> = raised_at.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(
-            apart.last() > apart.first().map(|first| first * 4).as_ref(),
-            "{apart:?}"
-        );
     }
 }

@@ -71,7 +71,7 @@ struct Flow {
 impl Flow {
     fn new(starts: Instant, demand: f64, source_max: f64, seed: u64) -> Self {
         let mut sender = SendSide::default();
-        sender.set_demand(Some(Bitrate(demand as u64)));
+        sender.set_demand(Bitrate(demand as u64), true);
         Self {
             sender,
             budget: Budget::default(),
