@@ -19,7 +19,6 @@ export class ConnectionWatch {
   #handlers;
   /** It was connected before. */
   #wasConnected = false;
-  #isConnected = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} Runs while it is not connected and is to be; nothing makes it longer. */
   #timer;
 
@@ -36,7 +35,6 @@ export class ConnectionWatch {
 
   /** @param {RTCPeerConnectionState} state */
   onState(state) {
-    this.#isConnected = state === "connected";
     switch (state) {
       case "connected":
         this.#wasConnected = true;
