@@ -13,6 +13,8 @@ pub mod session;
 pub mod wishes;
 
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
 mod fake_client;
 #[cfg(test)]
 mod harness;
